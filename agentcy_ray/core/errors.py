@@ -1,0 +1,330 @@
+"""Every error of the product, in one tree.
+
+AgentcyError                      code, status, message, details; picklable, so it may cross Ray
+├── ConfigError                   start-up is refused (exit 2)
+├── RefusedError                  a gate said no (exit 3)
+│   ├── UnauthenticatedError          401  unauthenticated, token_*, invalid_credentials
+│   ├── PermissionDeniedError         403  permission_denied
+│   ├── PolicyDeniedError             403  policy_denied
+│   └── EgressDeniedError             403  egress_denied
+├── RequestError                  the caller can mend the request
+│   ├── BadRequestError               400  bad_request, cursor_invalid
+│   ├── NotFoundError                 404  not_found
+│   ├── ConflictError                 409  conflict, state_conflict, sync_in_progress, …
+│   ├── GoneError                     410  approval_expired, event_log_gone
+│   ├── TooLargeError                 413  payload_too_large, result_too_large
+│   ├── RateLimitedError              429  rate_limited, quota_exceeded
+│   └── InvalidError                  422  validation_failed
+│       ├── SourceConfigError             source_config_invalid, with its kind
+│       ├── CapabilityError               capability_unsupported
+│       ├── QueryRejectedError            query_rejected
+│       ├── PolicyInvalidError            policy_invalid
+│       ├── ToolArgumentsError            invalid_args
+│       ├── ToolNotFoundError             tool_not_found
+│       ├── PublishGuardError             publish_guard
+│       └── PackageCorruptError           package_corrupt
+└── BackendError                  something that we depend on failed
+    ├── StoreUnavailableError         503  unavailable (transient)
+    ├── StorageFullError              507→503  storage_full
+    ├── EngineError                   502  engine_error
+    ├── QueryTimeoutError             504  query_timeout
+    ├── EmbedderUnavailableError      503  embedder_unavailable (transient)
+    ├── ConnectorError                502  connector_error
+    │   ├── ConnectorUnavailableError     host or source away (transient)
+    │   └── ConnectorTimeoutError         504  connector_timeout (transient)
+    ├── OutcomeUnknownError           502  indeterminate: an effect may or may not have happened
+    ├── ModelError                    502  llm_error
+    │   └── ModelTimeoutError             504  llm_timeout (transient)
+    └── LeaseLostError                409  state_conflict: a newer owner holds the epoch
+
+Two marks cut across the tree: ``Transient`` (the same call may succeed later) and ``Terminal``
+(it will not, until somebody changes something). Retry logic asks for the mark, never for a class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Transient:
+    """Mark: the same call may succeed when repeated later."""
+
+
+class Terminal:
+    """Mark: repeating the same call cannot succeed."""
+
+
+class AgentcyError(Exception):
+    """Root of the tree.
+
+    ``message`` is for people and names the next step; ``code`` is for programs; ``details`` holds
+    JSON values only. Instances survive pickling with all three, since they cross Ray.
+    """
+
+    code: str = "internal"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, code: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = details
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.code, self.details)
+
+    @property
+    def transient(self) -> bool:
+        """Whether a retry of the same call makes sense."""
+        return isinstance(self, Transient)
+
+    def body(self) -> dict[str, Any]:
+        """The ``error`` object of the public error shape, without the request id."""
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+
+def _rebuild(
+    cls: type[AgentcyError], message: str, code: str, details: dict[str, Any]
+) -> AgentcyError:
+    return cls(message, code=code, **details)
+
+
+class ConfigError(Terminal, AgentcyError):
+    """Settings or the machine do not allow a start; ``details["faults"]`` lists every one."""
+
+    code = "config_invalid"
+    status = 500
+
+
+# -- a gate said no ---------------------------------------------------------------------------
+
+
+class RefusedError(Terminal, AgentcyError):
+    """A gate refused; a retry by the same caller is refused again."""
+
+    code = "permission_denied"
+    status = 403
+
+
+class UnauthenticatedError(RefusedError):
+    """No valid credential came with the request."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class PermissionDeniedError(RefusedError):
+    """The principal lacks the permission that ``details["permission"]`` names."""
+
+    code = "permission_denied"
+
+
+class PolicyDeniedError(RefusedError):
+    """A Rego policy, or a person who was asked, denied the action."""
+
+    code = "policy_denied"
+
+
+class EgressDeniedError(RefusedError):
+    """An outgoing connection would leave the allowed hosts."""
+
+    code = "egress_denied"
+
+
+# -- the caller can mend the request ----------------------------------------------------------
+
+
+class RequestError(Terminal, AgentcyError):
+    """The request is at fault."""
+
+    code = "bad_request"
+    status = 400
+
+
+class BadRequestError(RequestError):
+    """Syntax, headers or a cursor are malformed."""
+
+
+class NotFoundError(RequestError):
+    """Absent, or another tenant's: the two are not told apart."""
+
+    code = "not_found"
+    status = 404
+
+
+class ConflictError(RequestError):
+    """The object's state forbids the move; ``code`` says which rule."""
+
+    code = "conflict"
+    status = 409
+
+
+class GoneError(RequestError):
+    """It existed, and its time is over."""
+
+    code = "gone"
+    status = 410
+
+
+class TooLargeError(RequestError):
+    """A body or a result passes its limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class RateLimitedError(Transient, RequestError):
+    """Too many requests; ``details["retry_after_secs"]`` says when to come back."""
+
+    code = "rate_limited"
+    status = 429
+
+
+class InvalidError(RequestError):
+    """Well-formed, yet not acceptable; ``details["errors"]`` lists ``{loc, message}``."""
+
+    code = "validation_failed"
+    status = 422
+
+
+class SourceConfigError(InvalidError):
+    """A source cannot work as configured.
+
+    ``details["kind"]`` is one of ``credentials scope unreachable config rate_limited``.
+    """
+
+    code = "source_config_invalid"
+
+
+class CapabilityError(InvalidError):
+    """The engine in use cannot do this; ``details`` say which capability and what to set."""
+
+    code = "capability_unsupported"
+
+
+class QueryRejectedError(InvalidError):
+    """A query is outside the read-only language; ``details`` hold token and position."""
+
+    code = "query_rejected"
+
+
+class PolicyInvalidError(InvalidError):
+    """Rego text does not compile; ``details`` hold line and column."""
+
+    code = "policy_invalid"
+
+
+class ToolArgumentsError(InvalidError):
+    """Arguments do not match the tool's JSON Schema; the message tells a model what to change."""
+
+    code = "invalid_args"
+
+
+class ToolNotFoundError(InvalidError):
+    """No such tool in the caller's catalog."""
+
+    code = "tool_not_found"
+
+
+class PublishGuardError(InvalidError):
+    """A full sync would archive too much of what is live."""
+
+    code = "publish_guard"
+
+
+class PackageCorruptError(InvalidError):
+    """A package segment is missing, or its hash differs from the manifest."""
+
+    code = "package_corrupt"
+
+
+# -- something that we depend on failed -------------------------------------------------------
+
+
+class BackendError(AgentcyError):
+    """A store, a model, an engine or a source failed us."""
+
+    code = "unavailable"
+    status = 503
+
+
+class StoreUnavailableError(Transient, BackendError):
+    """Postgres, Redis, the object store or the graph server does not answer."""
+
+    code = "unavailable"
+    status = 503
+
+
+class StorageFullError(Terminal, BackendError):
+    """No space is left where we must write; what was committed before is intact."""
+
+    code = "storage_full"
+    status = 503
+
+
+class EngineError(BackendError):
+    """The context engine failed in a way that is not the caller's fault."""
+
+    code = "engine_error"
+    status = 502
+
+
+class QueryTimeoutError(Transient, BackendError):
+    """A query ran past its time limit and was stopped."""
+
+    code = "query_timeout"
+    status = 504
+
+
+class EmbedderUnavailableError(Transient, BackendError):
+    """The embedding model cannot be reached or loaded."""
+
+    code = "embedder_unavailable"
+    status = 503
+
+
+class ConnectorError(BackendError):
+    """A source answered with an error, or its connector failed."""
+
+    code = "connector_error"
+    status = 502
+
+
+class ConnectorUnavailableError(Transient, ConnectorError):
+    """The session host or the source is away for now."""
+
+
+class ConnectorTimeoutError(Transient, ConnectorError):
+    """The source did not answer within the call's deadline."""
+
+    code = "connector_timeout"
+    status = 504
+
+
+class OutcomeUnknownError(BackendError):
+    """An effect was sent and never acknowledged; it is not repeated blindly."""
+
+    code = "indeterminate"
+    status = 502
+
+
+class ModelError(BackendError):
+    """A language model provider failed."""
+
+    code = "llm_error"
+    status = 502
+
+
+class ModelTimeoutError(Transient, ModelError):
+    """No first token came in time."""
+
+    code = "llm_timeout"
+    status = 504
+
+
+class LeaseLostError(Terminal, BackendError):
+    """A newer owner holds the epoch; whatever this owner still wrote was refused."""
+
+    code = "state_conflict"
+    status = 409

@@ -1,0 +1,253 @@
+"""The one reader of the environment.
+
+A setting is a field; its variable is the field's name in upper case. ``Settings.load`` reads the
+environment once, lists every fault at once, and remembers where each value came from, so that
+``agentcy config explain`` can say it. Any secret may be given as ``<NAME>_FILE``, a path to read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from agentcy_ray.core.errors import ConfigError
+
+KNOWN_PREFIXES = ("AGENTCY_", "DATABASE_", "REDIS_", "NEO4J_", "KYMA_", "JWT_", "LLM_", "EMBEDDING")
+"""Variables with these prefixes that no setting claims are start-up warnings."""
+
+
+def _comma_list(value: Any) -> Any:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _blank_is_unset(value: Any) -> Any:
+    return None if value == "" else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+
+
+def _setting(default: Any, meaning: str, **limits: Any) -> Any:
+    return Field(default=default, description=meaning, **limits)
+
+
+class Settings(BaseModel):
+    """Everything that may differ between two installs. Frozen; hand it down, never re-read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # -- where and how the platform listens
+    agentcy_state_dir: Path = _setting(
+        Path("~/.agentcy"), "embedded servers, generated secrets, local objects; mode 0700"
+    )
+    agentcy_host: str = _setting("127.0.0.1", "address of the API listener")
+    agentcy_port: int = _setting(8080, "port of the API listener", ge=0, le=65535)
+    agentcy_public_url: OptionalText = _setting(None, "base of links; unset: from host and port")
+    agentcy_cluster_config: OptionalText = _setting(None, "the cluster config file")
+    agentcy_features_policies: bool = _setting(True, "false = no Rego, with a warning")
+    agentcy_features_demo: bool = _setting(True, "allow scripted models and the demo connector")
+    agentcy_max_body_bytes: int = _setting(16 * 1024 * 1024, "request body cap, bytes", ge=1024)
+    ray_address: OptionalText = _setting(None, "join this Ray cluster instead of starting one")
+    instance_mode: str = _setting("self-hosted", "env.instance_mode in policy input")
+    cors_allowed_origins: CommaList = _setting((), "allowed origins; empty = same origin only")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "log threshold")
+    log_format: Literal["json", "text"] = _setting("json", "form of a log line")
+
+    # -- stores
+    database_url: Secret = _setting(None, "Postgres; unset = embedded")
+    database_pool_max: int = _setting(20, "connections per process", ge=2)
+    database_statement_cache: bool = _setting(True, "false for transaction poolers")
+    redis_url: Secret = _setting(None, "Redis; unset = embedded")
+    redis_prefix: str = _setting("agentcy", "prefix of every Redis key and channel")
+    context_engine: Literal["basic", "advanced"] = _setting("basic", "the context engine")
+    neo4j_uri: OptionalText = _setting(None, "Bolt server of the Basic engine; unset = embedded")
+    neo4j_user: str = _setting("neo4j", "user on NEO4J_URI")
+    neo4j_password: Secret = _setting(None, "password on NEO4J_URI")
+    neo4j_database: str = _setting("neo4j", "database on NEO4J_URI")
+    s3_bucket: OptionalText = _setting(None, "bucket of packages and artifacts; unset = a folder")
+    s3_endpoint: OptionalText = _setting(None, "S3-compatible endpoint")
+    s3_region: str = _setting("us-east-1", "region of the bucket")
+    s3_prefix: str = _setting("", "key prefix inside the bucket")
+    s3_access_key_id: Secret = _setting(None, "unset = the ambient role")
+    s3_secret_access_key: Secret = _setting(None, "unset = the ambient role")
+    s3_path_style: bool = _setting(False, "path-style addressing")
+
+    # -- identity and secrets
+    admin_email: str = _setting("admin@localhost", "first owner")
+    admin_password: Secret = _setting(None, "first owner's password; unset = generated")
+    auth_registration: Literal["open", "invite", "off"] = _setting("invite", "who may register")
+    jwt_secret: Secret = _setting(None, "signs access tokens, >= 32 characters; generated embedded")
+    jwt_secret_previous: Secret = _setting(None, "still verifies")
+    jwt_expiry_secs: int = _setting(3600, "lifetime of an access token, seconds", ge=30)
+    jwt_refresh_expiry_secs: int = _setting(2_592_000, "lifetime of a refresh token, seconds", ge=60)
+    encryption_key: Secret = _setting(None, "32 bytes base64, wraps data keys; generated embedded")
+    encryption_key_previous: Secret = _setting(None, "still unwraps")
+    rate_limit_login_rpm: int = _setting(10, "logins per minute by address and e-mail", ge=1)
+
+    # -- models
+    llm_provider: Literal["anthropic", "openai", "bedrock", "vertex", "openai_compatible"] = (
+        _setting("anthropic", "default provider")
+    )
+    llm_model: OptionalText = _setting(None, "model of the default reference")
+    llm_api_key: Secret = _setting(None, "key of LLM_PROVIDER")
+    llm_base_url: OptionalText = _setting(None, "any OpenAI-compatible server; implies it alone")
+    llm_timeout_secs: float = _setting(120, "seconds to the first token", gt=0)
+    llm_max_retries: int = _setting(3, "retries before the first token", ge=0)
+    anthropic_api_key: Secret = _setting(None, "key of a further provider")
+    openai_api_key: Secret = _setting(None, "key of a further provider")
+    aws_region: OptionalText = _setting(None, "region of Bedrock; unset = ambient")
+    vertex_project: OptionalText = _setting(None, "Google Cloud project; unset = ambient")
+    vertex_location: OptionalText = _setting(None, "Google Cloud location; unset = ambient")
+
+    # -- agent, tools, approvals, streams
+    agent_max_iterations: int = _setting(25, "model turns per run", ge=1, le=100)
+    agent_run_timeout_secs: float = _setting(3600, "work of a run, seconds, waits excluded", gt=0)
+    agent_tool_result_bytes: int = _setting(16_384, "tool result text given to the model", ge=256)
+    tool_timeout_secs: float = _setting(60, "limit of one tool call, seconds", gt=0)
+    tool_max_result_bytes: int = _setting(33_554_432, "largest result kept, bytes", ge=1024)
+    approval_timeout_secs: int = _setting(300, "an undecided approval expires, seconds", ge=10)
+    approval_poll_secs: float = _setting(2, "look at Postgres without Redis, seconds", gt=0)
+    stream_coalesce_ms: int = _setting(50, "at most one delta event in this time", ge=0)
+    stream_coalesce_chars: int = _setting(256, "or in this many characters", ge=1)
+    sse_ping_secs: float = _setting(15, "ping while nothing else is sent, seconds", gt=0)
+    run_event_retention_days: int = _setting(30, "age of the run log", ge=1)
+    policy_eval_timeout_ms: int = _setting(50, "an evaluation past it denies", ge=1)
+
+    # -- retrieval and ingest
+    embedding_model: str = _setting("local:all-MiniLM-L6-v2", "embedder of an org's first space")
+    embedding_batch: int = _setting(64, "texts per model call", ge=1)
+    embedding_device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where it runs")
+    chunk_tokens: int = _setting(384, "tokens per chunk", ge=32, le=8192)
+    chunk_overlap: int = _setting(48, "tokens shared by neighbours", ge=0)
+    hnsw_m: int = _setting(16, "HNSW links per node", ge=4)
+    hnsw_ef_construction: int = _setting(128, "HNSW build width", ge=8)
+    hnsw_ef_search: int = _setting(100, "HNSW search width", ge=8)
+    pipeline_batch_size: int = _setting(2000, "rows per engine write", ge=1)
+    package_keep: int = _setting(10, "full packages kept per source", ge=1)
+    package_delta_max: int = _setting(20, "deltas before a fold", ge=1)
+    sync_max_archive_ratio: float = _setting(0.5, "publish guard of a full sync", gt=0, le=1)
+    source_file_roots: CommaList = _setting((), "server folders that sources may name")
+    job_lease_secs: float = _setting(60, "a job without heartbeat is taken over after it", gt=0)
+    job_heartbeat_secs: float = _setting(15, "seconds between heartbeats", gt=0)
+    job_max_attempts: int = _setting(5, "attempts before a job is dead", ge=1)
+
+    # -- the command-line client
+    agentcy_url: OptionalText = _setting(None, "server of the command line; unset = the local one")
+
+    @property
+    def state_dir(self) -> Path:
+        """The state folder, absolute."""
+        return self.agentcy_state_dir.expanduser().absolute()
+
+    @property
+    def public_url(self) -> str:
+        """Base of every link that is handed out."""
+        return self.agentcy_public_url or f"http://{self.agentcy_host}:{self.agentcy_port}"
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read and check all settings.
+
+        Args:
+            environ: variables to read; the process environment when None.
+            overrides: field values that win over the environment (flags of the command line).
+
+        Raises:
+            ConfigError: one or more settings are invalid; ``details["faults"]`` lists all.
+        """
+        env = os.environ if environ is None else environ
+        values, faults = _collect(env)
+        values.update(overrides)
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            faults += [
+                f"{'.'.join(str(p) for p in item['loc']).upper()}: {item['msg']}"
+                for item in error.errors(include_input=False)
+            ]
+            settings = None
+        if settings is not None:
+            faults += settings.cross_faults()
+        if faults or settings is None:
+            raise ConfigError("settings are invalid:\n  " + "\n  ".join(faults), faults=faults)
+        return settings
+
+    def cross_faults(self) -> list[str]:
+        """Faults that only show when two settings are read together."""
+        faults: list[str] = []
+        if self.database_url is not None:
+            faults += [
+                f"{name} is required with an external DATABASE_URL"
+                for name, value in (
+                    ("JWT_SECRET", self.jwt_secret),
+                    ("ENCRYPTION_KEY", self.encryption_key),
+                )
+                if value is None
+            ]
+        if self.jwt_secret is not None and len(self.jwt_secret.get_secret_value()) < 32:
+            faults.append("JWT_SECRET: needs 32 characters or more")
+        if self.chunk_overlap >= self.chunk_tokens:
+            faults.append("CHUNK_OVERLAP: must be smaller than CHUNK_TOKENS")
+        return faults
+
+
+def _collect(env: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field in Settings.model_fields:
+        name = field.upper()
+        path = env.get(f"{name}_FILE")
+        if name in env:
+            values[field] = env[name]
+        elif path:
+            try:
+                values[field] = Path(path).read_text().strip()
+            except OSError as error:
+                faults.append(f"{name}_FILE: {error.strerror or error}; name a readable file")
+    return values, faults
+
+
+def unclaimed(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Warnings for variables that look like ours and are not, with the nearest name."""
+    env = os.environ if environ is None else environ
+    known = {field.upper() for field in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known}
+    warnings: list[str] = []
+    for name in sorted(env):
+        if name in known or not name.startswith(KNOWN_PREFIXES):
+            continue
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        warnings.append(f"{name} is not a setting{hint}")
+    return warnings
+
+
+def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """Name, value (secrets masked), origin and meaning of every setting, in order."""
+    env = os.environ if environ is None else environ
+    rows: list[dict[str, str]] = []
+    for field, info in Settings.model_fields.items():
+        name = field.upper()
+        value = cast("object", getattr(settings, field))
+        origin = "environment" if name in env else "file" if f"{name}_FILE" in env else "default"
+        shown = "***" if isinstance(value, SecretStr) else "" if value is None else str(value)
+        rows.append({
+            "name": name, "value": shown, "origin": origin, "meaning": info.description or "",
+        })  # fmt: skip
+    return rows
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The process environment with the state folder made explicit, for processes that we start."""
+    return {**os.environ, "AGENTCY_STATE_DIR": str(settings.state_dir)}
