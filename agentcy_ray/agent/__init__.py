@@ -1,0 +1,1 @@
+"""Floor 4: the governed tool call and the agent loop."""

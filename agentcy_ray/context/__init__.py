@@ -1,0 +1,1 @@
+"""Floor 3: the Context Engine, a knowledge graph cut into realms, behind one protocol."""

@@ -1,0 +1,1 @@
+"""Floor 3: who is asking: log-in, tokens, sessions."""

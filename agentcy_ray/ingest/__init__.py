@@ -1,0 +1,1 @@
+"""Floor 4: packages, differences, publishing and the sync state machine."""

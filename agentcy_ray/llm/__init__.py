@@ -1,0 +1,1 @@
+"""Floor 3: language models by provider:model."""

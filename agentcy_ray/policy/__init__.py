@@ -1,0 +1,1 @@
+"""Floor 3: Rego policies, evaluated in process."""

@@ -1,0 +1,1 @@
+"""Floor 6: Ray: cluster start and hardening, actors."""

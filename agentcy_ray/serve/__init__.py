@@ -1,0 +1,1 @@
+"""Floor 7: Ray Serve: deployments and the application."""

@@ -1,0 +1,162 @@
+"""Postgres: the pool, and the only two ways to reach a row.
+
+``tenant(org_id)`` opens a transaction as role ``agentcy_app`` bound to one organisation;
+``system()`` opens one as ``agentcy_system`` for work that belongs to no request. Both role and
+tenant are transaction-local, so a pooled connection carries nothing over to its next user, and a
+statement outside of either meets no row at all: the login role has no policy on any tenant table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from agentcy_ray.core.errors import StorageFullError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+
+_BIND_TENANT = (
+    "BEGIN; SELECT set_config('role', 'agentcy_app', true), set_config('app.org_id', '{}', true)"
+)
+_BIND_SYSTEM = "BEGIN; SELECT set_config('role', 'agentcy_system', true)"
+_AWAY = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+
+class Database:
+    """A pool of connections to one database. Open it with ``open_database``."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def tenant(self, org_id: UUID) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+        """A transaction that sees the rows of ``org_id`` only; commits on leaving without error.
+
+        Raises:
+            StoreUnavailableError: Postgres does not answer; nothing was committed.
+            StorageFullError: the server's disk is full; nothing was committed.
+        """
+        # A UUID object cannot hold a quote, so the text is safe to put into the statement; two
+        # statements in one message save a round trip for each transaction.
+        async with self._transaction(_BIND_TENANT.format(UUID(int=org_id.int))) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def system(self) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+        """A transaction over all tenants; for code that takes no request input into its SQL."""
+        async with self._transaction(_BIND_SYSTEM) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(
+        self, begin: str
+    ) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+        try:
+            async with self._pool.acquire() as connection:
+                await connection.execute(begin)
+                try:
+                    yield connection
+                except BaseException:
+                    if not connection.is_closed():
+                        await asyncio.shield(connection.execute("ROLLBACK"))
+                    raise
+                await connection.execute("COMMIT")
+        except asyncpg.DiskFullError as error:
+            raise StorageFullError(
+                "the database server has no space left; free some, then repeat the call: "
+                "what was committed before is intact"
+            ) from error
+        except _AWAY as error:
+            raise StoreUnavailableError(
+                "Postgres does not answer; `agentcy doctor` says which server and why",
+                store="postgres",
+            ) from error
+
+    async def ping(self) -> str:
+        """The server's version text.
+
+        Raises:
+            StoreUnavailableError: Postgres does not answer.
+        """
+        try:
+            return str(await self._pool.fetchval("SHOW server_version", timeout=5))
+        except _AWAY as error:
+            raise StoreUnavailableError(
+                "Postgres does not answer; `agentcy doctor` says which server and why",
+                store="postgres",
+            ) from error
+
+    @property
+    def in_use(self) -> int:
+        """Connections that are lent out now."""
+        return self._pool.get_size() - self._pool.get_idle_size()
+
+    async def close(self) -> None:
+        """Give all connections back; waits 5 s for those lent out, then cuts them."""
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def open_database(
+    url: str, *, pool_max: int = 20, statement_cache: bool = True
+) -> Database:
+    """Connect to ``url`` (any libpq connection string, TLS options included).
+
+    Args:
+        url: where the database is.
+        pool_max: connections that this process may hold.
+        statement_cache: False behind a transaction-mode pooler.
+
+    Raises:
+        StoreUnavailableError: no connection within 30 s, or the credentials are refused.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=pool_max,
+            statement_cache_size=256 if statement_cache else 0,
+            init=set_codecs,
+            timeout=30,
+            command_timeout=None,
+            server_settings={"application_name": "agentcy"},
+        )
+    except (*_AWAY, asyncpg.PostgresError, ValueError) as error:
+        raise StoreUnavailableError(
+            f"cannot connect to Postgres: {error}; check DATABASE_URL", store="postgres"
+        ) from error
+    return Database(pool)
+
+
+async def set_codecs(connection: Any) -> None:
+    """Make JSON columns Python values, and vectors numpy arrays where pgvector is installed."""
+    for kind in ("json", "jsonb"):
+        await connection.set_type_codec(
+            kind,
+            schema="pg_catalog",
+            encoder=lambda value: orjson.dumps(value).decode(),
+            decoder=orjson.loads,
+        )
+    if await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
+        from pgvector.asyncpg import register_vector
+
+        await register_vector(connection)
