@@ -1,0 +1,59 @@
+# Two commands set everything up: `make demo` runs the main job, `make test` passes the tests.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Ray starts many processes: without compiled bytecode each of them compiles every import anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@echo "» creating the environment in $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "» adding the test tools"
+	@$(PIP) -e ".[dev]"
+	@touch $@
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: install
+install: $(VENV)/.base ## Create the environment with everything that runs on a CPU.
+
+.PHONY: demo
+demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve, act.
+	@$(BIN)/agentcy demo --yes $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev ## Pass the tests on real embedded servers and a real local Ray cluster.
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style, types and the floors of the house.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --config pyproject.toml
+	@$(BIN)/basedpyright --level error
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code.
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Run one benchmark: make bench NAME=ingest_publish [JSON=FILE].
+	@$(BIN)/python -m benchmarks $(NAME) $(if $(JSON),--json $(JSON))
+
+.PHONY: constraints
+constraints: $(VENV)/.dev ## Write the versions of this environment into constraints.txt.
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude agentcy-ray | sed 's/+cpu//' | sort -f > constraints.txt
+
+.PHONY: clean
+clean: ## Remove the environment and caches; data in the state folder stays.
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
