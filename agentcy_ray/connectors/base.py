@@ -24,7 +24,12 @@ from agentcy_ray.core.tools import ToolSpec
 BATCH_ROWS = 5_000
 BATCH_BYTES = 8 * 1024 * 1024
 
-BatchKind = Literal["nodes", "edges", "documents", "tombstones"]
+BatchKind = Literal[
+    "nodes", "edges", "documents", "tombstones", "edge_tombstones", "document_tombstones"
+]
+"""Keys of ``core.batches.SOURCE_SCHEMAS``. Tombstones come only in incremental extracts: a gone
+node takes its edges and its document along; the other two name what went while its node stayed."""
+
 Cursors = Mapping[str, Mapping[str, Any]]
 """Stream name → the cursor that the last published sync left, a JSON object."""
 
@@ -44,7 +49,7 @@ class ConnectorSpec:
     edge_types: tuple[str, ...] = ()
     incremental: bool = False
     reports_deletions: bool = False
-    """Whether an incremental extract names what is gone (tombstones)."""
+    """Whether an incremental extract names all that is gone: nodes, edges and documents."""
 
 
 @dataclass(frozen=True)

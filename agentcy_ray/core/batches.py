@@ -55,7 +55,33 @@ SOURCE_TOMBSTONES = pa.schema([
     _required("label", _TEXT),
     _required("external_id", _TEXT),
 ])
-"""Entities that an incremental extract reports as gone."""
+"""Entities that an incremental extract reports as gone, with their edges and documents."""
+
+SOURCE_EDGE_TOMBSTONES = pa.schema([
+    _required("src_label", _TEXT),
+    _required("src_external_id", _TEXT),
+    _required("type", _TEXT),
+    _required("dst_label", _TEXT),
+    _required("dst_external_id", _TEXT),
+    pa.field("dst_realm", _TEXT),  # null = the source's realm
+])
+"""Relationships that an incremental extract reports as gone while both of their ends stay."""
+
+SOURCE_DOCUMENT_TOMBSTONES = pa.schema([
+    _required("label", _TEXT),
+    _required("external_id", _TEXT),
+])
+"""Bodies that an incremental extract reports as gone while their node stays."""
+
+SOURCE_SCHEMAS: dict[str, pa.Schema] = {
+    "nodes": SOURCE_NODES,
+    "edges": SOURCE_EDGES,
+    "documents": SOURCE_DOCUMENTS,
+    "tombstones": SOURCE_TOMBSTONES,
+    "edge_tombstones": SOURCE_EDGE_TOMBSTONES,
+    "document_tombstones": SOURCE_DOCUMENT_TOMBSTONES,
+}
+"""The schema of each kind of batch that a connector yields."""
 
 NODES = pa.schema([
     _required("id", _TEXT),
