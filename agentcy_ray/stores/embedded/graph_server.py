@@ -1,0 +1,51 @@
+"""Main module of the graph server's process: ArcadeDB with Bolt and HTTP on loopback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+HEAP = "1g"
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, then close the databases cleanly."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--database", required=True)
+    parser.add_argument("--password-file", type=Path, required=True)
+    parser.add_argument("--bolt-port", type=int, required=True)
+    parser.add_argument("--http-port", type=int, required=True)
+    given = parser.parse_args()
+
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before the engine's threads inherit the mask
+
+    # The library takes these from the environment only, when it is loaded.
+    os.environ["ARCADEDB_LOG_DIR"] = str(given.root / "log")
+    os.environ["ARCADEDB_NATIVE_ISOLATE_ARGS"] = f"-Xmx{HEAP}"
+    import arcadedb
+
+    server = arcadedb.create_server(
+        str(given.root),
+        root_password=given.password_file.read_text(),
+        config={
+            "host": "127.0.0.1",
+            "http_port": given.http_port,
+            "mode": "development",  # production replaces every error message by a general one
+            "server_plugins": "Bolt:com.arcadedb.bolt.BoltProtocolPlugin",
+            "bolt_host": "127.0.0.1",
+            "bolt_port": given.bolt_port,
+            "server_defaultDatabases": f"{given.database}[root]",
+            "bolt_defaultDatabase": given.database,
+        },
+    )
+    server.start()
+    signal.sigwait(ends)
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()

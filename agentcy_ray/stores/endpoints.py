@@ -1,0 +1,73 @@
+"""Where the stores are: given by URL in the settings, or started embedded, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from agentcy_ray.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Addresses and credentials of the stores; secrets stay out of ``repr``.
+
+    An empty string means that the install does not use this store: the graph fields are empty
+    with ``CONTEXT_ENGINE=advanced``. The reader is a user who may only read; an external graph
+    has no second user, so there it is the same one.
+    """
+
+    database_url: str = field(default="", repr=False)
+    redis_url: str = field(default="", repr=False)
+    neo4j_uri: str = ""
+    neo4j_user: str = ""
+    neo4j_password: str = field(default="", repr=False)
+    neo4j_database: str = ""
+    neo4j_reader_user: str | None = None
+    neo4j_reader_password: str | None = field(default=None, repr=False)
+
+
+def embedded_servers(settings: Settings) -> frozenset[str]:
+    """Names of the servers that these settings leave to us: those without a URL of their own."""
+    names: set[str] = set()
+    if settings.database_url is None:
+        names.add("postgres")
+    if settings.redis_url is None:
+        names.add("redis")
+    if settings.context_engine == "basic" and settings.neo4j_uri is None:
+        names.add("graph")
+    return frozenset(names)
+
+
+async def resolve_endpoints(settings: Settings) -> Endpoints:
+    """The endpoints to use, after starting embedded servers for those that have no URL.
+
+    URLs are taken exactly as given, TLS options included (``sslmode``, ``rediss://``,
+    ``neo4j+s://``). Nothing is connected to here; `agentcy_ray.stores.checks` does that.
+
+    Raises:
+        ConfigError, StoreUnavailableError, StorageFullError: an embedded server did not start.
+    """
+    from agentcy_ray.stores.embedded import ensure_embedded
+
+    want = embedded_servers(settings)
+    ours = await ensure_embedded(settings, want) if want else Endpoints()
+    external_graph = settings.neo4j_uri is not None and settings.context_engine == "basic"
+    password = _reveal(settings.neo4j_password)
+    return Endpoints(
+        database_url=_reveal(settings.database_url) or ours.database_url,
+        redis_url=_reveal(settings.redis_url) or ours.redis_url,
+        neo4j_uri=(settings.neo4j_uri or "") if external_graph else ours.neo4j_uri,
+        neo4j_user=settings.neo4j_user if external_graph else ours.neo4j_user,
+        neo4j_password=password if external_graph else ours.neo4j_password,
+        neo4j_database=settings.neo4j_database if external_graph else ours.neo4j_database,
+        neo4j_reader_user=settings.neo4j_user if external_graph else ours.neo4j_reader_user,
+        neo4j_reader_password=password if external_graph else ours.neo4j_reader_password,
+    )
+
+
+def _reveal(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""

@@ -1,0 +1,64 @@
+"""Real servers for every test: one embedded trio per session, one database per asker."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
+from agentcy_ray.stores.endpoints import Endpoints
+
+MakeDatabase = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings with a state folder of the session and nothing from the environment."""
+    return Settings.load({}, agentcy_state_dir=tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session")
+async def endpoints(settings: Settings) -> AsyncIterator[Endpoints]:
+    """Embedded Postgres, Redis and graph; they also end when the test process is killed."""
+    want = frozenset({"postgres", "redis", "graph"})
+    try:
+        yield await ensure_embedded(settings, want, until_exit_of=os.getpid())
+    finally:
+        await stop_embedded(settings)
+
+
+@pytest.fixture(scope="session")
+def redis_url(endpoints: Endpoints) -> str:
+    """The session's Redis; keep apart by a prefix of your own."""
+    return endpoints.redis_url
+
+
+@pytest.fixture(scope="session")
+async def make_database(endpoints: Endpoints) -> AsyncIterator[MakeDatabase]:
+    """Make a fresh database: ``await make_database()`` gives its URL.
+
+    ``await make_database(template=url)`` copies another one, to which nobody is connected. All
+    are dropped at the end of the session.
+    """
+    admin = await asyncpg.connect(endpoints.database_url)
+    made: list[str] = []
+
+    async def make(template: str | None = None) -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        source = urlsplit(template).path[1:] if template else "template1"
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')
+        made.append(name)
+        return urlunsplit(urlsplit(endpoints.database_url)._replace(path=f"/{name}"))
+
+    try:
+        yield make
+    finally:
+        for name in made:
+            await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        await admin.close()
