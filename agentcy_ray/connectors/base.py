@@ -1,8 +1,8 @@
 """The connector protocol.
 
-A connector plays two roles over one session: it yields what it knows as Arrow batches, and it offers
-tools. It never writes to a store and knows no tenant; the platform addresses what it yields and
-gates what it executes.
+A connector plays two roles over one session: it yields what it knows as Arrow batches, and it
+offers tools. It never writes to a store and knows no tenant; the platform addresses what it yields
+and gates what it executes.
 
 Sessions live on session hosts. ``extract`` is an async iterator that must not hold the source in
 memory: a batch holds ``BATCH_ROWS`` rows or ``BATCH_BYTES`` bytes, whichever comes first. Work that
@@ -109,7 +109,7 @@ class SessionContext:
     """Server folders that a config may name; empty = none."""
     objects: Any = None
     """Object store for ``object_key`` configs; None when there is none."""
-    extra: Mapping[str, Any] = field(default_factory=lambda: {})
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Session(Protocol):

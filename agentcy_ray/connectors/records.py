@@ -1,0 +1,187 @@
+"""Rows into bounded Arrow batches: what every connector yields through.
+
+A ``BatchBuilder`` collects rows of one ``SOURCE_*`` schema and hands out a batch when the next row
+would pass the bound, so no connector holds more than one batch of each kind.
+
+Text is made storable here, once: a lone surrogate cannot be UTF-8 and a NUL cannot be Postgres
+text, so both become U+FFFD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Any, cast
+
+import orjson
+import pyarrow as pa
+
+from agentcy_ray.connectors.base import BATCH_BYTES, BATCH_ROWS, Batch, BatchKind
+from agentcy_ray.core.batches import (
+    SOURCE_DOCUMENTS,
+    SOURCE_EDGES,
+    SOURCE_NODES,
+    SOURCE_TOMBSTONES,
+)
+
+SCHEMAS: Mapping[BatchKind, pa.Schema] = {
+    "nodes": SOURCE_NODES,
+    "edges": SOURCE_EDGES,
+    "documents": SOURCE_DOCUMENTS,
+    "tombstones": SOURCE_TOMBSTONES,
+}
+"""The schema of each kind of batch."""
+
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
+_INT64 = range(-(2**63), 2**64)
+_CELL_OVERHEAD = 5  # a 4-byte offset and a share of the validity bitmap
+
+
+def clean_text(text: str) -> str:
+    """``text`` without lone surrogates and NUL characters, each replaced by U+FFFD."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def json_object(value: Mapping[str, Any]) -> str:
+    """Canonical JSON of a mapping: sorted keys, no blanks, equal for equal content.
+
+    Times are RFC 3339 in UTC with ``Z`` (a naive time is taken as UTC), UUIDs and paths are text,
+    decimals are numbers, bytes are hexadecimal, NaN and infinities are null, integers beyond 64
+    bits are text.
+
+    Raises:
+        TypeError: a value of another type, for example a secret.
+    """
+    try:
+        text = orjson.dumps(value, _plain, _OPTIONS).decode()
+    except TypeError:
+        # Lone surrogates and very long integers are refused outright; mending costs a copy.
+        text = orjson.dumps(_mended(value), _plain, _OPTIONS).decode()
+    if "\\u0000" in text:
+        text = orjson.dumps(_mended(value), _plain, _OPTIONS).decode()
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not know, as something that it does."""
+    if isinstance(value, datetime):
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return moment.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        whole = int(value) if value.is_finite() and value == value.to_integral_value() else None
+        return float(value) if whole is None else whole if whole in _INT64 else str(whole)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(cast("Iterable[Any]", value), key=str)
+    raise TypeError(f"a property of type {type(value).__name__} has no JSON form")
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, int) and value not in _INT64:
+        return str(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        return {clean_text(k) if isinstance(k, str) else k: _mended(v) for k, v in pairs}
+    if isinstance(value, list | tuple):
+        return [_mended(item) for item in cast("Iterable[Any]", value)]
+    return value
+
+
+class BatchBuilder:
+    """Collects rows of one kind; ``add`` answers with a full batch whenever one is ready.
+
+    A batch holds at most ``rows_limit`` rows and about ``bytes_limit`` bytes of text; only a single
+    row that is itself larger passes the latter.
+    """
+
+    def __init__(
+        self, kind: BatchKind, rows_limit: int = BATCH_ROWS, bytes_limit: int = BATCH_BYTES
+    ) -> None:
+        self.kind: BatchKind = kind
+        self._schema = SCHEMAS[kind]
+        self._names = tuple(self._schema.names)
+        self._known = frozenset(self._names)
+        self._required = frozenset(f.name for f in self._schema if not f.nullable)
+        self._rows_limit = rows_limit
+        self._bytes_limit = bytes_limit
+        self._columns: tuple[list[Any], ...] = tuple([] for _ in self._names)
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Rows that wait for the next batch."""
+        return len(self._columns[0])
+
+    def add(self, **row: Any) -> Batch | None:
+        """Take one row; columns that may be null can be left out.
+
+        ``properties`` is a mapping (made canonical here) or JSON text that is canonical already.
+
+        Returns:
+            The batch that this row filled or did not fit into, else None.
+
+        Raises:
+            TypeError: a column is unknown or a required one is missing.
+        """
+        size = self._check(row)
+        full: Batch | None = None
+        if self._bytes + size > self._bytes_limit and len(self):
+            full = self.flush()
+        for name, column in zip(self._names, self._columns, strict=True):
+            column.append(row.get(name))
+        self._bytes += size
+        if full is None and (len(self) >= self._rows_limit or self._bytes >= self._bytes_limit):
+            full = self.flush()
+        return full
+
+    def flush(self) -> Batch | None:
+        """The rows that wait, or None when there are none."""
+        if not len(self):
+            return None
+        arrays = [
+            pa.array(column, type=field.type)
+            for column, field in zip(self._columns, self._schema, strict=True)
+        ]
+        rows = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self._columns = tuple([] for _ in self._names)
+        self._bytes = 0
+        return Batch(self.kind, rows)
+
+    def _check(self, row: dict[str, Any]) -> int:
+        """Clean the cells in place and return the row's size in bytes."""
+        unknown = row.keys() - self._known
+        missing = [name for name in self._required if row.get(name) is None]
+        if unknown or missing:
+            raise TypeError(
+                f"a row of {self.kind} has columns {', '.join(self._names)};"
+                f" unknown: {sorted(unknown)}, missing: {sorted(missing)}"
+            )
+        size = 0
+        for name, value in row.items():
+            size += _CELL_OVERHEAD
+            if isinstance(value, Mapping):
+                value = row[name] = json_object(cast("Mapping[str, Any]", value))
+            if isinstance(value, str):
+                if not value.isascii() or "\x00" in value:
+                    value = row[name] = clean_text(value)
+                    size += len(value.encode())
+                else:
+                    size += len(value)
+            elif isinstance(value, list | tuple):
+                texts = row[name] = [clean_text(text) for text in cast("list[str]", value)]
+                size += sum(len(text.encode()) + _CELL_OVERHEAD for text in texts)
+            else:
+                size += 8
+        return size
