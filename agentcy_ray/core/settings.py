@@ -251,3 +251,12 @@ def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> lis
 def child_environment(settings: Settings) -> dict[str, str]:
     """The process environment with the state folder made explicit, for processes that we start."""
     return {**os.environ, "AGENTCY_STATE_DIR": str(settings.state_dir)}
+
+
+def export_environment(values: Mapping[str, str]) -> None:
+    """Set variables of this process, for libraries that read theirs at import (Ray Serve does).
+
+    A value that the operator has set wins.
+    """
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

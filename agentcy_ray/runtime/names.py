@@ -1,0 +1,20 @@
+"""Names of the shared actors, the same in every process that knows the cluster config."""
+
+from __future__ import annotations
+
+from agentcy_ray.runtime.cluster_config import ClusterConfig
+
+
+def session_hosts(config: ClusterConfig) -> list[str]:
+    """Actors that hold connector sessions."""
+    return [f"session-host-{i}" for i in range(config.session_hosts.max)]
+
+
+def ingest_workers(config: ClusterConfig) -> list[str]:
+    """Actors that run syncs."""
+    return [f"ingest-{i}" for i in range(config.ingest.actors.max)]
+
+
+def embedders(config: ClusterConfig) -> list[str]:
+    """Actors that hold the embedding model."""
+    return [f"embedding-{i}" for i in range(config.embedding.actors.max)]
