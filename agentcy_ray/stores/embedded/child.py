@@ -84,7 +84,7 @@ class Child:
                     await self._stop()
                     failures += 1
                     self._fault = self._explain(error)
-                    if self._hopeless(error, failures):
+                    if self._hopeless(self._fault, failures):
                         await self._give_up()
                         failures = 0
                         continue
@@ -99,9 +99,10 @@ class Child:
             await self._stop()
             self._tell("stopped")
 
-    def _hopeless(self, error: BaseException, failures: int) -> bool:
+    def _hopeless(self, fault: Fault, failures: int) -> bool:
         # One that was well before is retried for ever: its URL is in use, its data is there.
-        return not self._was_well and (isinstance(error, ConfigError) or failures >= FIRST_TRIES)
+        terminal = fault.error in (ConfigError.__name__, StorageFullError.__name__)
+        return not self._was_well and (terminal or failures >= FIRST_TRIES)
 
     async def _give_up(self) -> None:
         self._tell("failed")
@@ -134,12 +135,14 @@ class Child:
         self._identity = identify(self._process.pid)
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._changed()
+        pause = POLL_SECS
         while not await server.probe():
             if self._process.returncode is not None:
                 raise StoreUnavailableError(
                     f"{server.name} ended with {self._process.returncode} while it started"
                 )
-            await asyncio.sleep(POLL_SECS)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, HEALTH_SECS / 10)  # a long recovery is not asked every 20 ms
         self._version = await server.provision()
         self._was_well = True
         self._fault = None

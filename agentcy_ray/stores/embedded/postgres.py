@@ -40,6 +40,8 @@ OPTIONS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
+    # after a crash one call syncs the file system; the default syncs thousands of files in turn
+    "recovery_init_sync_method": "syncfs",
 }
 
 _DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = $1"

@@ -24,7 +24,7 @@ from agentcy_ray.stores.embedded.child import Child
 from agentcy_ray.stores.embedded.layout import Layout, open_log, run_dir
 from agentcy_ray.stores.embedded.postgres import Postgres, server_user
 from agentcy_ray.stores.embedded.processes import Identity, identify
-from agentcy_ray.stores.embedded.record import Record, read
+from agentcy_ray.stores.embedded.record import Record, ServerRecord, read
 from agentcy_ray.stores.embedded.server import Server
 from agentcy_ray.stores.embedded.valkey import Valkey
 
@@ -106,8 +106,10 @@ class Supervisor:
 
     def _write(self) -> None:
         servers = {name: child.record() for name, child in self._children.items()}
-        if self._earlier is not None:  # the ports of servers that nobody wanted this time
-            servers = {**self._earlier.servers, **servers}
+        if self._earlier is not None:  # keep the ports of servers that nobody wanted this time
+            earlier = self._earlier.servers.values()
+            idle = {old.name: ServerRecord(old.name, "stopped", ports=old.ports) for old in earlier}
+            servers = idle | servers
         record = Record(self._identity, self._started_at, str(self._folder), servers)
         record.write(self._layout)
 
