@@ -19,20 +19,7 @@ import orjson
 import pyarrow as pa
 
 from agentcy_ray.connectors.base import BATCH_BYTES, BATCH_ROWS, Batch, BatchKind
-from agentcy_ray.core.batches import (
-    SOURCE_DOCUMENTS,
-    SOURCE_EDGES,
-    SOURCE_NODES,
-    SOURCE_TOMBSTONES,
-)
-
-SCHEMAS: Mapping[BatchKind, pa.Schema] = {
-    "nodes": SOURCE_NODES,
-    "edges": SOURCE_EDGES,
-    "documents": SOURCE_DOCUMENTS,
-    "tombstones": SOURCE_TOMBSTONES,
-}
-"""The schema of each kind of batch."""
+from agentcy_ray.core.batches import SOURCE_SCHEMAS
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT64 = range(-(2**63), 2**64)
@@ -111,7 +98,7 @@ class BatchBuilder:
         self, kind: BatchKind, rows_limit: int = BATCH_ROWS, bytes_limit: int = BATCH_BYTES
     ) -> None:
         self.kind: BatchKind = kind
-        self._schema = SCHEMAS[kind]
+        self._schema = SOURCE_SCHEMAS[kind]
         self._names = tuple(self._schema.names)
         self._known = frozenset(self._names)
         self._required = frozenset(f.name for f in self._schema if not f.nullable)

@@ -1,7 +1,8 @@
 """Arrow schemas of everything that moves in bulk.
 
 Two families. What a connector yields names ends by (label, external id) and knows nothing of
-organisations (``SOURCE_*``). What a package holds and a store receives is addressed: ids and content
+organisations (``SOURCE_*``); since a realm is part of an identity, each row may name the realm of
+the nodes it speaks of. What a package holds and a store receives is addressed: ids and content
 hashes are computed once, when the package is written (``NODES``, ``EDGES``, ``DOCUMENTS``).
 
 ``properties`` is JSON text in both: property names differ by source, and a column for each would
@@ -36,6 +37,7 @@ SOURCE_EDGES = pa.schema([
     _required("type", _TEXT),  # UPPER_SNAKE
     _required("dst_label", _TEXT),
     _required("dst_external_id", _TEXT),
+    pa.field("src_realm", _TEXT),  # null = the source's realm
     pa.field("dst_realm", _TEXT),  # null = the source's realm
     _required("properties", _TEXT),  # JSON object
 ])
@@ -48,12 +50,14 @@ SOURCE_DOCUMENTS = pa.schema([
     _required("media_type", _TEXT),  # text/markdown, text/x-python, text/plain, …
     pa.field("url", _TEXT),
     pa.field("modified_at", _TIME),
+    pa.field("realm", _TEXT),  # null = the source's realm
 ])
 """Bodies to be chunked and embedded; each belongs to the node with that label and external id."""
 
 SOURCE_TOMBSTONES = pa.schema([
     _required("label", _TEXT),
     _required("external_id", _TEXT),
+    pa.field("realm", _TEXT),  # null = the source's realm
 ])
 """Entities that an incremental extract reports as gone, with their edges and documents."""
 
@@ -63,6 +67,7 @@ SOURCE_EDGE_TOMBSTONES = pa.schema([
     _required("type", _TEXT),
     _required("dst_label", _TEXT),
     _required("dst_external_id", _TEXT),
+    pa.field("src_realm", _TEXT),  # null = the source's realm
     pa.field("dst_realm", _TEXT),  # null = the source's realm
 ])
 """Relationships that an incremental extract reports as gone while both of their ends stay."""
@@ -70,6 +75,7 @@ SOURCE_EDGE_TOMBSTONES = pa.schema([
 SOURCE_DOCUMENT_TOMBSTONES = pa.schema([
     _required("label", _TEXT),
     _required("external_id", _TEXT),
+    pa.field("realm", _TEXT),  # null = the source's realm
 ])
 """Bodies that an incremental extract reports as gone while their node stays."""
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from agentcy_ray.connectors.base import Batch
-from agentcy_ray.connectors.records import SCHEMAS, BatchBuilder, clean_text, json_object
+from agentcy_ray.connectors.records import BatchBuilder, clean_text, json_object
+from agentcy_ray.core.batches import SOURCE_SCHEMAS
 
 
 def collect(builder: BatchBuilder, rows: list[dict]) -> list[Batch]:
@@ -34,7 +35,7 @@ def test_every_row_comes_out_once_in_order_and_batches_keep_their_bounds(
     seen = [text for batch in batches for text in batch.rows.column("external_id").to_pylist()]
     assert seen == [clean_text(text) for text in texts]
     for batch in batches:
-        assert batch.rows.schema == SCHEMAS["tombstones"]
+        assert batch.rows.schema == SOURCE_SCHEMAS["tombstones"]
         assert 1 <= batch.rows.num_rows <= rows_limit
         assert batch.rows.num_rows == 1 or batch.rows.nbytes <= bytes_limit + 2 * 64
 
