@@ -1,0 +1,1 @@
+"""One module per connector, its cases in ``CASES``. Add a module and the suite runs it."""
