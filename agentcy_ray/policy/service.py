@@ -1,0 +1,119 @@
+"""The policy gate: one question, one decision, from the organisation's active set."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentcy_ray.core.errors import PolicyInvalidError
+from agentcy_ray.core.org_cache import Ear, OrgCache
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.core.tools import Effect
+from agentcy_ray.policy.engine import RegoEngine, compile_policies, denied_by_error
+from agentcy_ray.policy.input import Decision, InputBuilder, PolicyInput
+from agentcy_ray.policy.store import PolicyStore, Rings, policy_settings
+from agentcy_ray.stores.postgres import Database
+
+Rule = Literal["allow", "approve", "deny"]
+_log = structlog.get_logger(__name__)
+
+
+class Bell(Rings, Protocol):
+    """What this room needs of the Redis bell."""
+
+    def listen(self, channel: str) -> AbstractAsyncContextManager[Ear]:
+        """Subscribe to a channel."""
+        ...
+
+
+class OrgRules(BaseModel):
+    """What an organisation has set about approvals, §7 of the product specification."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    approval_defaults: dict[Effect, Rule] = Field(default_factory=dict)
+    approval_timeout_secs: int | None = None
+    approval_second_person: bool = False
+
+    def default_of(self, effect: Effect) -> Rule:
+        """What happens to a call of this effect when no agent or task says otherwise."""
+        shipped: Rule = "allow" if effect is Effect.READ else "approve"
+        return self.approval_defaults.get(effect, shipped)
+
+
+@dataclass(frozen=True)
+class _Active:
+    """The active set of an organisation, as this process last read it."""
+
+    version: str
+    settings: dict[str, Any]
+    rules: OrgRules
+    engine: RegoEngine | None
+    broken: PolicyInvalidError | None = None
+
+
+class PolicyService:
+    """Decides by the rows of ``policies``; a change is seen at once by ring, else within 5 s."""
+
+    def __init__(self, db: Database, bell: Bell, settings: Settings) -> None:
+        self.store = PolicyStore(db, bell, settings.policy_eval_timeout_ms)
+        self.inputs = InputBuilder(settings.instance_mode)
+        self.enabled = settings.agentcy_features_policies
+        self._timeout_ms = settings.policy_eval_timeout_ms
+        self._active = OrgCache(
+            self._load, listen=lambda org_id: bell.listen(f"ch:policy:{org_id.hex}")
+        )
+        if not self.enabled:
+            _log.warning(
+                "policies_off",
+                effect="every action is allowed that roles allow",
+                setting="AGENTCY_FEATURES_POLICIES",
+            )
+
+    async def decide(self, org_id: UUID, question: PolicyInput | dict[str, Any]) -> Decision:
+        """Answer one question.
+
+        Raises:
+            StoreUnavailableError: the policies cannot be read; the caller must not go on.
+            pydantic.ValidationError: ``question`` is a dict of another shape.
+        """
+        if isinstance(question, dict):
+            question = PolicyInput.model_validate(question)
+        if not self.enabled:
+            return Decision(decision="allow", rule="policies_off")
+        active = await self._active.get(org_id)
+        if active.engine is None:
+            assert active.broken is not None
+            return denied_by_error(active.broken)
+        return active.engine.evaluate(question)
+
+    async def rules(self, org_id: UUID) -> OrgRules:
+        """What the organisation has set about approvals."""
+        return (await self._active.get(org_id)).rules
+
+    async def version(self, org_id: UUID) -> str:
+        """A text that names the active set; it changes with every change of it."""
+        return (await self._active.get(org_id)).version
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._active.close()
+
+    async def _load(self, org_id: UUID, previous: _Active | None) -> _Active:
+        version, settings = await self.store.fingerprint(org_id)
+        if previous and previous.version == version and previous.settings == settings:
+            return previous
+        rules = OrgRules.model_validate(settings)
+        texts = [policy.text for policy in await self.store.list(org_id) if policy.enabled]
+        try:
+            engine = compile_policies(texts, policy_settings(settings), self._timeout_ms)
+        except PolicyInvalidError as error:
+            # Stored sets have compiled; a newer engine or an edit of the rows can break one.
+            _log.error("policy_set_broken", org_id=str(org_id), problem=error.message)
+            return _Active(version, settings, rules, None, error)
+        return _Active(version, settings, rules, engine)

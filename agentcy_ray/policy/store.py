@@ -1,0 +1,207 @@
+"""Policies as versioned rows. What is stored has compiled together with the rest of its set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from agentcy_ray.core.errors import ConflictError, NotFoundError, RateLimitedError
+from agentcy_ray.core.ids import PolicyId, decode, encode, new_id
+from agentcy_ray.policy.engine import PolicyText, compile_policies
+from agentcy_ray.stores.postgres import Database
+
+MAX_POLICIES = 100
+
+_COLUMNS = """
+SELECT p.id, p.name, p.enabled, p.version, p.starter, p.created_at, p.updated_at, v.rego
+FROM policies p JOIN policy_versions v ON v.policy_id = p.id AND v.version = p.version
+"""
+_LIST = _COLUMNS + "ORDER BY p.name"
+_GET = _COLUMNS + "WHERE p.id = $1"
+_LOCK_SET = "SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE"
+_INSERT = """
+INSERT INTO policies (id, org_id, name, enabled, starter) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (org_id, name) DO NOTHING RETURNING id
+"""
+_INSERT_VERSION = """
+INSERT INTO policy_versions (org_id, policy_id, version, rego, author) VALUES ($1, $2, $3, $4, $5)
+"""
+_UPDATE = "UPDATE policies SET version = version + 1 WHERE id = $1 RETURNING version"
+_ENABLE = "UPDATE policies SET enabled = $2 WHERE id = $1"
+_SETTINGS = "SELECT settings FROM organizations WHERE id = $1"
+_FINGERPRINT = """
+SELECT coalesce(md5(string_agg(id::text || ':' || version, ',' ORDER BY id)), '')
+FROM policies WHERE enabled
+"""
+
+
+class Rings(Protocol):
+    """What this file needs of the bell."""
+
+    async def ring(self, channel: str, payload: dict[str, Any]) -> None:
+        """Announce something."""
+        ...
+
+
+class Policy(BaseModel):
+    """A policy with the text of its current version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: PolicyId
+    name: str
+    rego: str
+    enabled: bool
+    version: int
+    starter: bool
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def text(self) -> PolicyText:
+        """What the engine compiles."""
+        return PolicyText(encode("pol", self.id), self.name, self.rego)
+
+
+def starters() -> dict[str, str]:
+    """Name and text of the policies that every organisation begins with."""
+    bundles = files("agentcy_ray.policy.bundles").iterdir()
+    return {b.name: b.read_text() for b in bundles if b.name.endswith(".rego")}
+
+
+async def install_starters(connection: Any, org_id: UUID) -> int:
+    """Write the starter policies that ``org_id`` lacks; returns how many. For first boot.
+
+    Args:
+        connection: a connection inside a transaction that may write this organisation's rows.
+        org_id: whose policies.
+    """
+    written = 0
+    for name, rego in sorted(starters().items()):
+        policy_id = await connection.fetchval(_INSERT, new_id(), org_id, name, True, True)
+        if policy_id is not None:
+            await connection.execute(_INSERT_VERSION, org_id, policy_id, 1, rego, None)
+            written += 1
+    return written
+
+
+class PolicyStore:
+    """Reads and writes policies of one organisation at a time."""
+
+    def __init__(self, db: Database, bell: Rings, timeout_ms: float) -> None:
+        self._db = db
+        self._bell = bell
+        self._timeout_ms = timeout_ms
+
+    async def list(self, org_id: UUID) -> Sequence[Policy]:
+        """All policies by name; there are at most ``MAX_POLICIES``."""
+        async with self._db.tenant(org_id) as connection:
+            return [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
+
+    async def get(self, org_id: UUID, policy_id: UUID) -> Policy:
+        """One policy.
+
+        Raises:
+            NotFoundError: there is none with this id.
+        """
+        async with self._db.tenant(org_id) as connection:
+            return await _fetch(connection, policy_id)
+
+    async def fingerprint(self, org_id: UUID) -> tuple[str, dict[str, Any]]:
+        """A text that changes with the active set, and the organisation's settings."""
+        async with self._db.tenant(org_id) as connection:
+            version = await connection.fetchval(_FINGERPRINT)
+            return version, await connection.fetchval(_SETTINGS, org_id) or {}
+
+    async def create(
+        self, org_id: UUID, author: UUID | None, name: str, rego: str, *, enabled: bool = True
+    ) -> Policy:
+        """Add a policy.
+
+        Raises:
+            PolicyInvalidError: the text does not compile; nothing was stored.
+            ConflictError: the name is taken.
+            RateLimitedError: the organisation has its 100 policies.
+        """
+        async with self._db.tenant(org_id) as connection:
+            await connection.execute(_LOCK_SET, org_id)
+            policies = [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
+            if len(policies) >= MAX_POLICIES:
+                raise RateLimitedError(
+                    f"an organisation has {MAX_POLICIES} policies at most; merge some",
+                    code="quota_exceeded",
+                )
+            policy_id = new_id()
+            candidate = PolicyText(encode("pol", policy_id), name, rego)
+            await self._check(connection, org_id, policies, candidate)
+            if not await connection.fetchval(_INSERT, policy_id, org_id, name, enabled, False):
+                raise ConflictError(f"a policy {name!r} exists; update it, or choose another name")
+            await connection.execute(_INSERT_VERSION, org_id, policy_id, 1, rego, author)
+            saved = await _fetch(connection, policy_id)
+        await self._announce(org_id)
+        return saved
+
+    async def update(self, org_id: UUID, author: UUID | None, policy_id: UUID, rego: str) -> Policy:
+        """Write a new version of a policy's text.
+
+        Raises:
+            PolicyInvalidError: it does not compile; the active set is unchanged.
+            NotFoundError: there is no such policy.
+        """
+        async with self._db.tenant(org_id) as connection:
+            await connection.execute(_LOCK_SET, org_id)
+            policy = await _fetch(connection, policy_id)
+            policies = [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
+            candidate = PolicyText(encode("pol", policy_id), policy.name, rego)
+            await self._check(connection, org_id, policies, candidate)
+            version = await connection.fetchval(_UPDATE, policy_id)
+            await connection.execute(_INSERT_VERSION, org_id, policy_id, version, rego, author)
+            saved = await _fetch(connection, policy_id)
+        await self._announce(org_id)
+        return saved
+
+    async def set_enabled(self, org_id: UUID, policy_id: UUID, enabled: bool) -> Policy:
+        """Switch a policy on or off.
+
+        Raises:
+            NotFoundError: there is no such policy.
+        """
+        async with self._db.tenant(org_id) as connection:
+            await _fetch(connection, policy_id)
+            await connection.execute(_ENABLE, policy_id, enabled)
+            saved = await _fetch(connection, policy_id)
+        await self._announce(org_id)
+        return saved
+
+    async def _check(
+        self, connection: Any, org_id: UUID, policies: Sequence[Policy], candidate: PolicyText
+    ) -> None:
+        """Compile the set as it would be; a disabled policy has to compile too."""
+        settings = policy_settings(await connection.fetchval(_SETTINGS, org_id) or {})
+        others = [
+            policy.text
+            for policy in policies
+            if policy.enabled and decode("pol", candidate.policy_id) != policy.id
+        ]
+        compile_policies([*others, candidate], settings, self._timeout_ms)
+
+    async def _announce(self, org_id: UUID) -> None:
+        await self._bell.ring(f"ch:policy:{org_id.hex}", {})
+
+
+def policy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an organisation's settings that policies read as ``data.settings``."""
+    found = settings.get("policy_settings")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+async def _fetch(connection: Any, policy_id: UUID) -> Policy:
+    row = await connection.fetchrow(_GET, policy_id)
+    if row is None:
+        raise NotFoundError("no such policy; list them to find its id")
+    return Policy(**dict(row))
