@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -31,6 +32,7 @@ async def endpoints(settings: Settings) -> AsyncIterator[Endpoints]:
         yield await ensure_embedded(settings, want, until_exit_of=os.getpid())
     finally:
         await stop_embedded(settings)
+        shutil.rmtree(settings.state_dir)  # thousands of files, which pytest would keep thrice
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Settings]:
         yield settings
     finally:
         await stop_embedded(settings)
+        shutil.rmtree(settings.state_dir, ignore_errors=True)
 
 
 @pytest.fixture
