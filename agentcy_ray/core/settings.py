@@ -90,7 +90,9 @@ class Settings(BaseModel):
     jwt_secret: Secret = _setting(None, "signs access tokens, >= 32 characters; generated embedded")
     jwt_secret_previous: Secret = _setting(None, "still verifies")
     jwt_expiry_secs: int = _setting(3600, "lifetime of an access token, seconds", ge=30)
-    jwt_refresh_expiry_secs: int = _setting(2_592_000, "lifetime of a refresh token, seconds", ge=60)
+    jwt_refresh_expiry_secs: int = _setting(
+        2_592_000, "lifetime of a refresh token, seconds", ge=60
+    )
     encryption_key: Secret = _setting(None, "32 bytes base64, wraps data keys; generated embedded")
     encryption_key_previous: Secret = _setting(None, "still unwraps")
     rate_limit_login_rpm: int = _setting(10, "logins per minute by address and e-mail", ge=1)
@@ -104,6 +106,7 @@ class Settings(BaseModel):
     llm_base_url: OptionalText = _setting(None, "any OpenAI-compatible server; implies it alone")
     llm_timeout_secs: float = _setting(120, "seconds to the first token", gt=0)
     llm_max_retries: int = _setting(3, "retries before the first token", ge=0)
+    llm_models_file: OptionalText = _setting(None, "model table merged over the shipped one")
     anthropic_api_key: Secret = _setting(None, "key of a further provider")
     openai_api_key: Secret = _setting(None, "key of a further provider")
     aws_region: OptionalText = _setting(None, "region of Bedrock; unset = ambient")

@@ -55,7 +55,7 @@ def _digest(path: Path) -> str:
 
 
 def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
-    """Serve's variables for an HAProxy that lives in ``home``; ``ports`` has ``stats``, ``metrics``."""
+    """Serve's variables for an HAProxy in ``home``; ``ports`` holds ``stats`` and ``metrics``."""
     wrapper = home / "haproxy"
     wrapper.write_text(_WRAPPER.format(binary=real))
     wrapper.chmod(0o700)

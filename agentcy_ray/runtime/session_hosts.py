@@ -2,8 +2,8 @@
 
 One remote call per tool call would cost more than most tools do. A dispatcher therefore talks to a
 host by *exchanges*: it hands over the calls that wait and takes the outcomes that are ready. An
-exchange with nothing ready is parked at the host until something is, or until the same caller's next
-exchange arrives; so a slow tool delays nobody, and under load one round trip carries up to
+exchange with nothing ready is parked at the host until something is, or until the same caller's
+next exchange arrives; so a slow tool delays nobody, and under load one round trip carries up to
 ``batch_max`` calls.
 """
 

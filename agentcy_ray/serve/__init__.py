@@ -1,1 +1,1 @@
-"""Floor 7: Ray Serve: deployments and the application."""
+"""Floor 7: Ray Serve, the deployments and the application. It joins ``api`` and ``runtime``."""

@@ -1,0 +1,191 @@
+"""``agentcy chat`` and ``agentcy runs``: ask, and watch what happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from agentcy_ray.cli.client import Client, ServerEvent
+from agentcy_ray.cli.output import (
+    FAILED,
+    JsonFlag,
+    cell,
+    console,
+    notes,
+    print_json,
+    print_rows,
+)
+from agentcy_ray.cli.session import call
+
+runs = typer.Typer(help="Runs: list, show, follow, cancel.", no_args_is_help=True)
+Run = Annotated[str, typer.Argument(help="Id of the run (run_…).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("chat")(chat)
+    app.add_typer(runs, name="runs")
+
+
+def chat(
+    text: Annotated[str | None, typer.Argument(help="The question; none = a conversation.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Go on in this one (cnv_…).")] = None,
+    agent: Annotated[str | None, typer.Option(help="Agent to ask.")] = None,
+    model: Annotated[str | None, typer.Option(help="provider:model for this message.")] = None,
+    realm: Annotated[str | None, typer.Option(help="Realm to stay in.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve what the agent asks for.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Ask an agent; the answer streams, approvals are asked for in the terminal."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        cnv = conversation or await start(client, text or "chat", agent, realm)
+        events: list[dict[str, Any]] = []
+        question = text
+        while question is not None or text is None:
+            if question is None:
+                question = notes().input("[bold]you ›[/] ").strip()
+                if question in {"", "exit", "quit"}:
+                    break
+            body = {"content": question} | ({"model": model} if model else {})
+            events += await show(client, client.ask(cnv, body), yes=yes, quiet=json)
+            question = None
+            if text is not None:
+                break
+        return events
+
+    events = call(work)
+    if json:
+        print_json({"events": events})
+    if events and events[-1]["type"] == "error":
+        raise typer.Exit(FAILED)
+
+
+async def start(client: Client, title: str, agent: str | None, realm: str | None) -> str:
+    """A new conversation; returns its id."""
+    body = {"title": title[:80], "agent": agent, "realm": realm}
+    answer = await client.post(
+        "/chat/conversations", {k: v for k, v in body.items() if v is not None}
+    )
+    return str(answer["id"])
+
+
+async def show(
+    client: Client, events: AsyncIterator[ServerEvent], *, yes: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    """Print a run as it happens, asking for approvals on the way; returns its events."""
+    out, seen = console(), list[dict[str, Any]]()
+    citations: dict[str, dict[str, Any]] = {}
+    async for event in events:
+        seen.append({"seq": event.id, "type": event.type, "data": event.data})
+        if event.type == "approval_required":
+            await decide(client, event.data, yes=yes, quiet=quiet)
+        elif event.type == "citation":
+            citations[event.data["key"]] = event.data
+        if not quiet:
+            _print_event(out, event)
+    if not quiet and citations:
+        out.print()
+        for key, found in citations.items():
+            title = cell(found.get("title"))
+            out.print(f"  [dim]\\[{key}] {title} {cell(found.get('url'))}[/]")
+    return seen
+
+
+def _print_event(out: Console, event: ServerEvent) -> None:
+    data = event.data
+    match event.type:
+        case "content_delta":
+            out.print(data["delta"], end="", markup=False)
+        case "tool_call_start":
+            tool = data.get("tool") or data["name"]
+            out.print(f"\n[cyan]→ {data.get('connector') or ''} {tool}[/]")
+        case "tool_result":
+            note = data["status"] if data.get("error") is None else data["error"]["message"]
+            out.print(f"[cyan]← {note}[/]")
+        case "approval_resolved":
+            out.print(f"[magenta]approval {data['status']}[/]")
+        case "warning" | "error":
+            out.print(f"\n[yellow]{data['message']}[/]")
+        case "message_end":
+            usage = data.get("usage") or {}
+            out.print(
+                f"\n[dim]{data['finish_reason']} · {usage.get('in_tokens', 0)} tokens in, "
+                f"{usage.get('out_tokens', 0)} out[/]"
+            )
+        case _:
+            return
+
+
+async def decide(client: Client, data: dict[str, Any], *, yes: bool, quiet: bool) -> None:
+    """Ask the person at the terminal; without one the approval waits for another channel."""
+    terminal = notes()
+    if not quiet:
+        terminal.print(
+            f"\n[bold magenta]approval needed[/] {data['connector']}.{data['tool']} "
+            f"([bold]{data['effect']}[/]): {'; '.join(data.get('reasons') or [])}"
+        )
+        terminal.print_json(orjson.dumps(data.get("args") or {}).decode())
+    if yes:
+        approved = True
+        terminal.print("[dim]approved by --yes[/]") if not quiet else None
+    elif quiet or not terminal.is_terminal:
+        terminal.print(f"decide with: agentcy approvals approve {data['approval_id']}")
+        return
+    else:
+        approved = typer.confirm("let it happen?", err=True)
+    await client.post(f"/approvals/{data['approval_id']}", {"approved": approved, "via": "cli"})
+
+
+@runs.command("list")
+def list_runs(json: JsonFlag = False) -> None:
+    """Runs, newest first."""
+    rows = call(lambda client: client.items("/runs"))
+    if json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["id", "agent", "model", "status", "finish_reason", "created_at"])
+
+
+@runs.command("show")
+def show_run(run: Run, json: JsonFlag = False) -> None:
+    """One run with its usage."""
+    answer = call(lambda client: client.get(f"/runs/{run}"))
+    if json:
+        print_json(answer)
+    else:
+        print_rows(
+            [{"field": key, "value": cell(value)} for key, value in answer.items()],
+            ["field", "value"],
+        )
+
+
+@runs.command()
+def follow(
+    run: Run,
+    after: Annotated[int, typer.Option(help="Only events after this seq.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve what the agent asks for.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """The run's events, from the log and then live."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        return await show(client, client.follow(run, after), yes=yes, quiet=json)
+
+    events = call(work)
+    if json:
+        print_json({"events": events})
+
+
+@runs.command()
+def cancel(run: Run, json: JsonFlag = False) -> None:
+    """Ask the run to stop."""
+    answer = call(lambda client: client.post(f"/runs/{run}/cancel"))
+    if json:
+        print_json(answer)
+    else:
+        console().print(f"{run} is asked to stop")

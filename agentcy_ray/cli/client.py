@@ -1,0 +1,282 @@
+"""The command line's client of the API: JSON calls, and run events over SSE with resume."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx2 as httpx
+import orjson
+
+from agentcy_ray.cli.output import ServerUnreachableError
+from agentcy_ray.cli.profile import read_json, save_login, saved_login, server_url
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    BackendError,
+    BadRequestError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    UnauthenticatedError,
+)
+from agentcy_ray.core.settings import Settings
+
+API = "/api/v1"
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One event of a stream."""
+
+    id: int | None
+    type: str
+    data: dict[str, Any]
+
+
+class Client:
+    """Calls to one server. Use as an async context manager."""
+
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        self._settings = settings
+        self.url = url or server_url(settings)
+        self._login = saved_login(settings, self.url)
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(60, connect=5))
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def login(self, email: str, password: str) -> dict[str, Any]:
+        """Log in and keep the tokens for the next command."""
+        answer = await self._send(
+            "POST", "/auth/login", {"email": email, "password": password}, anonymous=True
+        )
+        self._login = {"token": answer["token"], "refresh_token": answer["refresh_token"]}
+        save_login(self._settings, self.url, self._login)
+        return answer
+
+    async def health(self) -> dict[str, Any]:
+        """The platform's health; needs no login.
+
+        Raises:
+            ServerUnreachableError: nothing answers.
+        """
+        try:
+            answer = await self._http.get("/health")
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(_away(self.url)) from error
+        return orjson.loads(answer.content)
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """GET a JSON answer; query values that are None are left out."""
+        return await self._call("GET", path, None, query)
+
+    async def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        """POST a JSON body and read a JSON answer."""
+        return await self._call("POST", path, body if body is not None else {}, query)
+
+    async def patch(self, path: str, body: Any) -> Any:
+        """PATCH a JSON body and read a JSON answer."""
+        return await self._call("PATCH", path, body, {})
+
+    async def delete(self, path: str, **query: Any) -> Any:
+        """DELETE; the answer is usually empty."""
+        return await self._call("DELETE", path, None, query)
+
+    async def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """All items of a paginated list."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = await self.get(path, **{"limit": 200, **query, "cursor": cursor})
+            found += page["items"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return found
+
+    async def ask(self, conversation: str, body: dict[str, Any]) -> AsyncIterator[ServerEvent]:
+        """Send a message and follow its run to the end, across dropped connections."""
+        run_id: str | None = None
+        last = 0
+        method, path, payload = "POST", f"/chat/conversations/{conversation}/messages", body
+        for attempt in range(20):
+            try:
+                async for event in self._events(method, path, payload, last):
+                    run_id = event.data.get("run_id", run_id)
+                    last = event.id or last
+                    attempt = 0
+                    yield event
+                    if event.type in {"message_end", "error"}:
+                        return
+            except httpx.TransportError:
+                if run_id is None:
+                    raise ServerUnreachableError(_away(self.url)) from None
+            await asyncio.sleep(min(2.0, 0.2 * (attempt + 1)))
+            method, path, payload = "GET", f"/runs/{run_id}/events", None
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[ServerEvent]:
+        """Events of a run from ``after`` on."""
+        async for event in self._events("GET", f"/runs/{run_id}/events", None, after):
+            yield event
+
+    async def stream(self, path: str, after: int = 0) -> AsyncIterator[ServerEvent]:
+        """Events of any stream of the API."""
+        async for event in self._events("GET", path, None, after):
+            yield event
+
+    async def download(self, path: str, file: str) -> int:
+        """Write an answer to a file, or to standard output for ``-``; returns its bytes."""
+        headers = await self._headers()
+        async with self._http.stream("GET", API + path, headers=headers) as answer:
+            if answer.status_code >= 400:
+                await answer.aread()
+                raise _error(answer)
+            size = 0
+            with open_target(file) as target:
+                async for block in answer.aiter_bytes():
+                    size += target.write(block)
+            return size
+
+    async def _events(
+        self, method: str, path: str, body: Any, after: int
+    ) -> AsyncIterator[ServerEvent]:
+        headers = await self._headers() | {"accept": "text/event-stream"}
+        if after:
+            headers["last-event-id"] = str(after)
+        async with self._http.stream(
+            method, API + path, json=body, headers=headers, timeout=httpx.Timeout(None, connect=5)
+        ) as answer:
+            if answer.status_code >= 400:
+                await answer.aread()
+                raise _error(answer)
+            async for event in parse_events(answer.aiter_lines()):
+                yield event
+
+    async def _call(self, method: str, path: str, body: Any, query: dict[str, Any]) -> Any:
+        try:
+            return await self._send(method, path, body, query)
+        except UnauthenticatedError:
+            if not await self._renew():
+                raise
+            return await self._send(method, path, body, query)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict[str, Any] | None = None,
+        *,
+        anonymous: bool = False,
+    ) -> Any:
+        headers = {} if anonymous else await self._headers()
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            answer = await self._http.request(
+                method, API + path, json=body, params=params, headers=headers
+            )
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(_away(self.url)) from error
+        if answer.status_code >= 400:
+            raise _error(answer)
+        return orjson.loads(answer.content) if answer.content else None
+
+    async def _headers(self) -> dict[str, str]:
+        if not self._login:
+            await self._local_login()
+        return {"authorization": f"Bearer {self._login['token']}"}
+
+    async def _local_login(self) -> None:
+        """Log in as the owner of the platform that this user runs: whoever may read the state
+        folder holds its first password anyway."""
+        secrets = read_json(self._settings.state_dir / "secrets.json")
+        password = secrets.get("admin_password")
+        if not password or self.url != server_url(self._settings):
+            raise UnauthenticatedError(f"not logged in at {self.url}; run `agentcy login`")
+        await self.login(self._settings.admin_email, str(password))
+
+    async def _renew(self) -> bool:
+        """Fresh tokens by the refresh token, or by a local login; False when neither works."""
+        token, self._login = self._login.get("refresh_token"), {}
+        if token:
+            try:
+                answer = await self._send(
+                    "POST", "/auth/refresh", {"refresh_token": token}, anonymous=True
+                )
+            except RefusedError:
+                answer = None
+            if answer:
+                self._login = {"token": answer["token"], "refresh_token": answer["refresh_token"]}
+                save_login(self._settings, self.url, self._login)
+                return True
+        try:
+            await self._local_login()
+        except UnauthenticatedError:
+            return False
+        return True
+
+
+@contextmanager
+def open_target(file: str) -> Iterator[BinaryIO]:
+    """The file to write to; standard output for ``-``."""
+    if file == "-":
+        yield sys.stdout.buffer
+        return
+    try:
+        with Path(file).open("wb") as target:
+            yield target
+    except OSError as error:
+        raise BadRequestError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+async def parse_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
+    """Events of a ``text/event-stream`` (WHATWG HTML, "Server-sent events"), pings left out."""
+    event_id: int | None = None
+    name, data = "message", ""
+    async for line in lines:
+        if not line:
+            if data and name != "ping":
+                yield ServerEvent(event_id, name, orjson.loads(data))
+            event_id, name, data = None, "message", ""
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "id":
+            event_id = int(value)
+        elif field == "event":
+            name = value
+        elif field == "data":
+            data += value
+
+
+def _away(url: str) -> str:
+    return f"no answer at {url}; start the platform with `agentcy up`, or set AGENTCY_URL"
+
+
+def _error(answer: httpx.Response) -> AgentcyError:
+    """The typed error behind an error body."""
+    try:
+        body = orjson.loads(answer.content)["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return BackendError(f"the server answered {answer.status_code} without an error body")
+    by_status: dict[int, type[AgentcyError]] = {
+        401: UnauthenticatedError,
+        403: RefusedError,
+        404: NotFoundError,
+        409: ConflictError,
+        422: InvalidError,
+    }
+    kind = by_status.get(
+        answer.status_code, RequestError if answer.status_code < 500 else BackendError
+    )
+    details = {k: v for k, v in (body.get("details") or {}).items() if k not in {"message", "code"}}
+    return kind(body["message"], code=body["code"], **details)

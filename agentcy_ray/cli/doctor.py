@@ -1,0 +1,57 @@
+"""``agentcy doctor`` and ``agentcy config``: is this machine fit, and why is a setting what it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from agentcy_ray.cli.output import FAILED, JsonFlag, notes, print_json, print_rows
+from agentcy_ray.core.settings import Settings, explain, unclaimed
+from agentcy_ray.stores.checks import check_all
+
+config = typer.Typer(help="Settings: explain, check.", no_args_is_help=True)
+
+
+def doctor(json: JsonFlag = False) -> None:
+    """What runs, which versions and extensions, and what to fix."""
+    checks = asyncio.run(check_all(Settings.load()))
+    rows = [
+        {
+            "check": check.name,
+            "state": "ok" if check.ok else "FIX",
+            "found": check.found,
+            "needed": check.needed,
+            "remedy": "" if check.ok else check.remedy,
+        }
+        for check in checks
+    ]
+    if json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["check", "state", "found", "needed", "remedy"])
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
+
+
+@config.command("explain")
+def explain_settings(json: JsonFlag = False) -> None:
+    """Every setting with value, origin and meaning; secrets masked."""
+    rows = explain(Settings.load())
+    if json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["name", "value", "origin", "meaning"])
+
+
+@config.command("check")
+def check_settings(json: JsonFlag = False) -> None:
+    """Read all settings; faults are listed together."""
+    Settings.load()
+    warnings = unclaimed()
+    if json:
+        print_json({"ok": True, "warnings": warnings})
+        return
+    notes().print("[green]settings are fine[/]")
+    for warning in warnings:
+        notes().print(f"[yellow]{warning}[/]")

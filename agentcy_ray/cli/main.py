@@ -1,0 +1,67 @@
+"""``agentcy``: the command line. A client of the API, plus what starts and inspects this machine."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from agentcy_ray.cli import (
+    approvals,
+    audit,
+    bench,
+    chat,
+    demo,
+    doctor,
+    explore,
+    server,
+    sources,
+    tools,
+)
+from agentcy_ray.cli.output import USAGE, exit_code, print_error
+from agentcy_ray.core.errors import AgentcyError, BadRequestError, ConfigError
+
+
+def build() -> typer.Typer:
+    """The command tree."""
+    app = typer.Typer(
+        name="agentcy",
+        help="A governed agent platform over your company's knowledge, on Ray.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    server.register(app)
+    app.command("demo")(demo.demo)
+    app.command("doctor")(doctor.doctor)
+    app.add_typer(doctor.config, name="config")
+    app.add_typer(sources.app, name="sources")
+    explore.register(app)
+    chat.register(app)
+    app.add_typer(approvals.app, name="approvals")
+    app.add_typer(tools.app, name="tools")
+    app.add_typer(audit.app, name="audit")
+    app.command("bench")(bench.bench)
+    return app
+
+
+def main() -> None:
+    """Run one command; every error ends as one message and a documented exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        code = build()(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except AgentcyError as error:
+        print_error(error, as_json=as_json)
+        sys.exit(exit_code(error))
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print_error(ConfigError("stopped", code="cancelled"), as_json=as_json)
+        sys.exit(130)
+    except click.exceptions.ClickException as error:
+        usage = BadRequestError(f"{error.format_message()}; see `agentcy --help`", code="usage")
+        print_error(usage, as_json=as_json)
+        sys.exit(USAGE)

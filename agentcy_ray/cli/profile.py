@@ -1,0 +1,49 @@
+"""Which server the command line talks to, and with which login."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentcy_ray.core.settings import Settings
+
+
+def server_url(settings: Settings) -> str:
+    """The API's address: the setting, else that of the platform that runs on this state folder."""
+    if settings.agentcy_url:
+        return settings.agentcy_url.rstrip("/")
+    running = read_json(settings.state_dir / "up.json")
+    return str(running.get("url") or f"http://127.0.0.1:{settings.agentcy_port}")
+
+
+def saved_login(settings: Settings, url: str) -> dict[str, str]:
+    """Tokens of an earlier login at ``url``; empty without one."""
+    return dict(read_json(_path(settings)).get(url, {}))
+
+
+def save_login(settings: Settings, url: str, login: dict[str, str]) -> None:
+    """Keep tokens for ``url``, readable by this user only."""
+    path = _path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    logins = read_json(path)
+    logins[url] = login
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(orjson.dumps(logins))
+    fresh.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty when there is no such file or it is no JSON object."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _path(settings: Settings) -> Path:
+    return settings.state_dir / "logins.json"

@@ -1,0 +1,80 @@
+"""Live progress of a sync run in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from agentcy_ray.cli.output import cell, notes
+
+_STYLES = {"synced": "green", "failed": "red", "cancelled": "yellow"}
+
+
+class SyncView:
+    """A progress bar that is fed with sync runs as the API answers them."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=notes(),
+            disable=quiet,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> SyncView:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, run: dict[str, Any]) -> None:
+        """Draw what the run says of itself."""
+        if self._task is None:
+            self._task = self._progress.add_task(run["status"], total=None, numbers="")
+        status, progress = run["status"], run.get("progress") or {}
+        style = _STYLES.get(status)
+        label = f"[{style}]{status}[/]" if style else progress.get("note") or status
+        ended = style is not None
+        self._progress.update(
+            self._task,
+            description=label,
+            completed=1 if ended else progress.get("done", 0),
+            total=1 if ended else progress.get("total"),
+            numbers=summary(run) if ended else numbers(progress),
+        )
+
+
+def numbers(progress: dict[str, Any]) -> str:
+    """``1,200/5,000 entities · 830/s · 5 s left``."""
+    if not progress:
+        return ""
+    total = progress.get("total")
+    parts = [f"{progress.get('done', 0):,}" + (f"/{total:,}" if total else "")]
+    parts[0] += f" {progress.get('unit', '')}"
+    if progress.get("rate"):
+        parts.append(f"{progress['rate']:,.0f}/s")
+    if progress.get("eta_secs") is not None:
+        parts.append(f"{progress['eta_secs']:,.0f} s left")
+    return " · ".join(parts)
+
+
+def summary(run: dict[str, Any]) -> str:
+    """What an ended run changed, or why it failed."""
+    if run.get("error"):
+        return str(run["error"].get("message", run["error"]))
+    counts = run.get("counts") or {}
+    parts: list[str] = []
+    for kind in ("nodes", "edges"):
+        entry = counts.get(kind)
+        if isinstance(entry, dict):
+            changed = [f"{n:,} {verb}" for verb, n in entry.items() if n]
+            parts.append(f"{kind}: {', '.join(changed) or 'none'}")
+    if counts.get("embedded"):
+        parts.append(f"{counts['embedded']:,} chunks embedded")
+    return " · ".join(parts) or cell(counts)

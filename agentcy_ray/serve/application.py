@@ -1,0 +1,70 @@
+"""The Serve application: two deployments and the foreman that owns the shared actors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.runtime.cluster_config import Bounds, ClusterConfig
+from agentcy_ray.runtime.foreman import Foreman
+from agentcy_ray.serve.deployments import Agent, Api
+
+API_APP = "agentcy"
+AGENT_APP = "agentcy-agent"
+
+
+def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
+    """Run both applications on the connected cluster; returns when they answer."""
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(
+        http_options=HTTPOptions(host=settings.agentcy_host, port=port, access_log=False),
+        logging_config=quiet,
+    )
+    # The agent application is not waited for: its replicas and actors load while the API comes up.
+    serve.run(
+        build_agent(config, quiet), name=AGENT_APP, route_prefix=None, blocking=False,
+    )  # fmt: skip
+    serve.run(build_api(config, quiet), name=API_APP, route_prefix="/")
+
+
+def build_api(config: ClusterConfig, logging_config: LoggingConfig) -> Any:
+    """The HTTP application."""
+    return Api.options(
+        max_ongoing_requests=2 * config.api.target_streams,
+        ray_actor_options={"num_cpus": config.api.num_cpus},
+        logging_config=logging_config,
+        **_replicas(config.api.replicas, config.api.target_streams),
+    ).bind()
+
+
+def build_agent(config: ClusterConfig, logging_config: LoggingConfig) -> Any:
+    """The application that executes runs; it owns the shared actors through the foreman."""
+    return Agent.options(
+        num_replicas=config.agent.replicas.min,
+        ray_actor_options={"num_cpus": config.agent.num_cpus},
+        logging_config=logging_config,
+        deployment_actors=[
+            DeploymentActorConfig(
+                name="foreman", actor_class=Foreman, actor_options={"num_cpus": 0}
+            )
+        ],
+    ).bind(config.agent.runs_per_replica)
+
+
+def withdraw() -> None:
+    """Take the applications and Serve itself down."""
+    serve.shutdown()
+
+
+def _replicas(bounds: Bounds, target: int) -> dict[str, Any]:
+    if bounds.min == bounds.max:
+        return {"num_replicas": bounds.min}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=bounds.min, max_replicas=bounds.max, target_ongoing_requests=target
+        )
+    }
