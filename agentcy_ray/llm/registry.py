@@ -1,0 +1,140 @@
+"""``provider:model`` → a model. What is configured, what the default is, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.llm import providers
+from agentcy_ray.llm.hosted import HostedModel, Sleep
+from agentcy_ray.llm.model import Model, Record
+from agentcy_ray.llm.offline import OFFLINE_REFERENCE, OfflineModel
+from agentcy_ray.llm.scripted import ScriptedModel
+from agentcy_ray.llm.table import ModelTable
+
+Factory = Callable[[str], Model]
+
+
+class ModelChoice(Record):
+    """A provider that this install knows, for ``/health``, the console and ``doctor``."""
+
+    provider: str
+    available: bool
+    default_reference: str
+    default: bool
+
+
+class Models:
+    """All models of this install. One object a process; model objects are kept and shared.
+
+    Args:
+        settings: keys, URLs and retry limits.
+        sleep: how a retry waits; tests hand in one that records.
+    """
+
+    def __init__(self, settings: Settings, *, sleep: Sleep = asyncio.sleep) -> None:
+        self._settings = settings
+        self._sleep = sleep
+        self._table = ModelTable.load(settings.llm_models_file)
+        self._kept: dict[str, Model] = {}
+        self._factories: Mapping[str, Factory] = {
+            **{name: self._hosted(name) for name in self._table.providers},
+            "offline": self._offline,
+            "scripted": self._scripted,
+        }
+
+    def default_reference(self) -> str:
+        """The model of agents that name none; ``offline:extractive`` when no provider is set up."""
+        provider = providers.configured_provider(self._settings)
+        if not providers.available(self._settings, provider):
+            return OFFLINE_REFERENCE
+        model = self._settings.llm_model or self._table.providers[provider].default
+        return f"{provider}:{model}"
+
+    def resolve(self, reference: str) -> Model:
+        """The model behind ``provider:model``.
+
+        Raises:
+            InvalidError: the form is wrong, the provider is unknown or not set up, or the model is
+                a scripted one where those are refused.
+        """
+        kept = self._kept.get(reference)
+        if kept is not None:
+            return kept
+        provider, colon, model = reference.partition(":")
+        factory = self._factories.get(provider)
+        if not colon or not model or factory is None:
+            raise InvalidError(
+                f"{reference!r} is no model; write provider:model with one of the providers "
+                f"{', '.join(sorted(self._factories))}",
+                errors=[{"loc": ["model"], "message": "unknown provider or missing model name"}],
+            )
+        found = factory(model)
+        if provider != "scripted":  # their names are endless
+            self._kept[reference] = found
+        return found
+
+    def describe(self) -> list[ModelChoice]:
+        """Every provider with whether it can be used, the default one marked."""
+        default = self.default_reference()
+        rows = [
+            ModelChoice(
+                provider=name,
+                available=providers.available(self._settings, name),
+                default_reference=f"{name}:{row.default}",
+                default=default.startswith(f"{name}:"),
+            )
+            for name, row in self._table.providers.items()
+        ]
+        rows.append(
+            ModelChoice(
+                provider="offline",
+                available=True,
+                default_reference=OFFLINE_REFERENCE,
+                default=default == OFFLINE_REFERENCE,
+            )
+        )
+        return rows
+
+    def _hosted(self, provider: str) -> Factory:
+        def make(model: str) -> Model:
+            if not providers.available(self._settings, provider):
+                raise InvalidError(
+                    f"provider {provider!r} is not set up; {_NEEDS[provider]}, or choose one of "
+                    f"{', '.join(self._usable())}",
+                    errors=[{"loc": ["model"], "message": f"{provider} is not set up"}],
+                )
+            return HostedModel(self._settings, self._table, provider, model, sleep=self._sleep)
+
+        return make
+
+    def _usable(self) -> list[str]:
+        return [row.provider for row in self.describe() if row.available]
+
+    def _offline(self, model: str) -> Model:
+        if f"offline:{model}" != OFFLINE_REFERENCE:
+            raise InvalidError(
+                f"there is no offline model {model!r}; the one that ships is {OFFLINE_REFERENCE}",
+                errors=[{"loc": ["model"], "message": "unknown offline model"}],
+            )
+        return OfflineModel()
+
+    def _scripted(self, model: str) -> Model:
+        if not self._settings.agentcy_features_demo:
+            raise InvalidError(
+                "scripted models are for tests and demonstrations; set AGENTCY_FEATURES_DEMO=true "
+                "to allow them",
+                errors=[{"loc": ["model"], "message": "scripted models are refused here"}],
+            )
+        return ScriptedModel.parse(model)
+
+
+_NEEDS: Mapping[str, str] = {
+    "anthropic": "set ANTHROPIC_API_KEY",
+    "openai": "set OPENAI_API_KEY",
+    "openai_compatible": "set LLM_BASE_URL",
+    "bedrock": "set LLM_PROVIDER=bedrock or AWS_REGION",
+    "vertex": "set LLM_PROVIDER=vertex or VERTEX_PROJECT",
+}
