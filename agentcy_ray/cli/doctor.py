@@ -1,4 +1,4 @@
-"""``agentcy doctor`` and ``agentcy config``: is this machine fit, and why is a setting what it is."""
+"""``agentcy doctor`` and ``agentcy config``: is this machine fit, and why is a setting so."""
 
 from __future__ import annotations
 

@@ -112,9 +112,13 @@ def neighbors(
         return
     names = {n["id"]: f"{n['labels'][0]} {n['name']}" for n in answer["nodes"]}
     rows = [
-        {"from": names.get(e["src"], e["src"]), "type": e["type"], "to": names.get(e["dst"], e["dst"])}
-        for e in answer["edges"]
-    ]  # fmt: skip
+        {
+            "from": names.get(edge["src"], edge["src"]),
+            "type": edge["type"],
+            "to": names.get(edge["dst"], edge["dst"]),
+        }
+        for edge in answer["edges"]
+    ]
     print_rows(rows, ["from", "type", "to"])
     if answer["truncated"]:
         notes().print("[yellow]more lie there; raise --limit[/]")

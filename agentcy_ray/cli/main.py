@@ -1,4 +1,4 @@
-"""``agentcy``: the command line. A client of the API, plus what starts and inspects this machine."""
+"""``agentcy``: the command line, a client of the API plus what starts and inspects a machine."""
 
 from __future__ import annotations
 
