@@ -99,9 +99,13 @@ class HostedModel:
     ) -> AsyncGenerator[ModelEvent]:
         from pydantic_ai.direct import model_request_stream
 
-        from agentcy_ray.llm import translate
+        from agentcy_ray.llm import providers, translate
 
-        settings = translate.settings_of(request, first_token_secs=self._settings.llm_timeout_secs)
+        settings = translate.settings_of(
+            request,
+            first_token_secs=self._settings.llm_timeout_secs,
+            quiet_sdk=self._provider in providers.TAKES_MAX_RETRIES,
+        )
         async with model_request_stream(
             library,
             translate.messages_of(request),

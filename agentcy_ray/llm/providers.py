@@ -96,17 +96,19 @@ def _openai_compatible(settings: Settings, model: str) -> LibraryModel[Any]:
 
 
 def _bedrock(settings: Settings, model: str) -> LibraryModel[Any]:
+    import boto3
+    from botocore.config import Config
     from pydantic_ai.models.bedrock import BedrockConverseModel
     from pydantic_ai.providers.bedrock import BedrockProvider
 
-    return BedrockConverseModel(
-        model,
-        provider=BedrockProvider(
-            region_name=settings.aws_region,
-            base_url=base_url_of(settings, "bedrock"),
-            aws_read_timeout=settings.llm_timeout_secs,
-        ),
+    client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType]
+        "bedrock-runtime",
+        region_name=settings.aws_region,
+        endpoint_url=base_url_of(settings, "bedrock"),
+        # Our own retries know what was streamed; two layers of them would multiply.
+        config=Config(read_timeout=settings.llm_timeout_secs, retries={"total_max_attempts": 1}),
     )
+    return BedrockConverseModel(model, provider=BedrockProvider(bedrock_client=client))
 
 
 def _vertex(settings: Settings, model: str) -> LibraryModel[Any]:
@@ -122,6 +124,9 @@ def _vertex(settings: Settings, model: str) -> LibraryModel[Any]:
         ),
     )
 
+
+TAKES_MAX_RETRIES = frozenset({"anthropic", "openai", "openai_compatible"})
+"""Providers whose SDK retries by itself unless each request says no."""
 
 BUILDERS: Mapping[str, Callable[[Settings, str], LibraryModel[Any]]] = {
     "anthropic": _anthropic,

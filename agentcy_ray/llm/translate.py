@@ -76,9 +76,13 @@ def parameters_of(request: ModelRequest) -> ModelRequestParameters:
     )
 
 
-def settings_of(request: ModelRequest, *, first_token_secs: float) -> ModelSettings:
-    """Sampling and limits. The SDKs' own retries are off: ours know what was streamed."""
-    settings = ModelSettings(max_retries=0, first_event_timeout=first_token_secs, cache=True)
+def settings_of(
+    request: ModelRequest, *, first_token_secs: float, quiet_sdk: bool
+) -> ModelSettings:
+    """Sampling and limits. ``quiet_sdk`` turns off an SDK's own retries, where it has them."""
+    settings = ModelSettings(first_event_timeout=first_token_secs, cache=True)
+    if quiet_sdk:
+        settings["max_retries"] = 0
     if request.max_tokens is not None:
         settings["max_tokens"] = request.max_tokens
     if request.temperature is not None:
