@@ -97,6 +97,7 @@ ArtifactId = Annotated[UUID, *_border("art")]
 AuditId = Annotated[UUID, *_border("aud")]
 JobId = Annotated[UUID, *_border("job")]
 SpaceId = Annotated[UUID, *_border("spc")]
+QueryId = Annotated[UUID, *_border("qr")]
 PolicyId = Annotated[UUID, *_border("pol")]
 AccessRequestId = Annotated[UUID, *_border("acc")]
 

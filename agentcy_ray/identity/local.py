@@ -27,7 +27,8 @@ WHERE lower(u.email) = lower($1) AND ($2::text IS NULL OR o.name = $2)
   AND u.auth_provider = 'local'
 """
 _NEW_SESSION = """
-INSERT INTO login_sessions (id, org_id, user_id, family_id, refresh_hash, expires_at, ip, user_agent)
+INSERT INTO login_sessions
+  (id, org_id, user_id, family_id, refresh_hash, expires_at, ip, user_agent)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 _USE_REFRESH = """

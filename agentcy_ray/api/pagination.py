@@ -1,0 +1,80 @@
+"""Lists by cursor: newest first, opaque and signed, stable while rows are inserted."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from hashlib import sha256
+from typing import Annotated, Any, Generic, TypeVar
+
+import orjson
+from fastapi import Query, Request
+from pydantic import BaseModel
+
+from agentcy_ray.core.errors import BadRequestError
+
+T = TypeVar("T")
+MAX_LIMIT = 200
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list; ``next_cursor`` null = the end."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items at most.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+
+
+class Cursors:
+    """Signs what a page ended at, so that a client can neither read a meaning into it nor forge."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = sha256(b"cursor" + secret.encode()).digest()
+
+    def encode(self, position: Any) -> str:
+        """A cursor for a JSON value."""
+        body = orjson.dumps(position, default=str)
+        return base64.urlsafe_b64encode(self._sign(body) + body).decode().rstrip("=")
+
+    def decode(self, cursor: str | None) -> Any:
+        """The position behind a cursor; None without one.
+
+        Raises:
+            BadRequestError: ``cursor_invalid``.
+        """
+        if cursor is None:
+            return None
+        try:
+            raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            signature, body = raw[:12], raw[12:]
+            if not hmac.compare_digest(signature, self._sign(body)):
+                raise ValueError(cursor)
+            return orjson.loads(body)
+        except ValueError:
+            raise BadRequestError(
+                "the cursor is not one of ours; begin without one", code="cursor_invalid"
+            ) from None
+
+    def page(
+        self, rows: list[Any], limit: int, position: Any, convert: Any = None
+    ) -> dict[str, Any]:
+        """A page of at most ``limit`` of ``rows`` (one more was fetched to see whether it ends).
+
+        ``position`` maps the last row kept to the JSON value that the next page starts after.
+        """
+        kept = rows[:limit]
+        more = len(rows) > limit and bool(kept)
+        items = [convert(row) for row in kept] if convert else kept
+        return {"items": items, "next_cursor": self.encode(position(kept[-1])) if more else None}
+
+    def _sign(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, "sha256")[:12]
+
+
+def cursors(request: Request) -> Cursors:
+    """The application's cursor signer."""
+    signer: Cursors = request.app.state.services.cursors
+    return signer

@@ -1,0 +1,164 @@
+"""Log in, stay logged in, log out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+from starlette.requests import Request as PlainRequest
+from starlette.responses import Response as PlainResponse
+
+from agentcy_ray.api.permit import AnyCaller
+from agentcy_ray.core.errors import UnauthenticatedError
+from agentcy_ray.core.ids import OrgId, UserId
+from agentcy_ray.core.tenancy import PERMISSIONS, Role
+from agentcy_ray.identity.local import Client, Login
+
+router = APIRouter(tags=["auth"])
+
+
+class Credentials(BaseModel):
+    """E-mail and password; ``org`` when the e-mail exists in several organisations."""
+
+    email: str = Field(min_length=3, max_length=254, examples=["admin@localhost"])
+    password: str = Field(min_length=1, max_length=256)
+    org: str | None = None
+
+
+class RefreshToken(BaseModel):
+    """A refresh token; it works once."""
+
+    refresh_token: str = Field(min_length=8, max_length=256)
+
+
+class UserView(BaseModel):
+    """A user as answers show them."""
+
+    id: UserId
+    email: str
+    role: Role
+
+
+class Tokens(BaseModel):
+    """What a login answers."""
+
+    token: str
+    token_type: str = "bearer"
+    expires_in: int
+    refresh_token: str
+    user: UserView
+
+
+class AuthConfig(BaseModel):
+    """How one may log in here."""
+
+    providers: list[str]
+    registration: str
+
+
+class OrgView(BaseModel):
+    """The caller's organisation."""
+
+    id: OrgId
+    name: str
+
+
+class Me(BaseModel):
+    """Who the caller is, and what they may do."""
+
+    user: UserView
+    org: OrgView
+    role: Role
+    permissions: list[str]
+    realms: list[str] | None
+
+
+class PasswordChange(BaseModel):
+    """The current password and the new one."""
+
+    current: str
+    new: str
+
+
+@router.get("/auth/config")
+async def auth_config(request: Request) -> AuthConfig:
+    """Which providers are on."""
+    return AuthConfig(
+        providers=["local"], registration=request.app.state.settings.auth_registration
+    )
+
+
+@router.post("/auth/login")
+async def login(body: Credentials, request: Request) -> Tokens:
+    """Exchange e-mail and password for an access and a refresh token."""
+    services, client = request.app.state.services, _client(request)
+    await services.login_limit.check(f"{client.ip}:{body.email.lower()}")
+    return _answer(await services.identity.login(body.email, body.password, body.org, client))
+
+
+@router.post("/auth/refresh")
+async def refresh(body: RefreshToken, request: Request) -> Tokens:
+    """Exchange a refresh token for a new pair; a used one ends its whole login."""
+    return _answer(
+        await request.app.state.services.identity.refresh(body.refresh_token, _client(request))
+    )
+
+
+@router.post("/auth/logout", status_code=204)
+async def logout(caller: AnyCaller, request: Request) -> Response:
+    """End this login and its refresh tokens."""
+    services = request.app.state.services
+    await services.identity.logout(caller.claims)
+    services.authenticator.forget(caller.claims.session_id)
+    return Response(status_code=204)
+
+
+@router.get("/auth/me")
+async def me(caller: AnyCaller, request: Request) -> Me:
+    """The caller with their permissions."""
+    principal = caller.principal
+    async with request.app.state.services.db.tenant(principal.org_id) as connection:
+        row = await connection.fetchrow(
+            "SELECT u.email, o.name FROM users u, organizations o WHERE u.id = $1",
+            principal.user_id,
+        )
+    if row is None:
+        raise UnauthenticatedError("this account is gone; log in anew")
+    return Me(
+        user=UserView(id=principal.user_id, email=row["email"], role=principal.role),
+        org=OrgView(id=principal.org_id, name=row["name"]),
+        role=principal.role,
+        permissions=sorted(name for name in PERMISSIONS if principal.grant(name)),
+        realms=None if principal.realms is None else list(principal.realms),
+    )
+
+
+@router.post("/auth/password", status_code=204)
+async def change_password(body: PasswordChange, caller: AnyCaller, request: Request) -> Response:
+    """Set a new password; other sessions end."""
+    await request.app.state.services.identity.change_password(
+        caller.principal, body.current, body.new
+    )
+    return Response(status_code=204)
+
+
+async def ping(request: PlainRequest) -> PlainResponse:
+    """The cheapest authenticated route: what the way in costs, for benchmarks and probes."""
+    if request.scope["state"].get("caller") is None:
+        raise UnauthenticatedError("log in at /api/v1/auth/login and send the bearer token")
+    return PlainResponse(b'{"ok":true}', media_type="application/json")
+
+
+def _client(request: Request) -> Client:
+    agent = request.headers.get("user-agent", "")[:200]
+    return Client(ip=request.client.host if request.client else None, user_agent=agent)
+
+
+def _answer(login: Login) -> Any:
+    return Tokens(
+        token=login.token,
+        expires_in=login.expires_in,
+        refresh_token=login.refresh_token,
+        user=UserView(id=login.user_id, email=login.email, role=login.role),
+    )

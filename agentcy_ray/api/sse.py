@@ -1,0 +1,108 @@
+"""Server-sent events (WHATWG HTML, "Server-sent events"): run logs and audit tails as streams.
+
+``id:`` is the event's ``seq``, so a client that comes back with ``Last-Event-ID`` goes on where it
+stopped, on any replica. A ping without an id keeps idle connections open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from agentcy_ray.core.errors import AgentcyError, BadRequestError
+
+log = structlog.get_logger(__name__)
+
+PING = b"event: ping\ndata: {}\n\n"
+RETRY = b"retry: 2000\n\n"
+SLOW_READER_SECS = 30.0
+"""A client that takes nothing for so long is cut off; it may resume."""
+
+
+def frame(event: str, data: Any, event_id: int | None = None) -> bytes:
+    """One event as bytes; ``data`` becomes one line of JSON."""
+    head = b"" if event_id is None else b"id: %d\n" % event_id
+    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), orjson.dumps(data, default=str))
+
+
+def resume_after(headers: Mapping[str, str], after: int | None) -> int:
+    """The seq to go on after: ``?after=``, else ``Last-Event-ID``, else 0.
+
+    Raises:
+        BadRequestError: the header is no number.
+    """
+    if after is not None:
+        return after
+    given = headers.get("last-event-id", "").strip()
+    if not given:
+        return 0
+    if not given.isdecimal():
+        raise BadRequestError(f"Last-Event-ID {given!r} is not a seq; send the id of an event")
+    return int(given)
+
+
+class EventStream(Response):
+    """Streams frames; ends them when the client leaves, and cuts off one that does not read.
+
+    ``on_leave`` runs when the client goes before the stream has ended.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        on_leave: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._frames = frames
+        self._on_leave = on_leave
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
+        self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, watching for the client's leave."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        sending = asyncio.create_task(self._send_all(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                await sending
+            elif self._on_leave is not None:
+                await self._on_leave()
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.body", "body": RETRY, "more_body": True})
+        try:
+            async for piece in self._frames:
+                message = {"type": "http.response.body", "body": piece, "more_body": True}
+                await asyncio.wait_for(send(message), SLOW_READER_SECS)
+        except AgentcyError as error:
+            # The status line is out already; the error becomes the last event.
+            body = {**error.body(), "retryable": error.transient}
+            piece = frame("error", body)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            log.info("cut off a reader that takes nothing", after_secs=SLOW_READER_SECS)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _left(receive: Receive) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
