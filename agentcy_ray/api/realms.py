@@ -13,6 +13,7 @@ from agentcy_ray.stores.postgres import Database
 
 MAX_REALMS = 100
 _COLUMNS = "SELECT name, description, built_in, link_rules, created_at FROM realms "
+_BUILT_IN = "SELECT built_in FROM realms WHERE name = $1"
 _IN_USE = "SELECT count(*) FROM sources WHERE realm = $1"
 
 

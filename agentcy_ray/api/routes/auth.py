@@ -44,7 +44,7 @@ class Tokens(BaseModel):
     """What a login answers."""
 
     token: str
-    token_type: str = "bearer"
+    token_type: str = "bearer"  # noqa: S105 - the name of a scheme
     expires_in: int
     refresh_token: str
     user: UserView

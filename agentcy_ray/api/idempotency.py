@@ -1,0 +1,92 @@
+"""``Idempotency-Key``: a repeated POST gets the first answer and has no second effect.
+
+The key's row is taken before the handler runs, so two that race for it cannot both run; it is kept
+for 24 hours per (organisation, route, key).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.encoders import jsonable_encoder
+from starlette.responses import JSONResponse, Response
+
+from agentcy_ray.api.permit import Allowed
+from agentcy_ray.core.clock import SystemClock
+from agentcy_ray.core.errors import BadRequestError, ConflictError
+from agentcy_ray.stores.postgres import Database
+
+KEPT = timedelta(hours=24)
+_KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+_TAKE = """
+INSERT INTO idempotency_keys (org_id, route, key, body_sha256, expires_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (org_id, route, key) DO UPDATE SET
+  body_sha256 = EXCLUDED.body_sha256, expires_at = EXCLUDED.expires_at, status = NULL, answer = NULL
+  WHERE idempotency_keys.expires_at < $6
+RETURNING 1
+"""
+_FOUND = "SELECT body_sha256, status, answer FROM idempotency_keys WHERE route = $1 AND key = $2"
+_KEEP = "UPDATE idempotency_keys SET status = $3, answer = $4 WHERE route = $1 AND key = $2"
+_DROP = "DELETE FROM idempotency_keys WHERE route = $1 AND key = $2"
+
+
+def key_of(request: Request) -> str | None:
+    """The request's idempotency key.
+
+    Raises:
+        BadRequestError: it is not 1–128 visible ASCII characters.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.match(key):
+        raise BadRequestError("Idempotency-Key must be 1 to 128 visible ASCII characters")
+    return key
+
+
+async def once(
+    request: Request, caller: Allowed, handler: Callable[[], Awaitable[Any]], status: int
+) -> Response:
+    """Run ``handler`` unless this key has an answer already.
+
+    Raises:
+        ConflictError: ``idempotency_mismatch`` for another body; ``conflict`` while the first
+            request is still running.
+    """
+    key = key_of(request)
+    if key is None:
+        return JSONResponse(jsonable_encoder(await handler()), status)
+    db: Database = request.app.state.services.db
+    route = f"{request.method} {request.url.path}"
+    digest, now = sha256(await request.body()).digest(), SystemClock().now()
+    async with db.tenant(caller.org_id) as connection:
+        fresh = await connection.fetchval(_TAKE, caller.org_id, route, key, digest, now + KEPT, now)
+        found = None if fresh else await connection.fetchrow(_FOUND, route, key)
+    if found is not None:
+        return _replay(found, digest)
+    try:
+        answer = orjson.loads(orjson.dumps(jsonable_encoder(await handler())))
+    except BaseException:
+        async with db.tenant(caller.org_id) as connection:
+            await connection.execute(_DROP, route, key)
+        raise
+    async with db.tenant(caller.org_id) as connection:
+        await connection.execute(_KEEP, route, key, status, answer)
+    return JSONResponse(answer, status)
+
+
+def _replay(found: Any, digest: bytes) -> Response:
+    if found["body_sha256"] != digest:
+        raise ConflictError(
+            "this Idempotency-Key was used with another body; use a new key",
+            code="idempotency_mismatch",
+        )
+    if found["status"] is None:
+        raise ConflictError("the first request with this Idempotency-Key still runs; wait for it")
+    return JSONResponse(found["answer"], found["status"], {"idempotent-replay": "true"})
