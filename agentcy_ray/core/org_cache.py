@@ -15,16 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from agentcy_ray.core.errors import StoreUnavailableError
-
 T = TypeVar("T")
 
 
 class Ear(Protocol):
     """A subscription to one channel."""
 
-    async def next(self, timeout_secs: float) -> dict[str, Any] | None:
-        """The next message, or None when none came in time."""
+    async def next(self, timeout: float, /) -> dict[str, Any] | None:
+        """The next message, or None: the time is up, or something may have been missed."""
         ...
 
 
@@ -99,14 +97,10 @@ class OrgCache(Generic[T]):
 
     async def _watch(self, org_id: UUID, entry: _Entry[T], listen: Listen) -> None:
         """Expire the value on every ring, until nobody has asked for it for a while."""
-        while time.monotonic() - entry.used_at < self._idle:
-            try:
-                async with listen(org_id) as ear:
-                    entry.fresh_until = 0.0  # what was rung before we listened
-                    while time.monotonic() - entry.used_at < self._idle:
-                        if await ear.next(self._idle) is not None:
-                            entry.fresh_until = 0.0
-            except StoreUnavailableError:
-                await asyncio.sleep(self._max_age)  # meanwhile the age limit does the work
+        async with listen(org_id) as ear:
+            entry.fresh_until = 0.0  # what was rung before we listened
+            while time.monotonic() - entry.used_at < self._idle:
+                await ear.next(self._idle)
+                entry.fresh_until = 0.0
         if self._entries.get(org_id) is entry:
             del self._entries[org_id]

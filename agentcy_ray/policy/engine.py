@@ -17,7 +17,7 @@ import orjson
 
 from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.policy.input import Decision, PolicyInput
-from agentcy_ray.policy.modules import Engine, Module, explain, invalid, parse
+from agentcy_ray.policy.modules import Engine, Module, explain, parse
 
 POLICY_ERROR = "policy_error"
 """The rule that a failed evaluation is denied by."""
@@ -42,6 +42,7 @@ class RegoEngine:
         self._modules = tuple(modules)
         self._data = orjson.dumps(dict(data)).decode()
         self._timeout_ms = timeout_ms
+        self._names = ", ".join(module.name for module in modules) or "the policy set"
         # A path that two policies share is told under the first one's name.
         self._rules = {rule.text: (rule, m) for m in reversed(modules) for rule in m.rules}
         self._query = (
@@ -61,7 +62,7 @@ class RegoEngine:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             self._local.engine = None  # a panic may leave the engine in any state
-            return _failed(explain("active set", error).message)
+            return _failed(explain(self._names, error).message)
         if latency_ms > self._timeout_ms:
             return _failed(
                 f"policy evaluation took {latency_ms:.0f} ms, more than POLICY_EVAL_TIMEOUT_MS "
@@ -69,6 +70,19 @@ class RegoEngine:
                 latency_ms,
             )
         return self._decide(found, bool(question.context.get("approval_granted")), latency_ms)
+
+    def check(self) -> None:
+        """Run the set once, which analyses all of it.
+
+        Raises:
+            PolicyInvalidError: a variable is unsafe, rules contradict each other, and the like.
+        """
+        try:
+            self._engine()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise explain(self._names, error) from None
 
     def _engine(self) -> Any:
         engine = getattr(self._local, "engine", None)
@@ -78,13 +92,15 @@ class RegoEngine:
                 module.add_to(engine)
             engine.add_data_json(self._data)
             engine.set_input_json("{}")
-            engine.eval_query(self._query)  # the first query pays for the analysis
+            engine.eval_query_as_json(self._query)  # the first query pays for the analysis
             self._local.engine = engine
         return engine
 
     def _ask(self, engine: Any, question: PolicyInput) -> dict[str, Any]:
         engine.set_input_json(orjson.dumps(question.model_dump(), default=str).decode())
-        return engine.eval_query(self._query)["result"][0]["expressions"][0]["value"]
+        # As JSON: a Python set could not hold a message that is an object.
+        answer = orjson.loads(engine.eval_query_as_json(self._query))
+        return answer["result"][0]["expressions"][0]["value"]
 
     def _decide(self, found: Mapping[str, Any], granted: bool, latency_ms: float) -> Decision:
         denied: list[tuple[str, str]] = []
@@ -120,34 +136,9 @@ def compile_policies(
         PolicyInvalidError: one of them cannot be used; ``details`` hold policy, line and column.
     """
     modules = [parse(policy.policy_id, policy.name, policy.rego) for policy in policies]
-    for module in modules:
-        _analyse(module)
     engine = RegoEngine(modules, {"settings": dict(settings)}, timeout_ms)
-    trial = engine.evaluate(_NOBODY)
-    if trial.rule == POLICY_ERROR:
-        raise invalid(
-            ", ".join(policy.name for policy in policies), f"cannot be run: {trial.reasons[0]}",
-            None, None,
-        )  # fmt: skip
+    engine.check()
     return engine
-
-
-_NOBODY = PolicyInput(subject={}, action="", resource={}, context={}, env={})
-
-
-def _analyse(module: Module) -> None:
-    """Run one module alone, so that what only its analysis finds is told with its name."""
-    engine = Engine()
-    try:
-        module.add_to(engine)
-        engine.add_data_json('{"settings": {}}')
-        engine.set_input_json("{}")
-        for rule in module.rules:
-            engine.eval_query(rule.query)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise explain(module.name, error) from None
 
 
 def denied_by_error(error: PolicyInvalidError) -> Decision:

@@ -23,7 +23,7 @@ Program: Any = regorus.Program  # pyright: ignore[reportAttributeAccessIssue]
 MAX_BYTES = 256 * 1024
 DECIDING = ("deny", "require_approval")
 _REFUSED = re.compile(r"(http\.send|opa\.runtime|trace|rand\..+)")
-_WHERE = re.compile(r"-->\s*[^\n]*:(\d+):(\d+)")
+_WHERE = re.compile(r"-->\s*([^\n]*):(\d+):(\d+)")
 _WHAT = re.compile(r"error: (.+)")
 
 
@@ -113,16 +113,17 @@ def invalid(name: str, problem: str, line: int | None, column: int | None) -> Po
 
 
 def explain(name: str, error: BaseException) -> PolicyInvalidError:
-    """A regorus failure as ours: without its stack trace, with line and column as numbers."""
+    """A regorus failure as ours: without its stack trace, with line and column as numbers.
+
+    ``name`` is what to call the policy when the failure names none.
+    """
     text = str(error).partition("Stack backtrace")[0].strip()
     where = _WHERE.search(text)
     what = _WHAT.search(text)
-    return invalid(
-        name,
-        what[1] if what else text or type(error).__name__,
-        int(where[1]) if where else None,
-        int(where[2]) if where else None,
-    )
+    problem = what[1] if what else text or type(error).__name__
+    if where is None:
+        return invalid(name, problem, None, None)
+    return invalid(where[1], problem, int(where[2]), int(where[3]))
 
 
 def _tree(name: str, text: str) -> tuple[dict[str, Any], bool]:
@@ -198,9 +199,15 @@ def _calls(node: Any) -> Iterator[tuple[str, int, dict[str, Any]]]:
         if "Call" in node and "fcn" in node["Call"]:
             call = node["Call"]
             if path := _reference(call["fcn"]):
-                yield ".".join(path), len(call["params"]), call["span"]
+                yield ".".join(path), len(call["params"]), _start(call["fcn"])
         for item in node.values():
             yield from _calls(item)
+
+
+def _start(node: dict[str, Any]) -> dict[str, Any]:
+    """The place where a reference begins; its own span marks the last dot."""
+    body = next(iter(node.values()))
+    return _start(body["refr"]) if "refr" in body else body["span"]
 
 
 def _is_builtin(call: str, arity: int) -> bool:

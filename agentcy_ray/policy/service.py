@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.errors import PolicyInvalidError
-from agentcy_ray.core.org_cache import Ear, OrgCache
+from agentcy_ray.core.org_cache import OrgCache
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import Effect
 from agentcy_ray.policy.engine import RegoEngine, compile_policies, denied_by_error
 from agentcy_ray.policy.input import Decision, InputBuilder, PolicyInput
-from agentcy_ray.policy.store import PolicyStore, Rings, policy_settings
+from agentcy_ray.policy.store import PolicyStore, policy_settings
+from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
 Rule = Literal["allow", "approve", "deny"]
 _log = structlog.get_logger(__name__)
-
-
-class Bell(Rings, Protocol):
-    """What this room needs of the Redis bell."""
-
-    def listen(self, channel: str) -> AbstractAsyncContextManager[Ear]:
-        """Subscribe to a channel."""
-        ...
 
 
 class OrgRules(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from agentcy_ray.core.errors import ConflictError, NotFoundError, RateLimitedError
 from agentcy_ray.core.ids import PolicyId, decode, encode, new_id
 from agentcy_ray.policy.engine import PolicyText, compile_policies
+from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
 MAX_POLICIES = 100
@@ -38,14 +39,6 @@ _FINGERPRINT = """
 SELECT coalesce(md5(string_agg(id::text || ':' || version, ',' ORDER BY id)), '')
 FROM policies WHERE enabled
 """
-
-
-class Rings(Protocol):
-    """What this file needs of the bell."""
-
-    async def ring(self, channel: str, payload: dict[str, Any]) -> None:
-        """Announce something."""
-        ...
 
 
 class Policy(BaseModel):
@@ -93,7 +86,7 @@ async def install_starters(connection: Any, org_id: UUID) -> int:
 class PolicyStore:
     """Reads and writes policies of one organisation at a time."""
 
-    def __init__(self, db: Database, bell: Rings, timeout_ms: float) -> None:
+    def __init__(self, db: Database, bell: Bell, timeout_ms: float) -> None:
         self._db = db
         self._bell = bell
         self._timeout_ms = timeout_ms

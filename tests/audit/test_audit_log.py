@@ -36,9 +36,8 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 
 
 def entry(org: UUID, **fields) -> AuditEntry:
-    return AuditEntry(**{
-        "org_id": org, "category": "policy", "action": "source.create", "decision": "allow", **fields
-    })  # fmt: skip
+    usual = {"category": "policy", "action": "source.create", "decision": "allow"}
+    return AuditEntry(**{"org_id": org, **usual, **fields})
 
 
 async def as_owner(url: str, *statements: str) -> None:

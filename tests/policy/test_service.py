@@ -1,0 +1,148 @@
+import asyncio
+
+import pytest
+
+from agentcy_ray.core.errors import ConflictError, PolicyInvalidError, StoreUnavailableError
+from agentcy_ray.core.ids import new_id
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.core.tools import Effect
+from agentcy_ray.policy.input import PolicyInput
+from agentcy_ray.policy.service import PolicyService
+from agentcy_ray.policy.store import install_starters, starters
+from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.postgres import open_database
+from agentcy_ray.stores.redis import open_redis
+
+STOP = 'package agentcy.mine\nimport rego.v1\ndeny contains "stopped" if input.action == "task.run"'
+QUESTION = PolicyInput(
+    subject={"user_id": "usr_1", "role": "member"},
+    action="task.run",
+    resource={},
+    context={"request_id": "req_1"},
+    env={"now": "2026-04-24T12:00:00.000Z"},
+)
+
+
+@pytest.fixture
+async def service(db, bell):
+    service = PolicyService(db, bell, Settings.load({}))
+    yield service
+    await service.close()
+
+
+async def until(check) -> None:
+    async with asyncio.timeout(4):  # below the age limit: only a ring can be in time
+        while not await check():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.requirement("POL-02")
+async def test_policies_are_on_with_the_four_starters(service, org):
+    names = [policy.name for policy in await service.store.list(org)]
+    assert names == ["agentcy.rego", "api.rego", "connectors.rego", "tools.rego"]
+    assert sorted(starters()) == names
+    anonymous = QUESTION.model_copy(update={"subject": {}})
+    decision = await service.decide(org, anonymous.model_dump())
+    assert decision.rule == "data.agentcy.deny"
+    assert decision.policy_id.startswith("pol_")
+
+
+async def test_starters_are_installed_once(db, org):
+    async with db.tenant(org) as connection:
+        assert await install_starters(connection, org) == 0
+
+
+@pytest.mark.requirement("POL-03")
+async def test_switched_off_nothing_is_evaluated(db, bell, org):
+    settings = Settings.load({"AGENTCY_FEATURES_POLICIES": "false"})
+    service = PolicyService(db, bell, settings)
+    assert not service.enabled
+    decision = await service.decide(org, QUESTION.model_copy(update={"subject": {}}))
+    assert (decision.decision, decision.rule) == ("allow", "policies_off")
+
+
+async def test_a_saved_policy_decides_in_every_process_at_once(service, db, org, redis_url, bell):
+    other = PolicyService(db, bell, Settings.load({}))
+    assert (await other.decide(org, QUESTION)).allowed
+    policy = await service.store.create(org, None, "mine.rego", STOP)
+
+    async def denied() -> bool:
+        return not (await other.decide(org, QUESTION)).allowed
+
+    async def allowed() -> bool:
+        return (await other.decide(org, QUESTION)).allowed
+
+    await until(denied)
+    await service.store.set_enabled(org, policy.id, False)
+    await until(allowed)
+    await other.close()
+
+
+async def test_a_change_is_seen_without_redis_once_the_value_is_old(db, org, redis_url):
+    store = await open_redis(redis_url, "nobody-listens")
+    silent = Bell(store)
+    service = PolicyService(db, silent, Settings.load({}))
+    assert (await service.decide(org, QUESTION)).allowed
+    before = await service.version(org)
+    deaf = Bell(await open_redis(redis_url, "elsewhere"))
+    await PolicyService(db, deaf, Settings.load({})).store.create(org, None, "mine.rego", STOP)
+    service._active.expire(org)  # what the age limit does
+    assert not (await service.decide(org, QUESTION)).allowed
+    assert await service.version(org) != before
+    await service.close()
+
+
+@pytest.mark.requirement("POL-09")
+async def test_text_that_does_not_compile_is_refused_and_changes_nothing(service, org):
+    policy = await service.store.create(org, None, "mine.rego", STOP)
+    before = await service.version(org)
+    with pytest.raises(PolicyInvalidError) as caught:
+        await service.store.update(org, None, policy.id, "package agentcy\ndeny contains if")
+    assert caught.value.details["line"] == 2
+    with pytest.raises(PolicyInvalidError):
+        await service.store.create(org, None, "other.rego", "package elsewhere")
+    kept = await service.store.get(org, policy.id)
+    assert (kept.version, kept.rego) == (1, STOP)
+    assert await service.version(org) == before
+
+
+async def test_every_save_is_a_new_version_and_names_are_unique(service, org):
+    author = new_id()
+    policy = await service.store.create(org, author, "mine.rego", STOP)
+    assert (await service.store.update(org, author, policy.id, STOP + "\n")).version == 2
+    with pytest.raises(ConflictError):
+        await service.store.create(org, author, "mine.rego", STOP)
+
+
+async def test_the_organisations_settings_reach_rules_and_policies(service, db, org):
+    assert (await service.rules(org)).default_of(Effect.WRITE) == "approve"
+    settings = {
+        "approval_defaults": {"write": "allow", "read": "deny"},
+        "approval_second_person": True,
+        "policy_settings": {"dangerous_tools": ["a.b"]},
+        "llm": {"model": "x:y"},
+    }
+    async with db.tenant(org) as connection:
+        await connection.execute(
+            "UPDATE organizations SET settings = $2 WHERE id = $1", org, settings
+        )
+    service._active.expire(org)
+    rules = await service.rules(org)
+    assert [rules.default_of(effect) for effect in Effect] == ["deny", "allow", "approve"]
+    assert rules.approval_second_person
+    viewer = QUESTION.model_copy(
+        update={"subject": {"user_id": "u", "role": "viewer"},
+                "resource": {"type": "tool", "tool": "a.b", "tool_effect": "read"}}
+    )  # fmt: skip
+    assert not (await service.decide(org, viewer)).allowed
+
+
+async def test_a_gate_that_cannot_read_its_policies_stays_shut(database_url, bell, org):
+    database = await open_database(database_url, pool_max=2)
+    service = PolicyService(database, bell, Settings.load({}))
+    assert (await service.decide(org, QUESTION)).allowed
+    await database.close()
+    service._active.expire(org)
+    with pytest.raises(StoreUnavailableError):
+        await service.decide(org, QUESTION)
+    await service.close()
