@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 _END: Any = object()
 
 
-async def pull(items: Generator[T, None, None]) -> AsyncIterator[T]:
+async def pull(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """Run a blocking generator on one thread; the next item is made only when it is asked for.
 
     Items should be large (a batch): each costs a hop between threads. When the consumer stops
