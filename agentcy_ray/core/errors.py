@@ -11,6 +11,7 @@ AgentcyError                      code, status, message, details; picklable, so 
 │   ├── BadRequestError               400  bad_request, cursor_invalid
 │   ├── NotFoundError                 404  not_found
 │   ├── ConflictError                 409  conflict, state_conflict, sync_in_progress, …
+│   │   └── CancelledByRequestError       cancelled: somebody asked for the work to stop
 │   ├── GoneError                     410  approval_expired, event_log_gone
 │   ├── TooLargeError                 413  payload_too_large, result_too_large
 │   ├── RateLimitedError              429  rate_limited, quota_exceeded
@@ -158,6 +159,12 @@ class ConflictError(RequestError):
 
     code = "conflict"
     status = 409
+
+
+class CancelledByRequestError(ConflictError):
+    """Somebody asked for the work to stop, and it did."""
+
+    code = "cancelled"
 
 
 class GoneError(RequestError):

@@ -141,6 +141,7 @@ class Settings(BaseModel):
     package_delta_max: int = _setting(20, "deltas before a fold", ge=1)
     sync_max_archive_ratio: float = _setting(0.5, "publish guard of a full sync", gt=0, le=1)
     source_file_roots: CommaList = _setting((), "server folders that sources may name")
+    job_queue_backend: str = _setting("redis", "redis, postgres or module:Class")
     job_lease_secs: float = _setting(60, "a job without heartbeat is taken over after it", gt=0)
     job_heartbeat_secs: float = _setting(15, "seconds between heartbeats", gt=0)
     job_max_attempts: int = _setting(5, "attempts before a job is dead", ge=1)

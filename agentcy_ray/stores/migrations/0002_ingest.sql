@@ -41,12 +41,15 @@ CREATE TABLE credentials (
 );
 CALL make_tenant_table('credentials');
 
--- One sync at a time per source. The epoch is the fence: every write of a sync checks it.
+-- One sync at a time per source. The epoch is the fence: every write of a sync checks it. A lease
+-- that still runs is taken only for the same sync run by a later claim of its job.
 CREATE TABLE source_leases (
   source_id uuid PRIMARY KEY,
   org_id uuid NOT NULL,
   epoch bigint NOT NULL DEFAULT 0,
   owner text,
+  run_id uuid,
+  claim bigint NOT NULL DEFAULT 0,
   lease_until timestamptz,
   FOREIGN KEY (org_id, source_id) REFERENCES sources (org_id, id) ON DELETE CASCADE
 );
@@ -98,11 +101,13 @@ CREATE TABLE jobs (
   progress jsonb,
   error jsonb,
   dedupe_key text,
+  claimed_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (org_id, id)
 );
 CREATE INDEX jobs_ready ON jobs (status, priority DESC, run_after);
+CREATE INDEX jobs_served ON jobs (org_id, claimed_at DESC NULLS LAST);
 CREATE UNIQUE INDEX jobs_dedupe ON jobs (org_id, dedupe_key)
   WHERE status IN ('queued', 'running', 'retry_wait');
 CALL make_tenant_table('jobs');

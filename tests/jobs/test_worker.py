@@ -1,0 +1,222 @@
+"""The worker: leases, progress, cancelling, draining, and what a kill leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agentcy_ray.core.errors import InvalidError, StoreUnavailableError
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.jobs.postgres_queue import PostgresQueue
+from agentcy_ray.jobs.queue import JobStatus, NewJob, Progress
+from agentcy_ray.jobs.redis_queue import RedisQueue
+from agentcy_ray.jobs.worker import Beat, Job, JobWorker
+from agentcy_ray.stores.bell import Bell
+
+Handler = Callable[[Job, Beat], Awaitable[None]]
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"job_lease_secs": 1.0, "job_heartbeat_secs": 0.2})
+
+
+@pytest.fixture
+def queue(db, redis, quick: Settings) -> RedisQueue:
+    return RedisQueue(quick, db, redis)
+
+
+@pytest.fixture
+def kind() -> str:
+    return f"kind-{secrets.token_hex(6)}"
+
+
+@asynccontextmanager
+async def working(queue, settings, handlers, **how):
+    stop = asyncio.Event()
+    worker = JobWorker(queue, handlers, f"w-{secrets.token_hex(3)}", settings, **how)
+    task = asyncio.create_task(worker.run(stop))
+    try:
+        yield worker, stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def ended(queue, org, job_id) -> Job:
+    async with asyncio.timeout(20):
+        while (job := await queue.store.get(org, job_id)).open and job.status != "retry_wait":
+            await asyncio.sleep(0.02)
+    return job
+
+
+async def test_jobs_are_run_with_their_payload_and_end_succeeded(queue, quick, org, kind):
+    seen: list[dict] = []
+
+    async def handler(job: Job, beat: Beat) -> None:
+        assert beat.epoch == job.epoch
+        seen.append(job.payload)
+
+    async with working(queue, quick, {kind: handler}, concurrency=3):
+        jobs = [
+            await queue.enqueue(NewJob(org_id=org, kind=kind, payload={"n": n})) for n in range(9)
+        ]
+        for job in jobs:
+            assert (await ended(queue, org, job.id)).status is JobStatus.SUCCEEDED
+    assert sorted(payload["n"] for payload in seen) == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (InvalidError("wrong"), "dead", "validation_failed"),
+        (StoreUnavailableError("away"), "retry_wait", "unavailable"),
+        (ZeroDivisionError("bug"), "retry_wait", "internal"),
+    ],
+)
+async def test_what_a_handler_raises_is_kept_with_its_job(
+    queue, quick, org, kind, error, status, code
+):
+    async def handler(job: Job, beat: Beat) -> None:
+        raise error
+
+    async with working(queue, quick, {kind: handler}):
+        made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+        job = await ended(queue, org, made.id)
+    assert job.status == status
+    assert job.error is not None
+    assert job.error["code"] == code
+
+
+async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick, org, kind):
+    bell = Bell(redis)
+    go = asyncio.Event()
+
+    async def handler(job: Job, beat: Beat) -> None:
+        beat.progress(Progress(done=1, total=2, unit="rows"))
+        await go.wait()
+
+    async with (
+        working(queue, quick, {kind: handler}, bell=bell),
+        bell.listen(f"ch:jobs:{org.hex}") as ear,
+    ):
+        made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+        rung = await ear.next(10)
+        assert rung is not None
+        assert rung["progress"]["done"] == 1
+        first = await queue.store.get(org, made.id)
+        async with asyncio.timeout(10):  # longer than the lease of one second
+            while (now := await queue.store.get(org, made.id)).lease_until <= first.lease_until:
+                await asyncio.sleep(0.05)
+        assert (now.attempts, now.epoch) == (1, 1)
+        go.set()
+        assert (await ended(queue, org, made.id)).status is JobStatus.SUCCEEDED
+    await bell.aclose()
+
+
+async def test_a_cancelled_job_stops_within_seconds(queue, quick, org, kind):
+    started = asyncio.Event()
+
+    async def handler(job: Job, beat: Beat) -> None:
+        started.set()
+        while True:
+            beat.check()
+            await asyncio.sleep(0.02)
+
+    async with working(queue, quick, {kind: handler}):
+        made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+        await asyncio.wait_for(started.wait(), 10)
+        await queue.cancel(org, made.id)
+        async with asyncio.timeout(5):
+            assert (await ended(queue, org, made.id)).status is JobStatus.CANCELLED
+
+
+async def test_a_stopped_worker_hands_its_job_back_uncounted(queue, quick, org, kind):
+    started = asyncio.Event()
+
+    async def handler(job: Job, beat: Beat) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with working(queue, quick, {kind: handler}, drain_secs=0.0):
+        made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+        await asyncio.wait_for(started.wait(), 10)
+    job = await queue.claim("next", [kind], 30)
+    assert job is not None
+    assert (job.id, job.attempts) == (made.id, 1)
+
+
+async def test_a_worker_that_lost_its_lease_records_nothing(queue, db, quick, org, kind):
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def handler(job: Job, beat: Beat) -> None:
+        started.set()
+        await go.wait()
+
+    async with working(queue, quick, {kind: handler}):
+        made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+        await asyncio.wait_for(started.wait(), 10)
+        async with db.system() as connection:  # as a successor's claim would
+            await connection.execute(
+                "UPDATE jobs SET epoch = epoch + 1, worker_id = 'other',"
+                " lease_until = clock_timestamp() + interval '1 hour' WHERE id = $1",
+                made.id,
+            )
+        go.set()
+    job = await queue.store.get(org, made.id)
+    assert (job.status, job.worker_id) == (JobStatus.RUNNING, "other")
+
+
+KILLED = """
+import asyncio, sys
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.jobs.postgres_queue import PostgresQueue
+from agentcy_ray.jobs.worker import JobWorker
+from agentcy_ray.stores.postgres import open_database
+
+async def handler(job, beat):
+    print("started", flush=True)
+    await asyncio.Event().wait()
+
+async def main(url, kind):
+    settings = Settings.load({}, job_lease_secs=1.0)
+    queue = PostgresQueue(settings, await open_database(url))
+    await JobWorker(queue, {kind: handler}, "victim", settings).run(asyncio.Event())
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.requirement("JOB-05")
+@pytest.mark.chaos
+async def test_the_job_of_a_killed_worker_is_run_by_another_after_its_lease(
+    make_database, quick, org, kind, db
+):
+    url = db._pool._connect_args[0]
+    queue = PostgresQueue(quick, db)
+    made = await queue.enqueue(NewJob(org_id=org, kind=kind))
+    victim = subprocess.Popen([sys.executable, "-c", KILLED, url, kind], stdout=subprocess.PIPE)
+    try:
+        assert victim.stdout is not None
+        line = await asyncio.wait_for(asyncio.to_thread(victim.stdout.readline), 30)
+        assert line == b"started\n"
+    finally:
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    ran: list[Job] = []
+
+    async def handler(job: Job, beat: Beat) -> None:
+        ran.append(job)
+
+    async with working(queue, quick, {kind: handler}):
+        job = await ended(queue, org, made.id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert [(job.attempts, job.epoch) for job in ran] == [(2, 2)]
