@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from agentcy_ray.api.errors import request_id
+from agentcy_ray.audit.entry import AuditDecision, AuditEntry, kept
 from agentcy_ray.core.clock import SystemClock, rfc3339
-from agentcy_ray.core.errors import PolicyDeniedError, UnauthenticatedError
+from agentcy_ray.core.errors import PermissionDeniedError, PolicyDeniedError, UnauthenticatedError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.tenancy import Grant, Principal
 from agentcy_ray.identity.tokens import Claims
@@ -42,8 +43,14 @@ class Allowed:
         return self.grant == "own"
 
 
-def permit(permission: str) -> Any:
-    """A dependency that yields ``Allowed`` or refuses."""
+def permit(permission: str, *, asked_by_gateway: bool = False) -> Any:
+    """A dependency that yields ``Allowed`` or refuses.
+
+    Args:
+        permission: a name of the catalog, or ``any``.
+        asked_by_gateway: the handler makes a governed tool call, whose gateway puts the same
+            question to the policies with the call's arguments, and audits it.
+    """
 
     async def check(request: Request) -> Allowed:
         caller = request.scope["state"].get("caller")
@@ -52,8 +59,13 @@ def permit(permission: str) -> Any:
         principal: Principal = caller.principal
         if permission == ANY:
             return Allowed(principal, caller.claims, "full", request_id(request))
-        grant = principal.require(permission)
-        await _ask_policy(request, principal, permission)
+        try:
+            grant = principal.require(permission)
+        except PermissionDeniedError as error:
+            await _audit(request, principal, permission, "deny", reasons=(error.message,))
+            raise
+        if not asked_by_gateway:
+            await _ask_policy(request, principal, permission)
         return Allowed(principal, caller.claims, grant, request_id(request))
 
     check.permission = permission  # pyright: ignore[reportFunctionMemberAccess]
@@ -66,22 +78,57 @@ def permission_of(dependency: Callable[..., Awaitable[Any]] | None) -> str | Non
 
 
 async def _ask_policy(request: Request, principal: Principal, action: str) -> None:
-    """Evaluate the organisation's policies on the request.
+    """Evaluate the organisation's policies on the request, and keep the decision.
 
     Raises:
         PolicyDeniedError: a policy denies, or fails; the denial is in the audit log.
     """
     services = request.app.state.services
-    decision = await services.policy.decide(
-        principal.org_id, policy_input(request, principal, action)
-    )
+    question = policy_input(request, principal, action)
+    decision = await services.policy.decide(principal.org_id, question)
+    if kept(action, decision.decision):
+        await _audit(
+            request, principal, action, decision.decision, reasons=tuple(decision.reasons),
+            rule=decision.rule, policy_id=decision.policy_id, question=question,
+        )  # fmt: skip
     if decision.decision == "deny":
-        await services.audit_denied_request(principal, action, decision, request_id(request))
         raise PolicyDeniedError(
             "policy denies this: " + "; ".join(decision.reasons),
             reasons=list(decision.reasons),
             rule=decision.rule,
         )
+
+
+async def _audit(
+    request: Request,
+    principal: Principal,
+    action: str,
+    decision: AuditDecision,
+    *,
+    reasons: tuple[str, ...],
+    rule: str | None = None,
+    policy_id: str | None = None,
+    question: dict[str, Any] | None = None,
+) -> None:
+    question = question or policy_input(request, principal, action)
+    await request.app.state.services.audit.append(
+        AuditEntry(
+            org_id=principal.org_id,
+            user_id=principal.user_id,
+            category="policy",
+            action=action,
+            decision=decision,
+            resource=question["resource"],
+            policy_id=policy_id,
+            rule=rule,
+            reasons=reasons,
+            input=question,
+            context={
+                "ip": question["context"]["ip"],
+                "request_id": question["context"]["request_id"],
+            },
+        )
+    )
 
 
 def policy_input(request: Request, principal: Principal, action: str) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""The audit log: list, follow, export, verify."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
+from agentcy_ray.audit.entry import AuditRecord, Category
+from agentcy_ray.audit.log import AuditFilter, AuditLog, Verification
+from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.core.ids import decode
+
+router = APIRouter(prefix="/policies", tags=["audit"])
+Reader = Annotated[Allowed, permit("audit.read")]
+
+
+def filters(
+    decision: Literal["allow", "deny"] | None = None,
+    action: str | None = None,
+    category: Category | None = None,
+    connector: str | None = None,
+    user_id: Annotated[str | None, Query(description="usr_…")] = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    tool: Annotated[str | None, Query(alias="resource.tool")] = None,
+    run_id: Annotated[str | None, Query(description="run_…")] = None,
+) -> AuditFilter:
+    """The filters that all audit routes share; ``since`` is inclusive, ``until`` is not."""
+    for moment in (since, until):
+        if moment is not None and moment.tzinfo is None:
+            raise InvalidError("since and until need a time zone, for example …T00:00:00Z")
+    return AuditFilter(
+        decision=decision,
+        action=action,
+        category=category,
+        connector=connector,
+        user_id=decode("usr", user_id) if user_id else None,
+        since=since,
+        until=until,
+        tool=tool,
+        run_id=decode("run", run_id) if run_id else None,
+    )
+
+
+Where = Annotated[AuditFilter, Depends(filters)]
+
+
+@router.get("/audit", response_model=Page[AuditRecord])
+async def list_audit(
+    caller: Reader, request: Request, where: Where, limit: Limit = 50, cursor: Cursor = None
+) -> Any:
+    """Entries, newest first."""
+    signer = cursors(request)
+    rows = await _log(request).list(
+        caller.org_id, where, limit=limit + 1, before_seq=signer.decode(cursor)
+    )
+    return signer.page(list(rows), limit, lambda row: row.seq)
+
+
+@router.get("/audit/stream")
+async def stream_audit(
+    caller: Reader, request: Request, where: Where, after: int | None = None
+) -> Response:
+    """Entries as they are written; ``Last-Event-ID`` is a seq."""
+    start = resume_after(request.headers, after)
+
+    async def frames() -> AsyncIterator[bytes]:
+        async for record in _log(request).tail(caller.org_id, start, where):
+            if record is None:
+                yield PING
+            else:
+                yield frame("audit", record.model_dump(mode="json"), record.seq)
+
+    return EventStream(frames())
+
+
+@router.get("/audit/verify")
+async def verify_audit(
+    caller: Reader,
+    request: Request,
+    from_seq: Annotated[int | None, Query(ge=1)] = None,
+    to_seq: Annotated[int | None, Query(ge=1)] = None,
+) -> Verification:
+    """Recompute the hash chain."""
+    return await _log(request).verify(caller.org_id, from_seq, to_seq)
+
+
+@router.get("/audit.csv")
+async def export_csv(caller: Reader, request: Request, where: Where) -> Response:
+    """All matching entries as CSV, streamed."""
+    return _export(caller, request, where, "csv", "text/csv")
+
+
+@router.get("/audit.ndjson")
+async def export_ndjson(caller: Reader, request: Request, where: Where) -> Response:
+    """All matching entries as NDJSON, streamed."""
+    return _export(caller, request, where, "ndjson", "application/x-ndjson")
+
+
+@router.get("/audit/{audit_id}")
+async def read_audit(audit_id: str, caller: Reader, request: Request) -> AuditRecord:
+    """One entry with its whole policy input."""
+    return await _log(request).get(caller.org_id, decode("aud", audit_id))
+
+
+def _export(
+    caller: Allowed,
+    request: Request,
+    where: AuditFilter,
+    form: Literal["csv", "ndjson"],
+    media_type: str,
+) -> Response:
+    headers = {"content-disposition": f'attachment; filename="audit.{form}"'}
+    lines = _log(request).export(caller.org_id, where, form=form)
+    return StreamingResponse(lines, media_type=media_type, headers=headers)
+
+
+def _log(request: Request) -> AuditLog:
+    log: AuditLog = request.app.state.services.audit
+    return log
