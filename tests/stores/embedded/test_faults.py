@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -101,23 +99,6 @@ def test_missing_binary_or_package_is_named(tmp_path: Path) -> None:
         executable(tmp_path / "valkey-server")
     with pytest.raises(ConfigError, match="'no_such_package'"):
         package_dir("no_such_package")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB, which is too small for a database."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if mounted.returncode != 0:
-        pytest.skip("mounting a file system is not allowed here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=False)
 
 
 async def test_full_disk_is_called_by_its_name(small_disk: Path) -> None:
