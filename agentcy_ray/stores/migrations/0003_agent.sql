@@ -105,6 +105,7 @@ CREATE TABLE run_turns (
   run_id uuid NOT NULL,
   turn int NOT NULL,
   messages jsonb NOT NULL,
+  results jsonb NOT NULL DEFAULT '{}', -- index of a tool call → what came back, kept as it comes
   usage jsonb NOT NULL,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (run_id, turn),
@@ -143,6 +144,7 @@ CREATE TABLE tool_calls (
   effect text NOT NULL,
   status text NOT NULL DEFAULT 'routed',
   principal jsonb NOT NULL,
+  context jsonb NOT NULL DEFAULT '{}',
   idempotency_key text UNIQUE,
   intent_at timestamptz,
   receipt jsonb,
@@ -187,6 +189,7 @@ CREATE TABLE approvals (
   FOREIGN KEY (org_id, tool_call_id) REFERENCES tool_calls (org_id, id) ON DELETE CASCADE
 );
 CREATE INDEX approvals_open ON approvals (org_id, status, expires_at);
+CREATE INDEX approvals_run ON approvals (run_id);
 CALL make_tenant_table('approvals');
 
 CREATE TABLE access_requests (

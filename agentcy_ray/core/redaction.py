@@ -1,0 +1,79 @@
+"""Taking secrets out of what people, models and logs get to see.
+
+Three nets: exact values (credentials that this process knows), the shapes of well-known keys, and
+fields that are named like a secret. The third is for arguments only: a result may well have a
+``next_page_token`` that the model needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MASK = "[redacted]"
+SHORTEST = 8
+"""A known value shorter than this is not looked for: it would mask ordinary words."""
+
+_SHAPES: tuple[tuple[str, str], ...] = (  # a piece that any match holds, and the whole shape
+    ("-----BEGIN", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    ("AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
+    ("ASIA", r"\bASIA[0-9A-Z]{16}\b"),
+    ("gh", r"\bgh[pousr]_[0-9A-Za-z]{30,}\b"),
+    ("github_pat_", r"\bgithub_pat_[0-9A-Za-z_]{30,}\b"),
+    ("glpat-", r"\bglpat-[0-9A-Za-z_-]{20,}"),
+    ("xox", r"\bxox[abeoprs]-[0-9A-Za-z-]{10,}"),
+    ("sk-", r"\bsk-[0-9A-Za-z_-]{20,}"),
+    ("sk_live_", r"\bsk_live_[0-9A-Za-z]{16,}"),
+    ("AIza", r"\bAIza[0-9A-Za-z_-]{35}"),
+    ("eyJ", r"\beyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"),
+    ("agk_", r"\bagk_[0-9A-Za-z_-]{20,}"),
+    ("ctx_", r"\bctx_[0-9A-Za-z]{32}\b"),
+    ("whsec_", r"\bwhsec_[0-9A-Za-z+/=_-]{16,}"),
+    ("://", r"(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"),
+)  # fmt: skip
+_COMPILED = tuple((mark, re.compile(shape)) for mark, shape in _SHAPES)
+_SECRET_FIELD = re.compile(
+    r"(?:pass(?:word|wd|phrase)|secret|api_?key|access_?key|private_?key|authorization"
+    r"|(?:access|refresh|auth|bearer)_?token|client_?secret|credentials?)$",
+    re.IGNORECASE,
+)
+
+
+class Redactor:
+    """Masks secrets in text and in JSON; holds no more state than the values it looks for."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        known = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
+        self._values = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def text(self, text: str) -> str:
+        """``text`` without secrets, and without what JSON columns cannot hold."""
+        if self._values is not None:
+            text = self._values.sub(MASK, text)
+        for mark, shape in _COMPILED:
+            if mark in text:
+                text = shape.sub(MASK, text)
+        if "\x00" in text:
+            text = text.replace("\x00", "\ufffd")
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+    def json(self, value: Any, *, by_field: bool = False) -> Any:
+        """A JSON value without secrets; the given one is not changed.
+
+        Args:
+            value: any JSON value.
+            by_field: also mask texts in fields that are named like a secret.
+        """
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(key)): MASK
+                if by_field and isinstance(item, str) and item and _SECRET_FIELD.search(str(key))
+                else self.json(item, by_field=by_field)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.json(item, by_field=by_field) for item in value]
+        return value
