@@ -1,0 +1,173 @@
+"""Asking, and following what comes of it: messages start runs, runs have event logs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
+
+from agentcy_ray.agent.profiles import DEFAULT_AGENT
+from agentcy_ray.agent.run_records import NewRun, Run, choose_model
+from agentcy_ray.api.idempotency import key_of
+from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
+from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.events import RunEvent
+from agentcy_ray.core.ids import MessageId, RunId, decode, encode
+
+router = APIRouter(tags=["runs"])
+Reader = Annotated[Allowed, permit("chat.read")]
+Writer = Annotated[Allowed, permit("chat.write")]
+
+
+class Question(BaseModel):
+    """A message to an agent."""
+
+    content: str = Field(min_length=1, max_length=65_536, examples=["Who changed the gateway?"])
+    model: str | None = Field(default=None, description="provider:model for this message only.")
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class Accepted(BaseModel):
+    """A run that was started; follow it by its events."""
+
+    run_id: RunId
+    message_id: MessageId
+
+
+@router.post(
+    "/chat/conversations/{conversation_id}/messages",
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "The run's events."},
+        202: {"model": Accepted, "description": "With `Accept: application/json`."},
+    },
+)
+async def ask(conversation_id: str, body: Question, caller: Writer, request: Request) -> Response:
+    """Ask; streams the run's events, or answers 202 when JSON is asked for."""
+    services = request.app.state.services
+    conversation = await services.conversations.get(
+        caller.principal, decode("cnv", conversation_id), permission="chat.write"
+    )
+    if conversation.agent_id:
+        agent = await services.agents.get(caller.org_id, conversation.agent_id)
+    else:
+        agent = await services.agents.by_name(caller.org_id, DEFAULT_AGENT)
+    default = services.models.default_reference()
+    model = choose_model(body.model or conversation.model, agent, None, default)
+    services.models.resolve(model)  # an unknown model is the caller's mistake, not the run's
+    started = await services.runs.start(
+        caller.principal,
+        NewRun(
+            conversation_id=conversation.id,
+            agent=agent,
+            model=model,
+            realm=conversation.realm,
+            text=body.content,
+            idempotency_key=key_of(request),
+            on_disconnect=body.on_disconnect,
+            request_id=caller.request_id,
+        ),
+    )
+    run: Run = started.run
+    if "application/json" in request.headers.get("accept", ""):
+        answer = Accepted(run_id=run.id, message_id=run.message_id)
+        return JSONResponse(answer.model_dump(mode="json"), 202)
+    return _stream(request, caller, run, after=0)
+
+
+@router.get("/runs", response_model=Page[Run])
+async def list_runs(
+    caller: Reader,
+    request: Request,
+    conversation_id: str | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Any:
+    """Runs, newest first."""
+    signer = cursors(request)
+    position = signer.decode(cursor)
+    rows = await request.app.state.services.runs.list(
+        caller.principal,
+        conversation_id=decode("cnv", conversation_id) if conversation_id else None,
+        limit=limit + 1,
+        before=UUID(position) if position else None,
+    )
+    return signer.page(rows, limit, lambda row: row.id)
+
+
+@router.get("/runs/{run_id}")
+async def read_run(run_id: str, caller: Reader, request: Request) -> Run:
+    """One run with its usage."""
+    return await request.app.state.services.runs.get(caller.principal, decode("run", run_id))
+
+
+@router.get("/runs/{run_id}/events", response_model=Page[RunEvent])
+async def run_events(
+    run_id: str,
+    caller: Reader,
+    request: Request,
+    after: Annotated[int | None, Query(ge=0, description="Only events after this seq.")] = None,
+    limit: Limit = 200,
+) -> Any:
+    """The run's events: SSE that resumes by ``Last-Event-ID``, or a page when JSON is asked for."""
+    services = request.app.state.services
+    run = await services.runs.get(caller.principal, decode("run", run_id))
+    start = resume_after(request.headers, after)
+    if "application/json" in request.headers.get("accept", ""):
+        events = await services.run_log.read(caller.org_id, run.id, start, limit)
+        return {"items": events, "next_cursor": None}
+    return _stream(request, caller, run, after=start)
+
+
+@router.post("/runs/{run_id}/cancel", status_code=202)
+async def cancel_run(run_id: str, caller: Writer, request: Request) -> Accepted:
+    """Ask a run to stop."""
+    run = await request.app.state.services.runs.cancel(caller.principal, decode("run", run_id))
+    return Accepted(run_id=run.id, message_id=run.message_id)
+
+
+@router.post("/chat/conversations/{conversation_id}/cancel", status_code=202)
+async def cancel_conversation(conversation_id: str, caller: Writer, request: Request) -> Accepted:
+    """Ask the conversation's active run to stop."""
+    services = request.app.state.services
+    conversation = await services.conversations.get(
+        caller.principal, decode("cnv", conversation_id), permission="chat.write"
+    )
+    if conversation.active_run_id is None:
+        raise ConflictError("nothing runs in this conversation", code="state_conflict")
+    run = await services.runs.cancel(caller.principal, conversation.active_run_id)
+    return Accepted(run_id=run.id, message_id=run.message_id)
+
+
+def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:
+    services, metrics = request.app.state.services, request.app.state.metrics
+
+    async def frames() -> AsyncIterator[bytes]:
+        with metrics.streams.track_inprogress():
+            events = services.run_log.follow(caller.org_id, run.id, after)
+            try:
+                async for event in events:
+                    if event is None:
+                        yield PING
+                    else:
+                        yield frame(event.type.value, _data(event), event.seq)
+            finally:
+                await events.aclose()
+
+    async def leave() -> None:
+        try:
+            await services.runs.cancel(caller.principal, run.id)
+        except ConflictError:
+            return  # it ended in the same moment
+
+    return EventStream(frames(), leave if run.on_disconnect == "cancel" else None)
+
+
+def _data(event: RunEvent) -> dict[str, Any]:
+    """The event's data with the run's id, which a client needs to come back."""
+    return {"run_id": encode("run", event.run_id), **event.data}
