@@ -43,13 +43,15 @@ class Allowed:
         return self.grant == "own"
 
 
-def permit(permission: str, *, asked_by_gateway: bool = False) -> Any:
+def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: bool = False) -> Any:
     """A dependency that yields ``Allowed`` or refuses.
 
     Args:
         permission: a name of the catalog, or ``any``.
         asked_by_gateway: the handler makes a governed tool call, whose gateway puts the same
             question to the policies with the call's arguments, and audits it.
+        handler_audits: the handler writes the entry of an allow, with more in it than is known
+            here; a deny is written here all the same.
     """
 
     async def check(request: Request) -> Allowed:
@@ -65,7 +67,7 @@ def permit(permission: str, *, asked_by_gateway: bool = False) -> Any:
             await _audit(request, principal, permission, "deny", reasons=(error.message,))
             raise
         if not asked_by_gateway:
-            await _ask_policy(request, principal, permission)
+            await _ask_policy(request, principal, permission, quiet=handler_audits)
         return Allowed(principal, caller.claims, grant, request_id(request))
 
     check.permission = permission  # pyright: ignore[reportFunctionMemberAccess]
@@ -77,7 +79,7 @@ def permission_of(dependency: Callable[..., Awaitable[Any]] | None) -> str | Non
     return getattr(dependency, "permission", None)
 
 
-async def _ask_policy(request: Request, principal: Principal, action: str) -> None:
+async def _ask_policy(request: Request, principal: Principal, action: str, *, quiet: bool) -> None:
     """Evaluate the organisation's policies on the request, and keep the decision.
 
     Raises:
@@ -86,7 +88,7 @@ async def _ask_policy(request: Request, principal: Principal, action: str) -> No
     services = request.app.state.services
     question = policy_input(request, principal, action)
     decision = await services.policy.decide(principal.org_id, question)
-    if kept(action, decision.decision):
+    if decision.decision == "deny" or (kept(action, "allow") and not quiet):
         await _audit(
             request, principal, action, decision.decision, reasons=tuple(decision.reasons),
             rule=decision.rule, policy_id=decision.policy_id, question=question,

@@ -1,0 +1,110 @@
+"""Approvals: what waits for a person, and deciding it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from agentcy_ray.agent.approvals import Approval
+from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.core.ids import decode
+
+router = APIRouter(tags=["approvals"])
+Reader = Annotated[Allowed, permit("chat.read")]
+Approver = Annotated[Allowed, permit("chat.approve", handler_audits=True)]
+Status = Literal["pending", "approved", "denied", "expired", "cancelled", "consumed"]
+
+
+class Verdict(BaseModel):
+    """A decision with an optional reason."""
+
+    approved: bool
+    note: str | None = Field(default=None, max_length=2000)
+    via: Literal["api", "console", "cli"] = "api"
+
+
+@router.get("/approvals", response_model=Page[Approval])
+async def list_approvals(
+    caller: Reader,
+    request: Request,
+    status: Status | None = None,
+    mine: bool = False,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Any:
+    """Approvals that the caller may see, newest first."""
+    return await _page(request, caller, status, mine, None, limit, cursor)
+
+
+@router.get("/chat/conversations/{conversation_id}/approvals", response_model=Page[Approval])
+async def list_conversation_approvals(
+    conversation_id: str,
+    caller: Reader,
+    request: Request,
+    status: Status | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Any:
+    """Approvals of one conversation, newest first."""
+    conversation = await request.app.state.services.conversations.get(
+        caller.principal, decode("cnv", conversation_id)
+    )
+    return await _page(request, caller, status, False, conversation.id, limit, cursor)
+
+
+@router.get("/approvals/{approval_id}")
+async def read_approval(approval_id: str, caller: Reader, request: Request) -> Approval:
+    """One approval."""
+    return await request.app.state.services.approvals.get(
+        caller.principal, decode("apr", approval_id)
+    )
+
+
+@router.post("/approvals/{approval_id}")
+async def decide(approval_id: str, body: Verdict, caller: Approver, request: Request) -> Approval:
+    """Approve or deny; the second decision is 409 ``already_decided``, a late one 410."""
+    return await request.app.state.services.approvals.decide(
+        caller.principal,
+        decode("apr", approval_id),
+        approved=body.approved,
+        via=body.via,
+        note=body.note,
+        request_id=caller.request_id,
+    )
+
+
+@router.post("/chat/conversations/{conversation_id}/approvals/{approval_id}")
+async def decide_in_conversation(
+    conversation_id: str, approval_id: str, body: Verdict, caller: Approver, request: Request
+) -> Approval:
+    """As `POST /approvals/{approval_id}`, for one of this conversation."""
+    await request.app.state.services.conversations.get(
+        caller.principal, decode("cnv", conversation_id)
+    )
+    return await decide(approval_id, body, caller, request)
+
+
+async def _page(
+    request: Request,
+    caller: Allowed,
+    status: Status | None,
+    mine: bool,
+    conversation_id: UUID | None,
+    limit: int,
+    cursor: str | None,
+) -> dict[str, Any]:
+    signer = cursors(request)
+    position = signer.decode(cursor)
+    rows = await request.app.state.services.approvals.list(
+        caller.principal,
+        status=status,
+        mine=mine,
+        conversation_id=conversation_id,
+        limit=limit + 1,
+        before=UUID(position) if position else None,
+    )
+    return signer.page(list(rows), limit, lambda row: row.id)
