@@ -13,7 +13,7 @@ from agentcy_ray.api.idempotency import once
 from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
-from agentcy_ray.core.errors import SourceConfigError
+from agentcy_ray.core.errors import NotFoundError, SourceConfigError
 from agentcy_ray.core.ids import JobId, PackageId, SyncRunId, decode
 from agentcy_ray.ingest.syncs import PackageInfo, SyncRun
 
@@ -183,8 +183,7 @@ async def list_packages(
 @router.get("/sync-runs/{sync_run_id}")
 async def read_sync_run(sync_run_id: str, caller: Reader, request: Request) -> SyncRun:
     """A sync run with its counts and live progress."""
-    run = await request.app.state.services.syncs.get(caller.org_id, decode("syn", sync_run_id))
-    return run
+    return await request.app.state.services.syncs.get(caller.org_id, decode("syn", sync_run_id))
 
 
 @router.post("/sync-runs/{sync_run_id}/cancel", status_code=202)
@@ -202,6 +201,6 @@ async def _visible(request: Request, caller: Allowed, source_id: str) -> Source:
         NotFoundError: absent, another organisation's, or in a realm that is not the caller's.
     """
     source = await request.app.state.services.sources.get(caller.org_id, decode("src", source_id))
-    if caller.principal.bind_realms((source.realm,)) == ():
-        return await request.app.state.services.sources.get(caller.org_id, UUID(int=0))
+    if not caller.principal.bind_realms((source.realm,)):
+        raise NotFoundError("no such source; `agentcy sources list` shows those there are")
     return source
