@@ -36,7 +36,8 @@ AgentcyError                      code, status, message, details; picklable, so 
     ├── OutcomeUnknownError           502  indeterminate: an effect may or may not have happened
     ├── ModelError                    502  llm_error
     │   └── ModelTimeoutError             504  llm_timeout (transient)
-    └── LeaseLostError                409  state_conflict: a newer owner holds the epoch
+    ├── LeaseLostError                409  state_conflict: a newer owner holds the epoch
+    └── SealBrokenError               500  seal_broken: a stored secret does not open
 
 Two marks cut across the tree: ``Transient`` (the same call may succeed later) and ``Terminal``
 (it will not, until somebody changes something). Retry logic asks for the mark, never for a class.
@@ -335,3 +336,10 @@ class LeaseLostError(Terminal, BackendError):
 
     code = "state_conflict"
     status = 409
+
+
+class SealBrokenError(Terminal, BackendError):
+    """A stored secret does not open: sealed with another key, or for another owner."""
+
+    code = "seal_broken"
+    status = 500
