@@ -21,7 +21,7 @@ import pyarrow as pa
 from agentcy_ray.connectors.base import BATCH_BYTES, BATCH_ROWS, Batch, BatchKind
 from agentcy_ray.core.batches import SOURCE_SCHEMAS
 
-_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT64 = range(-(2**63), 2**64)
 _CELL_OVERHEAD = 5  # a 4-byte offset and a share of the validity bitmap
 
@@ -47,13 +47,23 @@ def json_object(value: Mapping[str, Any]) -> str:
     Raises:
         TypeError: a value of another type, for example a secret.
     """
+    return json_bytes(value, orjson.OPT_SORT_KEYS).decode()
+
+
+def json_bytes(value: Any, options: int = 0) -> bytes:
+    """JSON of any value, made plain and storable as ``json_object`` says; keys keep their order.
+
+    Raises:
+        TypeError: a value of a type without a JSON form, or nesting beyond 250 levels.
+    """
+    options |= _OPTIONS
     try:
-        text = orjson.dumps(value, _plain, _OPTIONS).decode()
+        text = orjson.dumps(value, _plain, options)
     except TypeError:
         # Lone surrogates and very long integers are refused outright; mending costs a copy.
-        text = orjson.dumps(_mended(value), _plain, _OPTIONS).decode()
-    if "\\u0000" in text:
-        text = orjson.dumps(_mended(value), _plain, _OPTIONS).decode()
+        text = orjson.dumps(_mended(value), _plain, options)
+    if b"\\u0000" in text:
+        text = orjson.dumps(_mended(value), _plain, options)
     return text
 
 

@@ -29,14 +29,8 @@ KINDS = (
 EDGE_TYPES = tuple(sorted({edge for kind in KINDS for edge in kind.links}))
 _POSITION = {kind.label: position for position, kind in enumerate(KINDS)}
 
-_FIRST = tuple(
-    "amber birch cobalt delta ember fern granite harbor indigo juniper kestrel lumen maple nimbus"
-    " onyx pine".split()
-)
-_SECOND = tuple(
-    "billing search orders identity ledger catalog shipping stock mail pricing support metrics"
-    " archive gateway forms".split()
-)
+_FIRST = ("amber", "birch", "cobalt", "delta", "ember", "fern", "harbor", "indigo", "juniper")
+_SECOND = ("billing", "search", "orders", "identity", "ledger", "shipping", "mail", "forms")
 _LEVELS = ("low", "medium", "high", "critical")
 _SYMPTOMS = ("the queue grows", "latency doubles", "logins fail", "the disk fills up")
 _CURES = (

@@ -7,6 +7,7 @@ CREATE TABLE sources (
   connector text NOT NULL,
   realm text NOT NULL,
   config jsonb NOT NULL DEFAULT '{}',
+  config_version int NOT NULL DEFAULT 1,
   sync_mode text NOT NULL DEFAULT 'incremental' CHECK (sync_mode IN ('full', 'incremental')),
   schedule text NOT NULL DEFAULT 'manual',
   egress jsonb NOT NULL DEFAULT '{}',

@@ -1,0 +1,58 @@
+"""Secrets of a source, kept out of whatever its connector says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import orjson
+
+from agentcy_ray.core.errors import AgentcyError
+
+REDACTED = "[redacted]"
+_SHORTEST = 4
+"""A shorter secret would redact ordinary words; it protects nothing anyway."""
+
+ErrorT = TypeVar("ErrorT", bound=AgentcyError)
+
+
+class Redactor:
+    """Replaces the secrets of one config, wherever they appear in text or JSON."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST)
+        self._encoded = tuple(orjson.dumps(secret)[1:-1] for secret in self._secrets)
+
+    def text(self, text: str) -> str:
+        """``text`` with every secret replaced."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+    def json(self, encoded: bytes) -> Any:
+        """The value of JSON text, with every secret in it replaced."""
+        value = orjson.loads(encoded)
+        if any(secret in encoded for secret in self._encoded):
+            return self._walk(value)
+        return value
+
+    def error(self, error: ErrorT) -> ErrorT:
+        """``error`` itself when it is clean, else a copy without secrets and without its cause."""
+        message = self.text(error.message)
+        details = self.json(orjson.dumps(error.details, str))
+        if message == error.message and details == error.details:
+            return error
+        return type(error)(message, code=error.code, **details)
+
+    def _walk(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self._walk(item) for item in cast("list[Any]", value)]
+        if isinstance(value, Mapping):
+            pairs = cast("Mapping[str, Any]", value).items()
+            return {self.text(key): self._walk(item) for key, item in pairs}
+        if isinstance(value, bool) or value is None:
+            return value
+        shown = str(value)
+        return value if self.text(shown) == shown else REDACTED
