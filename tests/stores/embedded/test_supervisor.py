@@ -99,6 +99,27 @@ async def test_running_supervisor_adds_a_server_that_it_lacks(own: Settings, sta
     assert both.neo4j_uri.startswith("bolt://127.0.0.1:")
 
 
+@pytest.mark.requirement("DEP-07")
+async def test_urls_with_tls_options_are_used_as_given_and_nothing_is_started(
+    own: Settings,
+) -> None:
+    given = {
+        "DATABASE_URL": "postgresql://u:p@db.example/a?sslmode=verify-full&sslrootcert=/ca.pem",
+        "REDIS_URL": "rediss://:p@cache.example:6380/0?ssl_cert_reqs=required",
+        "NEO4J_URI": "neo4j+s://graph.example",
+        "NEO4J_PASSWORD": "p",
+        "JWT_SECRET": "j" * 32,
+        "ENCRYPTION_KEY": "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=",
+    }
+    found = await resolve_endpoints(Settings.load(given, agentcy_state_dir=own.agentcy_state_dir))
+    assert found.database_url == given["DATABASE_URL"]
+    assert found.redis_url == given["REDIS_URL"]
+    assert found.neo4j_uri == given["NEO4J_URI"]
+    assert not own.state_dir.exists()
+    assert "p@" not in repr(found)
+
+
+@pytest.mark.requirement("CTX-11")
 async def test_only_servers_without_a_url_are_started(own: Settings) -> None:
     mixed = own.model_copy(update={
         "redis_url": Settings(redis_url="rediss://elsewhere:6380/1").redis_url,
