@@ -276,6 +276,14 @@ class ContextEngine(Protocol):
         """Live nodes of a source as ``NODES`` batches, for verification."""
         ...
 
+    async def ping(self) -> None:
+        """Return when the engine answers.
+
+        Raises:
+            StoreUnavailableError: it does not.
+        """
+        ...
+
     async def close(self) -> None:
         """Give connections back."""
         ...

@@ -147,5 +147,23 @@ class RayDispatcher:
         for host in {choose_host(call.source_id, self._hosts) for call in calls}:
             await self._lanes[host].abandon([call.tool_call_id for call in calls])
 
+    async def check_source(self, org_id: UUID, source_id: UUID) -> None:
+        """Reach a source with its credentials, on the host that owns it.
+
+        Raises:
+            SourceConfigError: it does not work as configured.
+            ConnectorUnavailableError: the host is not up.
+        """
+        name = choose_host(source_id, self._hosts)
+        try:
+            host = ray.get_actor(name, namespace=NAMESPACE)
+            fault = await host.check_source.remote(org_id, source_id)
+        except (RayError, ValueError) as error:
+            raise ConnectorUnavailableError(
+                f"session host {name!r} does not answer; try again in a moment"
+            ) from error
+        if fault is not None:
+            raise fault
+
     async def close(self) -> None:
         """Nothing to give back: sessions belong to the hosts."""

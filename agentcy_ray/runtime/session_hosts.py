@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import ray
 
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
+
+if TYPE_CHECKING:
+    from agentcy_ray.connectors.sessions import SessionPool
 
 
 class _Mailbox:
@@ -54,7 +58,7 @@ class SessionHost:
     def __init__(self) -> None:
         self._boxes: dict[str, _Mailbox] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._opening: asyncio.Task[Any] | None = None
+        self._opening: asyncio.Task[SessionPool] | None = None
 
     async def exchange(
         self, caller: str, requests: Sequence[ToolRequest], wait: bool
@@ -76,36 +80,31 @@ class SessionHost:
             if task is not None:
                 task.cancel()
 
-    async def drop(self, source_id: str) -> None:
-        """Close the session of a source whose config has changed."""
+    async def check_source(self, org_id: UUID, source_id: UUID) -> AgentcyError | None:
+        """Reach a source with its credentials; the fault comes back as a value."""
         pool = await self._pool()
-        await pool.forget(source_id)
+        try:
+            async with pool.session(org_id, source_id) as session:
+                await session.check()
+        except AgentcyError as error:
+            return error
+        return None
 
     async def ping(self) -> int:
         """Calls that run here now."""
         return len(self._running)
 
-    async def _execute(self, pool: Any, request: ToolRequest, box: _Mailbox) -> None:
-        try:
-            outcome = await pool.call(request)
-        except AgentcyError as error:
-            outcome = ToolOutcome(
-                tool_call_id=request.tool_call_id,
-                ok=False,
-                error_code=error.code,
-                error_message=error.message,
-                transient=error.transient,
-            )
-        box.put(outcome)
+    async def _execute(self, pool: SessionPool, request: ToolRequest, box: _Mailbox) -> None:
+        box.put(await pool.call(request))
 
-    async def _pool(self) -> Any:
+    async def _pool(self) -> SessionPool:
         """The session pool; opened once, by whoever asks first."""
         if self._opening is None or (self._opening.done() and self._opening.exception()):
             self._opening = asyncio.create_task(_open_pool())
         return await asyncio.shield(self._opening)
 
 
-async def _open_pool() -> Any:
+async def _open_pool() -> SessionPool:
     from agentcy_ray.runtime.parts import open_session_pool
 
     return await open_session_pool(Settings.load())

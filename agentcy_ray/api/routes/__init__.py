@@ -1,1 +1,40 @@
 """One file per area of the API."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.routing import Route
+
+from agentcy_ray.api.routes import (
+    agents,
+    approvals,
+    audit,
+    auth,
+    context,
+    conversations,
+    health,
+    jobs,
+    rag,
+    realms,
+    runs,
+    sources,
+    tools,
+)
+
+PREFIX = "/api/v1"
+
+
+def all_routers() -> list[APIRouter]:
+    """The routers below the versioned prefix."""
+    areas = (
+        auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
+        jobs,
+    )  # fmt: skip
+    return [area.router for area in areas]
+
+
+def outside(app: FastAPI) -> None:
+    """Routes outside the versioned API, and the hot ones that bypass FastAPI's machinery."""
+    health.install(app)
+    # First, so that a request for it is not matched against every other route before.
+    app.router.routes.insert(0, Route(f"{PREFIX}/auth/ping", auth.ping, methods=["GET"]))

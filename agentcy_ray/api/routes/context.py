@@ -25,7 +25,7 @@ from agentcy_ray.context.engine import (
 from agentcy_ray.context.engine import (
     Query as EngineQuery,
 )
-from agentcy_ray.core.errors import InvalidError, NotFoundError
+from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import QueryId, new_id
 
 router = APIRouter(prefix="/context", tags=["context"])
@@ -202,20 +202,8 @@ async def query(body: QueryBody, caller: Asker, request: Request) -> QueryAnswer
 
 
 async def _scope(request: Request, caller: Allowed, asked: list[str] | None) -> Scope:
-    """The asked realms, cut to what the caller may see.
-
-    Raises:
-        InvalidError: a realm does not exist.
-    """
-    if asked:
-        names = await request.app.state.services.realms.names(caller.org_id)
-        unknown = sorted(set(asked) - names)
-        if unknown:
-            raise InvalidError(
-                f"there is no realm {unknown[0]!r}; there are: {', '.join(sorted(names))}",
-                realms=unknown,
-            )
-    realms = caller.principal.bind_realms(tuple(asked) if asked else None)
+    """The asked realms, cut to what the caller may see."""
+    realms = await request.app.state.services.allowed_realms(caller.principal, asked)
     return Scope(org_id=caller.org_id, realms=realms)
 
 

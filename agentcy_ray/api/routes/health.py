@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from agentcy_ray import __version__
-from agentcy_ray.core.errors import AgentcyError
-
-CHECK_SECS = 3.0
 
 
 async def health(request: Request) -> Response:
@@ -44,24 +39,13 @@ async def live(_: Request) -> Response:
 async def ready(request: Request) -> Response:
     """The stores were opened and Postgres answers."""
     services = getattr(request.app.state, "services", None)
-    good = services is not None and await state_of(services.db.ping()) == "ok"
+    good = services is not None and (await services.check())["database"] == "ok"
     return JSONResponse({"status": "ok" if good else "starting"}, 200 if good else 503)
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-async def state_of(check: Awaitable[object]) -> str:
-    """``ok``, or why the part does not answer, within a bounded time."""
-    try:
-        await asyncio.wait_for(check, CHECK_SECS)
-    except AgentcyError as error:
-        return error.message
-    except TimeoutError:
-        return f"no answer within {CHECK_SECS:g} s"
-    return "ok"
 
 
 def install(app: FastAPI) -> None:

@@ -101,12 +101,15 @@ async def change_source(
 
 
 @router.delete("/sources/{source_id}", status_code=204)
-async def delete_source(source_id: str, caller: Deleter, request: Request) -> Response:
-    """Delete a source with its secrets, runs and packages; its entities are archived."""
+async def delete_source(
+    source_id: str, caller: Deleter, request: Request, purge: bool = False
+) -> Response:
+    """Delete a source with its secrets, runs and packages; with ``purge`` hide its entities too."""
     services = request.app.state.services
     source = await _visible(request, caller, source_id)
     await services.sources.delete(caller.principal, source.id)
-    await services.forget_source(caller.org_id, source.id)
+    if purge:
+        await services.purge_source(caller.org_id, source.id)
     return Response(status_code=204)
 
 

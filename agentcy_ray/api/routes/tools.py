@@ -1,0 +1,279 @@
+"""The tool catalog, and direct calls through the same gates as an agent's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
+
+from agentcy_ray.api.errors import error_response
+from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    ConflictError,
+    ConnectorError,
+    ConnectorTimeoutError,
+    InvalidError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PolicyDeniedError,
+    RateLimitedError,
+    TooLargeError,
+)
+from agentcy_ray.core.ids import ApprovalId, ArtifactId, SourceId, ToolCallId, decode
+from agentcy_ray.core.tools import (
+    CatalogEntry,
+    Effect,
+    PolicyNote,
+    ToolCall,
+    ToolFault,
+    ToolResult,
+    ToolStatus,
+)
+
+router = APIRouter(tags=["tools"])
+Reader = Annotated[Allowed, permit("source.read")]
+ChatReader = Annotated[Allowed, permit("chat.read")]
+ToolCaller = Annotated[Allowed, permit("chat.tool.execute", asked_by_gateway=True)]
+
+_ERRORS: dict[str, type[AgentcyError]] = {
+    "policy_denied": PolicyDeniedError,
+    "permission_denied": PolicyDeniedError,
+    "approval_mismatch": ConflictError,
+    "source_ambiguous": ConflictError,
+    "quota_exceeded": RateLimitedError,
+    "connector_timeout": ConnectorTimeoutError,
+    "indeterminate": OutcomeUnknownError,
+    "result_too_large": TooLargeError,
+    "invalid_args": InvalidError,
+    "tool_not_found": InvalidError,
+    "not_found": NotFoundError,
+}
+
+
+class ConnectorView(BaseModel):
+    """A connector that sources can be made of."""
+
+    name: str
+    title: str
+    description: str
+    version: str
+    default_realm: str
+    config_schema: dict[str, Any]
+    labels: list[str]
+    edge_types: list[str]
+
+
+class Connectors(BaseModel):
+    """All connectors of this install."""
+
+    items: list[ConnectorView]
+    next_cursor: None = None
+
+
+class ToolView(BaseModel):
+    """A tool in the caller's reach."""
+
+    name: str
+    connector: str
+    tool: str
+    source: str | None
+    source_id: SourceId | None
+    title: str
+    description: str
+    effect: Effect
+    requires_approval: bool
+    realm: str
+    input_schema: dict[str, Any]
+    score: float | None = None
+
+
+class Tools(BaseModel):
+    """Tools in reach, by name."""
+
+    items: list[ToolView]
+    next_cursor: None = None
+
+
+class ToolMatches(BaseModel):
+    """Tools that fit a query, best first."""
+
+    tools: list[ToolView]
+
+
+class DirectCall(BaseModel):
+    """One call; ``source`` when several offer the tool."""
+
+    connector: str = Field(max_length=100, examples=["git"])
+    tool: str = Field(max_length=100, examples=["log"])
+    args: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+
+
+class DirectCalls(BaseModel):
+    """Several calls; answered in order."""
+
+    calls: list[DirectCall] = Field(min_length=1, max_length=128)
+
+
+class CallAnswer(BaseModel):
+    """What came of a call; ``pending_approval`` names the approval to decide."""
+
+    tool_call_id: ToolCallId
+    status: ToolStatus | Literal["pending_approval"]
+    result: Any = None
+    error: ToolFault | None = None
+    truncated: bool = False
+    artifact_id: ArtifactId | None = None
+    approval_id: ApprovalId | None = None
+    usage_ms: float = 0.0
+    policy: PolicyNote | None = None
+
+
+class CallAnswers(BaseModel):
+    """Answers in the order of the calls."""
+
+    results: list[CallAnswer]
+
+
+@router.get("/catalog/connectors")
+async def list_connectors(_: Reader, request: Request) -> Connectors:
+    """Connectors with the JSON Schema of their config."""
+    specs = [connector.spec for connector in request.app.state.services.registry.all()]
+    return Connectors(
+        items=[
+            ConnectorView(
+                name=spec.name,
+                title=spec.title,
+                description=spec.description,
+                version=spec.version,
+                default_realm=spec.default_realm,
+                config_schema=spec.config_model.model_json_schema(),
+                labels=list(spec.labels),
+                edge_types=list(spec.edge_types),
+            )
+            for spec in specs
+        ]
+    )
+
+
+@router.get("/catalog/tools")
+async def list_tools(caller: Reader, request: Request, realm: str | None = None) -> Tools:
+    """Every tool in the caller's reach."""
+    entries = await request.app.state.services.catalog.entries(caller.principal, realm)
+    return Tools(items=[_view(entry) for entry in sorted(entries, key=lambda e: e.name)])
+
+
+@router.get("/catalog/search")
+async def search_tools(
+    caller: Reader,
+    request: Request,
+    q: Annotated[str, Query(min_length=1, max_length=500)],
+    top_k: Annotated[int, Query(ge=1, le=100)] = 8,
+    realm: str | None = None,
+) -> ToolMatches:
+    """Tools by meaning and name."""
+    found = await request.app.state.services.catalog.search(
+        caller.principal, q, realm=realm, top_k=top_k
+    )
+    return ToolMatches(tools=[_view(entry, score) for entry, score in found])
+
+
+@router.post(
+    "/chat/conversations/{conversation_id}/tool-calls",
+    responses={202: {"model": CallAnswer, "description": "Waits for an approval."}},
+    response_model=CallAnswer | CallAnswers,
+)
+async def call_tool(
+    conversation_id: str,
+    body: DirectCall | DirectCalls,
+    caller: ToolCaller,
+    request: Request,
+    wait_secs: Annotated[float, Query(ge=0, le=60)] = 0,
+) -> Response:
+    """Call a tool through policy, approval and audit."""
+    services = request.app.state.services
+    conversation = await services.conversations.get(
+        caller.principal, decode("cnv", conversation_id)
+    )
+    occasion: dict[str, Any] = {
+        "wait_secs": wait_secs,
+        "realm": conversation.realm,
+        "agent": await services.agents.get(caller.org_id, conversation.agent_id)
+        if conversation.agent_id
+        else None,
+        "request_id": caller.request_id,
+        "ip": request.client.host if request.client else None,
+    }
+    if isinstance(body, DirectCalls):
+        results = await services.direct_calls.call_many(
+            caller.principal, conversation.id, [_call(one) for one in body.calls], **occasion
+        )
+        answer = CallAnswers(results=[_answer(result) for result in results])
+        return JSONResponse(answer.model_dump(mode="json"))
+    result = await services.direct_calls.call(
+        caller.principal, conversation.id, _call(body), **occasion
+    )
+    if result.error is not None and result.status is not ToolStatus.WAITING_APPROVAL:
+        return error_response(_error(result), caller.request_id)
+    waiting = result.status is ToolStatus.WAITING_APPROVAL
+    return JSONResponse(_answer(result).model_dump(mode="json"), 202 if waiting else 200)
+
+
+@router.get("/chat/conversations/{conversation_id}/tool-calls/{tool_call_id}")
+async def read_tool_call(
+    conversation_id: str, tool_call_id: str, caller: ChatReader, request: Request
+) -> CallAnswer:
+    """What can be told of a call now."""
+    services = request.app.state.services
+    conversation = await services.conversations.get(
+        caller.principal, decode("cnv", conversation_id)
+    )
+    row, result = await services.direct_calls.get(caller.org_id, decode("tc", tool_call_id))
+    if row.conversation_id != conversation.id:
+        raise NotFoundError("this conversation has no such tool call")
+    return _answer(result)
+
+
+def _call(body: DirectCall) -> ToolCall:
+    return ToolCall(connector=body.connector, tool=body.tool, args=body.args, source=body.source)
+
+
+def _answer(result: ToolResult) -> CallAnswer:
+    fields = result.model_dump()
+    if result.status is ToolStatus.WAITING_APPROVAL:
+        fields["status"] = "pending_approval"
+    return CallAnswer(**fields)
+
+
+def _error(result: ToolResult) -> AgentcyError:
+    assert result.error is not None
+    kind = _ERRORS.get(result.error.code, ConnectorError)
+    audit = result.policy.model_dump(mode="json") if result.policy else None
+    call_id = CallAnswer(tool_call_id=result.tool_call_id, status=result.status)
+    return kind(
+        result.error.message,
+        code=result.error.code,
+        tool_call_id=call_id.model_dump(mode="json")["tool_call_id"],
+        status=result.status.value,
+        policy=audit,
+    )
+
+
+def _view(entry: CatalogEntry, score: float | None = None) -> ToolView:
+    return ToolView(
+        name=entry.name,
+        connector=entry.connector,
+        tool=entry.spec.name,
+        source=entry.source,
+        source_id=entry.source_id,
+        title=entry.spec.title,
+        description=entry.spec.description,
+        effect=entry.spec.effect,
+        requires_approval=entry.spec.requires_approval,
+        realm=entry.realm,
+        input_schema=entry.spec.input_schema,
+        score=score,
+    )

@@ -1,0 +1,283 @@
+"""Everything that a replica works with, opened once and closed together.
+
+The same services carry the API and the executor of runs: which of them a process uses is decided by
+who opens them. What needs a cluster (session hosts, the embedding pool) is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from agentcy_ray.agent.approvals import Approvals
+from agentcy_ray.agent.artifacts import Artifacts
+from agentcy_ray.agent.backend import Backend
+from agentcy_ray.agent.builtins import Builtins
+from agentcy_ray.agent.catalog import Catalog
+from agentcy_ray.agent.conversations import ConversationStore
+from agentcy_ray.agent.direct_calls import DirectCalls
+from agentcy_ray.agent.dispatch import Dispatcher
+from agentcy_ray.agent.gateway import Gateway
+from agentcy_ray.agent.profiles import AgentStore
+from agentcy_ray.agent.runlog import RunLog
+from agentcy_ray.agent.runs import RunStore
+from agentcy_ray.agent.tool_calls import ToolCallStore
+from agentcy_ray.agent.tool_results import ResultShaper
+from agentcy_ray.api.authentication import Authenticator
+from agentcy_ray.api.pagination import Cursors
+from agentcy_ray.api.realms import Realms
+from agentcy_ray.audit.log import AuditLog
+from agentcy_ray.connectors.registry import Registry, builtin_registry
+from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.context.engine import ContextEngine
+from agentcy_ray.context.factory import open_engine
+from agentcy_ray.core.clock import SystemClock
+from agentcy_ray.core.errors import AgentcyError, InvalidError
+from agentcy_ray.core.redaction import Redactor
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.identity.local import LocalIdentity
+from agentcy_ray.identity.throttle import Throttle
+from agentcy_ray.identity.tokens import Tokens
+from agentcy_ray.ingest.syncs import SyncRuns
+from agentcy_ray.jobs.queue import JobQueue, open_queue
+from agentcy_ray.llm.registry import Models
+from agentcy_ray.policy.service import PolicyService
+from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.retrieval.pgvector import PgVectorIndex
+from agentcy_ray.retrieval.search import SearchService
+from agentcy_ray.retrieval.spaces import SpaceStore
+from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.objects import open_objects
+from agentcy_ray.stores.postgres import Database, open_database
+from agentcy_ray.stores.redis import RedisStore, open_redis
+from agentcy_ray.stores.secrets import Secrets, resolve_secrets
+from agentcy_ray.stores.vault import Vault
+
+CheckSource = Callable[[UUID, UUID], Awaitable[None]]
+"""(org, source) → reaches the source on a session host; raises ``SourceConfigError``."""
+CHECK_SECS = 3.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """The rooms of the house, with their doors open."""
+
+    settings: Settings
+    db: Database
+    redis: RedisStore
+    bell: Bell
+    engine: ContextEngine
+    registry: Registry
+    sources: SourceStore
+    check_source: CheckSource
+    queue: JobQueue
+    syncs: SyncRuns
+    search: SearchService
+    spaces: SpaceStore
+    index: PgVectorIndex
+    policy: PolicyService
+    audit: AuditLog
+    approvals: Approvals
+    artifacts: Artifacts
+    catalog: Catalog
+    gateway: Gateway
+    direct_calls: DirectCalls
+    agents: AgentStore
+    conversations: ConversationStore
+    runs: RunStore
+    run_log: RunLog
+    models: Models
+    identity: LocalIdentity
+    authenticator: Authenticator
+    login_limit: Throttle
+    cursors: Cursors
+    realms: Realms
+    closing: AsyncExitStack
+
+    async def check(self) -> dict[str, str]:
+        """Part → ``ok``, or why it does not answer; bounded in time."""
+        parts = {
+            "database": self.db.ping(),
+            "redis": self.redis.ping(),
+            "context_engine": self.engine.ping(),
+        }
+        states = await asyncio.gather(*(_state(part) for part in parts.values()))
+        return dict(zip(parts, states, strict=True))
+
+    async def allowed_realms(
+        self, principal: Principal, asked: list[str] | tuple[str, ...] | None
+    ) -> tuple[str, ...] | None:
+        """The asked realms, cut to what the caller may see; None = all of them.
+
+        Raises:
+            InvalidError: a realm does not exist; the message lists those that do.
+        """
+        if asked:
+            names = await self.realms.names(principal.org_id)
+            unknown = sorted(set(asked) - names)
+            if unknown:
+                raise InvalidError(
+                    f"there is no realm {unknown[0]!r}; there are: {', '.join(sorted(names))}",
+                    realms=unknown,
+                )
+        return principal.bind_realms(tuple(asked) if asked else None)
+
+    async def purge_source(self, org_id: UUID, source_id: UUID) -> int:
+        """Hide every entity of a source from graph and search; returns how many."""
+        space, count, now = await self.spaces.active(org_id), 0, SystemClock().now()
+        async for batch in self.engine.export_nodes(org_id, source_id):
+            ids = batch.column("id").to_pylist()
+            await self.engine.archive(org_id, "node", ids, now)
+            if space is not None:
+                await self.index.archive_nodes(space, ids, now)
+            count += len(ids)
+        return count
+
+    async def close(self) -> None:
+        """Close what was opened, the last one first."""
+        await self.closing.aclose()
+
+
+async def open_services(
+    settings: Settings,
+    endpoints: Endpoints,
+    *,
+    dispatcher: Dispatcher,
+    embedder: Embedder,
+    check_source: CheckSource,
+) -> Services:
+    """Open everything; what was opened is closed again when a later part fails.
+
+    Raises:
+        ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
+    """
+    async with AsyncExitStack() as opening:
+        db = await open_database(
+            endpoints.database_url,
+            pool_max=settings.database_pool_max,
+            statement_cache=settings.database_statement_cache,
+        )
+        opening.push_async_callback(db.close)
+        redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+        opening.push_async_callback(redis.aclose)
+        bell = Bell(redis)
+        opening.push_async_callback(bell.aclose)
+        engine = await open_engine(settings, endpoints)
+        opening.push_async_callback(engine.close)
+        services = _assemble(
+            settings, resolve_secrets(settings), db, redis, bell, engine,
+            dispatcher, embedder, check_source, opening,
+        )  # fmt: skip
+        opening.push_async_callback(dispatcher.close)
+        return replace(services, closing=opening.pop_all())
+
+
+def _assemble(
+    settings: Settings,
+    secrets: Secrets,
+    db: Database,
+    redis: RedisStore,
+    bell: Bell,
+    engine: ContextEngine,
+    dispatcher: Dispatcher,
+    embedder: Embedder,
+    check_source: CheckSource,
+    opening: AsyncExitStack,
+) -> Services:
+    clock = SystemClock()
+    registry = builtin_registry(settings)
+    vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+    sources = SourceStore(db, vault, registry, bell)
+    queue = open_queue(settings, db, redis)
+    opening.push_async_callback(queue.close)
+    spaces = SpaceStore(db, settings)
+    search = SearchService(db, embedder, spaces, settings)
+    policy = PolicyService(db, bell, settings)
+    opening.push_async_callback(policy.close)
+    audit = AuditLog(db)
+    opening.push_async_callback(audit.close)
+    artifacts = Artifacts(db, open_objects(settings))
+    builtins = Builtins(search, engine, artifacts)
+    catalog = Catalog(sources, bell, builtins.specs(), embedder)
+    opening.push_async_callback(catalog.close)
+    approvals = Approvals(db, bell, settings, policy, audit)
+    calls = ToolCallStore(db)
+    redactor = Redactor(_secret_values(settings, secrets))
+    gateway = Gateway(
+        catalog=catalog,
+        policy=policy,
+        approvals=approvals,
+        audit=audit,
+        calls=calls,
+        backend=Backend(dispatcher, builtins, settings),
+        builtins=builtins,
+        results=ResultShaper(artifacts, redactor, settings),
+        redactor=redactor,
+        settings=settings,
+    )
+    opening.push_async_callback(gateway.close)
+    direct_calls = DirectCalls(db, gateway, approvals, calls, settings)
+    opening.push_async_callback(direct_calls.close)
+    run_log = RunLog(db, bell, settings)
+    tokens = Tokens(
+        secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
+    )
+    identity = LocalIdentity(db, tokens, clock, settings.jwt_refresh_expiry_secs)
+    return Services(
+        settings=settings,
+        db=db,
+        redis=redis,
+        bell=bell,
+        engine=engine,
+        registry=registry,
+        sources=sources,
+        check_source=check_source,
+        queue=queue,
+        syncs=SyncRuns(db, queue),
+        search=search,
+        spaces=spaces,
+        index=PgVectorIndex(db, settings),
+        policy=policy,
+        audit=audit,
+        approvals=approvals,
+        artifacts=artifacts,
+        catalog=catalog,
+        gateway=gateway,
+        direct_calls=direct_calls,
+        agents=AgentStore(db),
+        conversations=ConversationStore(db),
+        runs=RunStore(db, bell, run_log),
+        run_log=run_log,
+        models=Models(settings),
+        identity=identity,
+        authenticator=Authenticator(tokens, identity, clock),
+        login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
+        cursors=Cursors(secrets.jwt_secret),
+        realms=Realms(db),
+        closing=opening,
+    )
+
+
+def _secret_values(settings: Settings, secrets: Secrets) -> list[str]:
+    """What must never leave in a result: the install's own secrets and every provider key."""
+    given = (
+        settings.llm_api_key, settings.anthropic_api_key, settings.openai_api_key,
+        settings.s3_secret_access_key, settings.neo4j_password,
+    )  # fmt: skip
+    values = [secret.get_secret_value() for secret in given if secret is not None]
+    return [*values, secrets.jwt_secret, secrets.admin_password]
+
+
+async def _state(part: Awaitable[object]) -> str:
+    try:
+        await asyncio.wait_for(part, CHECK_SECS)
+    except AgentcyError as error:
+        return error.message
+    except TimeoutError:
+        return f"no answer within {CHECK_SECS:g} s"
+    return "ok"

@@ -1,0 +1,53 @@
+"""What runs inside the actors: the floors below, opened with this process's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from agentcy_ray.connectors.registry import builtin_registry
+from agentcy_ray.connectors.sessions import SessionPool
+from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.ingest.service import open_ingest
+from agentcy_ray.jobs.queue import open_queue
+from agentcy_ray.jobs.worker import JobWorker
+from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.stores.endpoints import resolve_endpoints
+from agentcy_ray.stores.postgres import open_database
+from agentcy_ray.stores.redis import open_redis
+from agentcy_ray.stores.secrets import resolve_secrets
+from agentcy_ray.stores.vault import Vault
+
+HOST_CONNECTIONS = 4
+"""A session host only reads configs; tools do not touch the database."""
+
+
+async def open_session_pool(settings: Settings) -> SessionPool:
+    """The sessions of a host. Hosts and ingest workers alone open credentials."""
+    endpoints = await resolve_endpoints(settings)
+    db = await open_database(
+        endpoints.database_url,
+        pool_max=HOST_CONNECTIONS,
+        statement_cache=settings.database_statement_cache,
+    )
+    secrets = resolve_secrets(settings)
+    vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+    store = SourceStore(db, vault, builtin_registry(settings))
+    return SessionPool(store, max_result_bytes=settings.tool_max_result_bytes)
+
+
+async def open_ingest_worker(
+    settings: Settings, name: str, embedders: Sequence[str]
+) -> tuple[JobWorker, Callable[[], Awaitable[None]]]:
+    """A job worker for syncs, and what closes it."""
+    endpoints = await resolve_endpoints(settings)
+    ingest = await open_ingest(settings, endpoints, EmbeddingPool(embedders))
+    redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+    queue = open_queue(settings, ingest.db, redis)
+
+    async def close() -> None:
+        await queue.close()
+        await ingest.close()
+        await redis.aclose()
+
+    return JobWorker(queue, ingest.handlers(), name, settings), close

@@ -1,0 +1,47 @@
+"""Joining ``api`` and ``runtime``: services over the cluster's actors."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from agentcy_ray.api.app import create_app
+from agentcy_ray.api.bootstrap import first_boot
+from agentcy_ray.api.services import Services, open_services
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.runtime import names
+from agentcy_ray.runtime.cluster_config import load_cluster_config
+from agentcy_ray.runtime.dispatch import RayDispatcher
+from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
+from agentcy_ray.stores.migrate import migrate
+from agentcy_ray.stores.postgres import open_database
+from agentcy_ray.stores.secrets import resolve_secrets
+
+
+def api_application() -> FastAPI:
+    """The API of a replica; its services are opened when Serve starts it."""
+    settings = Settings.load()
+    return create_app(settings, lambda: open_platform(settings))
+
+
+async def open_platform(settings: Settings) -> Services:
+    """The services of a replica: tools on session hosts, embedding on the pool."""
+    config = load_cluster_config(settings.agentcy_cluster_config)
+    dispatcher = RayDispatcher(names.session_hosts(config), config.session_hosts.batch_max)
+    return await open_services(
+        settings,
+        await resolve_endpoints(settings),
+        dispatcher=dispatcher,
+        embedder=EmbeddingPool(names.embedders(config)),
+        check_source=dispatcher.check_source,
+    )
+
+
+async def prepare_database(settings: Settings, endpoints: Endpoints) -> None:
+    """Bring schema and first rows up to this version; any number of processes may do so at once."""
+    await migrate(endpoints.database_url)
+    db = await open_database(endpoints.database_url, pool_max=2)
+    try:
+        await first_boot(db, settings, resolve_secrets(settings).admin_password)
+    finally:
+        await db.close()
