@@ -7,15 +7,10 @@ hears the bell in milliseconds, and looks at Postgres by itself when the bell is
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
-from pydantic import BaseModel, ConfigDict
-
+from agentcy_ray.agent.approval_records import Approval, NewApproval, Status, Via
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.core.errors import (
@@ -25,28 +20,20 @@ from agentcy_ray.core.errors import (
     PermissionDeniedError,
     RateLimitedError,
 )
-from agentcy_ray.core.ids import (
-    ApprovalId,
-    ConversationId,
-    OrgId,
-    RunId,
-    SourceId,
-    ToolCallId,
-    UserId,
-    encode,
-    new_id,
-)
+from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.states import APPROVAL, sources_of
 from agentcy_ray.core.tenancy import Principal
-from agentcy_ray.core.tools import Effect
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.stores.bell import Bell, Ear
 from agentcy_ray.stores.postgres import Database
 
-Connection = PoolConnectionProxy[asyncpg.Record]
-Via = Literal["api", "console", "cli", "slack", "email", "webchat", "webhook", "mcp"]
-Status = Literal["pending", "approved", "denied", "expired", "cancelled", "consumed"]
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
 MAX_PENDING = 200
 
 _COLUMNS = (
@@ -97,55 +84,11 @@ _CANCEL = "UPDATE approvals SET status = 'cancelled' WHERE id = $1 AND status = 
 _CANCEL_RUN = """
 UPDATE approvals SET status = 'cancelled' WHERE run_id = $1 AND status = ANY($2) RETURNING id
 """
-
-
-class Approval(BaseModel):
-    """An approval row."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: ApprovalId
-    org_id: OrgId
-    run_id: RunId | None
-    conversation_id: ConversationId | None
-    tool_call_id: ToolCallId
-    connector: str
-    source_id: SourceId | None
-    tool: str
-    args: dict[str, Any]
-    """Masked, as a decider sees them."""
-    args_sha256: str
-    effect: Effect
-    reasons: tuple[str, ...]
-    by_policy: bool
-    """Whether a policy asked for it: then only the full grant may decide."""
-    status: Status
-    requested_by: UserId
-    decided_by: UserId | None
-    decided_via: Via | None
-    note: str | None
-    expires_at: datetime
-    decided_at: datetime | None
-    consumed_at: datetime | None
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class NewApproval:
-    """What is asked of a person."""
-
-    tool_call_id: UUID
-    run_id: UUID | None
-    conversation_id: UUID | None
-    connector: str
-    source_id: UUID | None
-    tool: str
-    args: dict[str, Any]
-    args_sha256: str
-    effect: Effect
-    reasons: tuple[str, ...]
-    by_policy: bool
-    requested_by: UUID
+_CANCEL_CALLS = """
+UPDATE tool_calls SET status = 'cancelled', error = $2
+WHERE run_id = $1 AND status = 'waiting_approval'
+"""
+_CANCELLED = {"code": "cancelled", "message": "the run was cancelled"}
 
 
 class Approvals:
@@ -300,9 +243,10 @@ class Approvals:
             await connection.execute(_CANCEL, approval_id, sources_of(APPROVAL, "cancelled"))
 
     async def cancel_for_run(self, org_id: UUID, run_id: UUID) -> int:
-        """Void whatever a run waits for; its waiters return. Gives the number."""
+        """Void what a run waits for, approvals and calls; its waiters return. Gives the number."""
         async with self._db.tenant(org_id) as connection:
             rows = await connection.fetch(_CANCEL_RUN, run_id, sources_of(APPROVAL, "cancelled"))
+            await connection.execute(_CANCEL_CALLS, run_id, _CANCELLED)
         for row in rows:
             await self._ring(org_id, row["id"], run_id, "cancelled")
         return len(rows)

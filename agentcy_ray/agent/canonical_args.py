@@ -1,4 +1,4 @@
-"""The canonical form of a tool call's arguments, by which approvals and effects are bound to them."""
+"""The canonical form of a call's arguments, which binds approvals and effects to them."""
 
 from __future__ import annotations
 

@@ -1,19 +1,17 @@
 """Rows of ``tool_calls``: what was about to happen, and what came of it.
 
-A ``write`` or ``destructive`` call has its row, with ``intent_at``, before it is dispatched, and its
-receipt after. Reads have one only when they wait for an approval or are called directly. Secrets in
-arguments are masked before they get here, so a masked call cannot be repeated from its row.
+A ``write`` or ``destructive`` call has its row, with ``intent_at``, before it is dispatched, and
+its receipt after. Reads have one only when they wait for an approval or are called directly.
+Secrets in arguments are masked before they get here, so such a call is not repeated from its row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 from pydantic import BaseModel, ConfigDict
 
 from agentcy_ray.core.errors import NotFoundError
@@ -32,7 +30,12 @@ from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.core.tools import Effect, PolicyNote, ToolFault, ToolResult, ToolStatus
 from agentcy_ray.stores.postgres import Database
 
-Connection = PoolConnectionProxy[asyncpg.Record]
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
 ENDED = frozenset(ToolStatus(state) for state in ends(TOOL_CALL)) | {ToolStatus.INDETERMINATE}
 """States with an answer. ``indeterminate`` may still turn into another when a late one arrives."""
 

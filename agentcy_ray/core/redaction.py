@@ -16,7 +16,10 @@ SHORTEST = 8
 """A known value shorter than this is not looked for: it would mask ordinary words."""
 
 _SHAPES: tuple[tuple[str, str], ...] = (  # a piece that any match holds, and the whole shape
-    ("-----BEGIN", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    (
+        "-----BEGIN",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    ),
     ("AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
     ("ASIA", r"\bASIA[0-9A-Z]{16}\b"),
     ("gh", r"\bgh[pousr]_[0-9A-Za-z]{30,}\b"),
@@ -31,7 +34,7 @@ _SHAPES: tuple[tuple[str, str], ...] = (  # a piece that any match holds, and th
     ("ctx_", r"\bctx_[0-9A-Za-z]{32}\b"),
     ("whsec_", r"\bwhsec_[0-9A-Za-z+/=_-]{16,}"),
     ("://", r"(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"),
-)  # fmt: skip
+)
 _COMPILED = tuple((mark, re.compile(shape)) for mark, shape in _SHAPES)
 _SECRET_FIELD = re.compile(
     r"(?:pass(?:word|wd|phrase)|secret|api_?key|access_?key|private_?key|authorization"
@@ -61,6 +64,8 @@ class Redactor:
     def json(self, value: Any, *, by_field: bool = False) -> Any:
         """A JSON value without secrets; the given one is not changed.
 
+        Integers beyond 64 bits and whatever is no JSON become text.
+
         Args:
             value: any JSON value.
             by_field: also mask texts in fields that are named like a secret.
@@ -76,4 +81,8 @@ class Redactor:
             }
         if isinstance(value, list | tuple):
             return [self.json(item, by_field=by_field) for item in value]
-        return value
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if -(2**63) <= value < 2**64 else str(value)
+        return self.text(str(value))

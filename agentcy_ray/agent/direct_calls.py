@@ -1,0 +1,196 @@
+"""Tool calls outside of a run: a person or a program calls a tool itself.
+
+Such a call passes the same gates and has a row from the start. When it needs an approval, this
+process waits for the decision in the background; should it die, another one takes the call up from
+its row (``sweep``), and the guarded use of the approval keeps that to one execution.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from agentcy_ray.agent.approvals import Approvals
+from agentcy_ray.agent.calls import Agent, CallContext, OpenCall
+from agentcy_ray.agent.gateway import Gateway
+from agentcy_ray.agent.tool_calls import ToolCallRow, ToolCallStore
+from agentcy_ray.core.errors import AgentcyError, InvalidError
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
+from agentcy_ray.stores.postgres import Database
+
+MAX_BATCH = 128
+CONCURRENT = 16
+MAX_WAIT_SECS = 60.0
+ORPHAN_SECS = 10.0
+"""A decided call that nobody has carried out for so long has lost its process."""
+STALE_SECS = 3600.0
+"""An intent without a receipt for so long: whoever dispatched it is gone."""
+_log = structlog.get_logger(__name__)
+
+_ORPHANS = """
+SELECT t.org_id, t.id FROM tool_calls t JOIN approvals a ON a.tool_call_id = t.id
+WHERE t.run_id IS NULL AND t.status = 'waiting_approval' AND a.status <> 'pending'
+  AND coalesce(a.decided_at, a.expires_at) < clock_timestamp() - make_interval(secs => $1)
+UNION ALL
+SELECT org_id, id FROM tool_calls
+WHERE status = 'dispatched' AND intent_at < clock_timestamp() - make_interval(secs => $2)
+LIMIT 100
+"""
+
+
+class DirectCalls:
+    """Direct calls of this process, and the care for those that lost theirs."""
+
+    def __init__(
+        self,
+        db: Database,
+        gateway: Gateway,
+        approvals: Approvals,
+        calls: ToolCallStore,
+        settings: Settings,
+    ) -> None:
+        self._db = db
+        self._gateway = gateway
+        self._approvals = approvals
+        self._calls = calls
+        self._poll_secs = settings.approval_poll_secs
+        self._waiting: set[asyncio.Task[ToolResult]] = set()
+
+    async def call(
+        self,
+        principal: Principal,
+        conversation_id: UUID | None,
+        call: ToolCall,
+        *,
+        wait_secs: float = 0.0,
+        realm: str | None = None,
+        agent: Agent | None = None,
+        request_id: str | None = None,
+        ip: str | None = None,
+    ) -> ToolResult:
+        """Make a call; with status ``waiting_approval`` when nobody has decided in ``wait_secs``.
+
+        Realm and agent are those of the conversation. ``get`` tells later what came of it.
+
+        Raises:
+            StoreUnavailableError, StorageFullError: as ``Gateway.finish``.
+        """
+        ctx = CallContext(
+            principal=principal, realm=realm, conversation_id=conversation_id, agent=agent,
+            request_id=request_id, ip=ip,
+        )  # fmt: skip
+        opened = await self._gateway.open(ctx, call)
+        if not opened.waiting:
+            return await self._gateway.finish(ctx, opened)
+        task = self._in_background(ctx, opened)
+        await asyncio.wait({task}, timeout=min(wait_secs, MAX_WAIT_SECS))
+        if task.done():
+            return task.result()
+        assert opened.approval is not None
+        return ToolResult(
+            tool_call_id=opened.tool_call_id,
+            status=ToolStatus.WAITING_APPROVAL,
+            approval_id=opened.approval.id,
+        )
+
+    async def call_many(
+        self, principal: Principal, conversation_id: UUID | None, calls: Sequence[ToolCall],
+        **occasion: Any,
+    ) -> list[ToolResult]:  # fmt: skip
+        """Make up to 128 calls, at most 16 at a time; the results are in the calls' order.
+
+        Raises:
+            InvalidError: there are more than 128.
+        """
+        if len(calls) > MAX_BATCH:
+            raise InvalidError(f"{len(calls)} calls are more than {MAX_BATCH}; send them in parts")
+        gate = asyncio.Semaphore(CONCURRENT)
+
+        async def one(call: ToolCall) -> ToolResult:
+            async with gate:
+                return await self.call(principal, conversation_id, call, **occasion)
+
+        return list(await asyncio.gather(*map(one, calls)))
+
+    async def get(self, org_id: UUID, tool_call_id: UUID) -> tuple[ToolCallRow, ToolResult]:
+        """A call's row and what can be told of it now.
+
+        Raises:
+            NotFoundError: there is no such row.
+        """
+        row = await self._calls.get(org_id, tool_call_id)
+        approval = await self._approvals.of_call(org_id, tool_call_id)
+        return row, row.as_result(approval.id if approval else None)
+
+    async def sweep(
+        self, *, orphan_secs: float = ORPHAN_SECS, stale_secs: float = STALE_SECS
+    ) -> int:
+        """Expire overdue approvals and take up calls that lost their process; gives their number.
+
+        Any number of processes may sweep at once.
+        """
+        await self._approvals.expire()
+        async with self._db.system() as connection:
+            orphans = await connection.fetch(_ORPHANS, orphan_secs, stale_secs)
+        for orphan in orphans:
+            row = await self._calls.get(orphan["org_id"], orphan["id"])
+            ctx = CallContext(
+                principal=row.principal,
+                realm=row.context.get("realm"),
+                run_id=row.run_id,
+                conversation_id=row.conversation_id,
+                request_id=row.context.get("request_id"),
+                ip=row.context.get("ip"),
+            )
+            if row.status is ToolStatus.DISPATCHED:
+                await self._gateway.give_up(ctx, row)
+            else:
+                opened = await self._gateway.resume(ctx, row)
+                await self._gateway.finish(ctx, opened)
+        return len(orphans)
+
+    async def tend(self, stop: asyncio.Event) -> None:
+        """Sweep every few seconds until ``stop``; a store that is away is tried again."""
+        while not stop.is_set():
+            try:
+                await self.sweep()
+            except AgentcyError as error:
+                _log.warning("sweep_failed", problem=error.message)
+            await _either(stop, self._poll_secs * 5)
+
+    async def close(self) -> None:
+        """Stop waiting; the rows stay, and another process goes on with them."""
+        for task in self._waiting:
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
+
+    def _in_background(self, ctx: CallContext, opened: OpenCall) -> asyncio.Task[ToolResult]:
+        task = asyncio.create_task(self._gateway.finish(ctx, opened))
+        self._waiting.add(task)
+        task.add_done_callback(self._done(opened))
+        return task
+
+    def _done(self, opened: OpenCall) -> Callable[[asyncio.Task[ToolResult]], None]:
+        def done(task: asyncio.Task[ToolResult]) -> None:
+            self._waiting.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                _log.error(
+                    "direct_call_unfinished", tool_call_id=str(opened.tool_call_id),
+                    problem=str(error),
+                )  # fmt: skip
+
+        return done
+
+
+async def _either(stop: asyncio.Event, secs: float) -> None:
+    try:
+        async with asyncio.timeout(secs):
+            await stop.wait()
+    except TimeoutError:
+        return

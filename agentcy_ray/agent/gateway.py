@@ -1,0 +1,358 @@
+"""The gates that every tool call passes, whatever its origin.
+
+route → permission and policy → approval → intent → dispatch → result → audit. ``open`` goes as far
+as the approval and never waits for a person, so that all approvals of a turn are open before the
+first is waited for; ``finish`` does the rest. What a tool does wrong becomes a result; what is
+raised is a store that is away, and then nothing is released.
+
+Events: the gateway emits ``approval_required``, ``approval_resolved`` and ``artifact``. The caller,
+who knows the model's name for the call, emits ``tool_call_start`` and ``tool_result``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agentcy_ray.agent.approval_records import Approval, NewApproval
+from agentcy_ray.agent.approval_rules import approval_reasons
+from agentcy_ray.agent.approvals import Approvals
+from agentcy_ray.agent.backend import Backend, unknown_outcome
+from agentcy_ray.agent.builtins import Builtins
+from agentcy_ray.agent.calls import CallContext, OpenCall
+from agentcy_ray.agent.canonical_args import args_sha256, idempotency_key
+from agentcy_ray.agent.catalog import Catalog
+from agentcy_ray.agent.ledger import Ledger
+from agentcy_ray.agent.tool_calls import ToolCallRow
+from agentcy_ray.agent.tool_results import ResultShaper
+from agentcy_ray.agent.tool_schemas import ArgumentChecks
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    ConflictError,
+    ConnectorError,
+    PermissionDeniedError,
+    PolicyDeniedError,
+    RateLimitedError,
+    RefusedError,
+    RequestError,
+)
+from agentcy_ray.core.events import EventType
+from agentcy_ray.core.ids import new_id
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
+from agentcy_ray.policy.input import TOOL_ACTION
+from agentcy_ray.policy.service import PolicyService
+
+
+class Gateway:
+    """One per process; calls of any number of runs pass through it at once."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        policy: PolicyService,
+        approvals: Approvals,
+        ledger: Ledger,
+        backend: Backend,
+        builtins: Builtins,
+        results: ResultShaper,
+        settings: Settings,
+    ) -> None:
+        self.catalog = catalog
+        self.policy = policy
+        self.approvals = approvals
+        self.ledger = ledger
+        self.calls = ledger.calls
+        self._backend = backend
+        self._builtins = builtins
+        self._results = results
+        self._arguments = ArgumentChecks()
+        self._poll_secs = settings.approval_poll_secs
+        self._effects: set[asyncio.Task[ToolResult]] = set()
+
+    async def call(self, ctx: CallContext, call: ToolCall) -> ToolResult:
+        """``open`` and ``finish`` in one, waiting for a person where one is asked."""
+        return await self.finish(ctx, await self.open(ctx, call))
+
+    async def open(self, ctx: CallContext, call: ToolCall) -> OpenCall:
+        """Route, check and decide; opens an approval where one is needed.
+
+        The same call of the same run (position and arguments) is opened once: whoever opens it
+        again takes up what is there.
+
+        Raises:
+            StoreUnavailableError: a gate could not be read; the call has not been dispatched.
+        """
+        opened = OpenCall(new_id(), call)
+        try:
+            await self._route(ctx, opened)
+            row = await self._former(ctx, opened)
+            if row is None:
+                await self._decide(ctx, opened)
+                row = await self._ask_for_approval(ctx, opened)
+            if row is not None:
+                await self._take_up(ctx, opened, row)
+        except (RefusedError, RateLimitedError) as error:
+            opened.result = await self._refuse(ctx, opened, error)
+        except (RequestError, ConnectorError) as error:
+            opened.result = opened.failed(error)
+        return opened
+
+    async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        """Wait for the approval if there is one, carry out, record, and release the result.
+
+        A cancelled caller leaves a read abandoned; an effect that was dispatched is finished, and
+        its receipt and audit entry are written, without the caller.
+
+        Raises:
+            StoreUnavailableError, StorageFullError: intent, receipt or audit entry could not be
+                made durable; the result is not released.
+        """
+        if opened.result is None and opened.approval is not None:
+            await self._pass_approval(ctx, opened)
+        elif opened.result is None and opened.row is not None:
+            await self._after_crash(ctx, opened)
+        elif opened.result is None and (opened.effect.consequential or ctx.run_id is None):
+            await self._record_intent(ctx, opened)
+        if opened.result is None:
+            opened.result = await self._released(ctx, opened)
+        return opened.result
+
+    async def resume(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
+        """Take up a call from its row, for a caller that does not know its arguments any more."""
+        call = ToolCall(
+            connector=row.connector, tool=row.tool, args=row.args, source=row.context.get("source"),
+            run_id=row.run_id, position=row.position,
+        )  # fmt: skip
+        opened = OpenCall(row.id, call)
+        try:
+            await self._route(ctx, opened)
+            await self._take_up(ctx, opened, row)
+        except RequestError as error:
+            opened.recorded = True
+            opened.result = await self.ledger.end(ctx, opened, opened.ended(
+                ToolStatus.DENIED if row.status is ToolStatus.WAITING_APPROVAL
+                else ToolStatus.INDETERMINATE, error.code, error.message))  # fmt: skip
+        return opened
+
+    async def give_up(self, ctx: CallContext, row: ToolCallRow) -> ToolResult:
+        """End a call whose dispatcher is gone for good; it is not repeated."""
+        call = ToolCall(connector=row.connector, tool=row.tool, position=row.position)
+        opened = OpenCall(row.id, call, effect=row.effect, recorded=True)
+        fault = unknown_outcome()
+        return await self.ledger.end(
+            ctx, opened, opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
+        )
+
+    async def close(self) -> None:
+        """Wait for effects in flight, then stop listening."""
+        await asyncio.gather(*self._effects, return_exceptions=True)
+        await self.catalog.close()
+
+    # -- open: route, permission, policy, approval ------------------------------------------------
+
+    async def _route(self, ctx: CallContext, opened: OpenCall) -> None:
+        call = opened.call
+        entry = await self.catalog.find(
+            ctx.principal, call.connector, call.tool, call.source, realm=ctx.realm, agent=ctx.agent
+        )
+        opened.entry, opened.effect = entry, entry.spec.effect
+        self._arguments.check(entry.name, entry.spec, call.args)
+        opened.args_sha256 = args_sha256(call.args)
+        if ctx.run_id is not None:
+            opened.key = idempotency_key(ctx.run_id, call.position, opened.args_sha256)
+        opened.question = self.policy.inputs.tool(
+            ctx.principal,
+            entry,
+            call.args,
+            opened.args_sha256,
+            request_id=ctx.request_id,
+            ip=ctx.ip,
+            realm=ctx.realm,
+            run_id=ctx.run_id,
+            agent=ctx.agent.name if ctx.agent else None,
+            parent_run_id=ctx.parent_run_id,
+        )
+
+    async def _former(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
+        """What a former executor of the run left; a read without approval leaves nothing."""
+        if opened.key is None or not opened.effect.consequential:
+            return None
+        return await self.calls.by_key(ctx.org_id, opened.key)
+
+    async def _decide(self, ctx: CallContext, opened: OpenCall) -> None:
+        entry, question = opened.entry, opened.question
+        assert entry is not None
+        assert question is not None
+        if entry.builtin:
+            ctx.principal.require(self._builtins.permission(entry))
+        elif ctx.principal.require(TOOL_ACTION) == "read_only" and opened.effect.consequential:
+            raise PermissionDeniedError(
+                f"role {ctx.principal.role.value!r} may only call tools that read, and "
+                f"{entry.name} is {opened.effect.value}; ask a member to make the call",
+                permission=TOOL_ACTION,
+            )
+        opened.decision = await self.policy.decide(ctx.org_id, question)
+        if not opened.decision.allowed:
+            raise _policy_denied(opened)
+
+    async def _ask_for_approval(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
+        """Open an approval if one is needed; gives the row of a twin that was faster.
+
+        Raises:
+            PolicyDeniedError: the default for the effect is ``deny``.
+            RateLimitedError: too many approvals wait already.
+        """
+        assert opened.entry is not None
+        assert opened.decision is not None
+        rules = await self.policy.rules(ctx.org_id)
+        reasons = approval_reasons(opened.entry, opened.effect, opened.decision, rules, ctx.agent)
+        if not reasons:
+            return None
+        wanted = self.ledger.new_row(ctx, opened)
+        async with self.calls.db.tenant(ctx.org_id) as connection:
+            if await self.calls.insert(connection, wanted, ToolStatus.WAITING_APPROVAL):
+                opened.approval = await self.approvals.open(
+                    connection,
+                    ctx.org_id,
+                    NewApproval(
+                        tool_call_id=wanted.id,
+                        run_id=wanted.run_id,
+                        conversation_id=wanted.conversation_id,
+                        connector=wanted.connector,
+                        source_id=wanted.source_id,
+                        tool=wanted.tool,
+                        args=wanted.args,
+                        args_sha256=wanted.args_sha256,
+                        effect=wanted.effect,
+                        reasons=reasons,
+                        by_policy=opened.decision.requires_approval,
+                        requested_by=ctx.principal.user_id,
+                    ),
+                )
+        if opened.approval is None:
+            assert opened.key is not None
+            return await self.calls.by_key(ctx.org_id, opened.key)
+        opened.recorded = True
+        await self.approvals.announce(opened.approval)
+        await ctx.emit(EventType.APPROVAL_REQUIRED, opened.approval.required())
+        return None
+
+    # -- taking up what a former executor left ----------------------------------------------------
+
+    async def _take_up(self, ctx: CallContext, opened: OpenCall, row: ToolCallRow) -> None:
+        opened.tool_call_id, opened.row, opened.recorded = row.id, row, True
+        approval = await self.approvals.of_call(ctx.org_id, row.id)
+        if row.ended:
+            opened.approval = approval
+            opened.result = row.as_result(approval.id if approval else None)
+            await self.ledger.witness_again(ctx, opened, row)
+        elif row.status is ToolStatus.WAITING_APPROVAL and approval is not None:
+            opened.approval = approval
+            if approval.status == "pending":  # its event may not have been written in time
+                await ctx.emit(EventType.APPROVAL_REQUIRED, approval.required())
+
+    async def _after_crash(self, ctx: CallContext, opened: OpenCall) -> None:
+        """An intent without a receipt: repeat what is safe, else say that nobody knows."""
+        assert opened.entry is not None
+        if opened.effect.consequential and not opened.entry.spec.idempotent:
+            fault = unknown_outcome()
+            opened.result = await self.ledger.end(
+                ctx, opened, opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
+            )
+
+    # -- finish: approval, intent, dispatch, result, audit ----------------------------------------
+
+    async def _pass_approval(self, ctx: CallContext, opened: OpenCall) -> None:
+        """Wait for the decision; leaves ``opened.result`` unset when the call may go on."""
+        assert opened.approval is not None
+        approval = await self.approvals.wait(ctx.org_id, opened.approval.id)
+        opened.approval = approval
+        if approval.status == "consumed":
+            opened.result = await self._elsewhere(ctx, opened)
+            return
+        await ctx.emit(EventType.APPROVAL_RESOLVED, approval.resolved())
+        try:
+            if approval.status == "approved":
+                await self._use(ctx, opened, approval)
+                return
+            if approval.status == "cancelled":
+                opened.result = opened.ended(
+                    ToolStatus.CANCELLED, "cancelled", "the call was cancelled before it was made"
+                )
+                await self.calls.end(ctx.org_id, opened.result)  # unless the canceller did
+                return
+            raise PolicyDeniedError(
+                "nobody approved the call in time" if approval.status == "expired"
+                else f"a person denied the call: {approval.note or 'no note was left'}"
+            )  # fmt: skip
+        except (RefusedError, ConflictError) as error:
+            opened.result = await self._refuse(ctx, opened, error)
+
+    async def _use(self, ctx: CallContext, opened: OpenCall, approval: Approval) -> None:
+        """Decide again with the approval, then use it up and record the intent as one."""
+        assert opened.question is not None
+        opened.decision = await self.policy.decide(ctx.org_id, opened.question.granted())
+        if not opened.decision.allowed:
+            await self.approvals.cancel(ctx.org_id, approval.id)
+            raise _policy_denied(opened)
+        given = args_sha256(opened.call.args)
+        async with self.calls.db.tenant(ctx.org_id) as connection:
+            if await self.approvals.consume(connection, approval.id, given):
+                if not await self.calls.dispatch(connection, opened.tool_call_id):
+                    raise ConflictError("the call is over already", code="state_conflict")
+                return
+        if given != approval.args_sha256:
+            await self.approvals.cancel(ctx.org_id, approval.id)
+            raise ConflictError(
+                "the arguments are not the ones that were approved; make the call anew",
+                code="approval_mismatch",
+            )
+        opened.result = await self._elsewhere(ctx, opened)
+
+    async def _elsewhere(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        """The result of a call that another process carries out, while it can still be alive."""
+        assert opened.entry is not None
+        limit = self._backend.limit_secs(opened.entry)
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    row = await self.calls.get(ctx.org_id, opened.tool_call_id)
+                    if row.ended:
+                        return row.as_result(opened.approval.id if opened.approval else None)
+                    await asyncio.sleep(self._poll_secs)
+        except TimeoutError:
+            fault = unknown_outcome()
+            result = opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
+            return await self.ledger.end(ctx, opened, result)
+
+    async def _record_intent(self, ctx: CallContext, opened: OpenCall) -> None:
+        twin = await self.ledger.intend(ctx, opened)
+        if twin is not None:
+            opened.tool_call_id, opened.recorded = twin.id, True
+            opened.result = await self._elsewhere(ctx, opened)
+
+    async def _released(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        if not opened.effect.consequential:
+            return await self._carry_out(ctx, opened)
+        work = asyncio.create_task(self._carry_out(ctx, opened))
+        self._effects.add(work)
+        work.add_done_callback(self._effects.discard)
+        return await asyncio.shield(work)
+
+    async def _carry_out(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        answer = await self._backend.execute(ctx, opened)
+        return await self.ledger.end(ctx, opened, await self._results.shape(ctx, opened, answer))
+
+    async def _refuse(self, ctx: CallContext, opened: OpenCall, error: AgentcyError) -> ToolResult:
+        return await self.ledger.end(
+            ctx, opened, opened.ended(ToolStatus.DENIED, error.code, error.message)
+        )
+
+
+def _policy_denied(opened: OpenCall) -> PolicyDeniedError:
+    assert opened.decision is not None
+    return PolicyDeniedError(f"a policy denies this call: {'; '.join(opened.decision.reasons)}")
+
+
+__all__ = ["CallContext", "Gateway", "OpenCall"]
