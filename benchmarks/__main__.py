@@ -15,7 +15,7 @@ from rich.table import Table
 import benchmarks
 from benchmarks.figures import Figure
 
-PARTS = {"__main__", "figures", "fixtures"}
+PARTS = {"__main__", "figures", "fixtures", "http_load", "platform"}
 
 
 def names() -> list[str]:

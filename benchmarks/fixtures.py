@@ -12,7 +12,7 @@ _WORDS = (
     "realm node edge query vector index chunk token embed search hybrid policy rego approval audit "
     "chain hash session host connector tool call effect intent receipt stream event replay resume "
     "cluster replica actor worker queue job retry backoff schedule tenant role permission secret"
-).split()
+).split()  # noqa: SIM905 - words, not a list
 _FOLDERS = ("core", "stores", "api", "agent", "ingest", "docs", "tests", "deploy")
 _SUFFIXES = (".py", ".py", ".py", ".md", ".toml", ".ts")
 _PEOPLE = 24
@@ -56,9 +56,7 @@ def paragraphs(count: int, *, words: int = 60, seed: int = 7) -> list[str]:
     return [_sentence(rng, max(4, int(rng.gauss(words, words / 3)))) for _ in range(count)]
 
 
-def _write(
-    repository: pygit2.Repository, entries: dict[str, pygit2.Oid], mode: int
-) -> pygit2.Oid:
+def _write(repository: pygit2.Repository, entries: dict[str, pygit2.Oid], mode: int) -> pygit2.Oid:
     builder = repository.TreeBuilder()
     for name, oid in entries.items():
         builder.insert(name, oid, mode)

@@ -253,8 +253,19 @@ def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> lis
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The process environment with the state folder made explicit, for processes that we start."""
-    return {**os.environ, "AGENTCY_STATE_DIR": str(settings.state_dir)}
+    """The process environment with these settings in it, for processes that we start."""
+    given = {
+        field.upper(): _as_variable(getattr(settings, field)) for field in settings.model_fields_set
+    }
+    return {**os.environ, **given, "AGENTCY_STATE_DIR": str(settings.state_dir)}
+
+
+def _as_variable(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in cast("tuple[object, ...]", value))
+    return "" if value is None else str(value)
 
 
 def export_environment(values: Mapping[str, str]) -> None:
