@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pygit2
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905 - words, not a list
     "ingest package segment manifest cursor lease epoch fence publish diff archive engine graph "
     "realm node edge query vector index chunk token embed search hybrid policy rego approval audit "
     "chain hash session host connector tool call effect intent receipt stream event replay resume "
     "cluster replica actor worker queue job retry backoff schedule tenant role permission secret"
-).split()  # noqa: SIM905 - words, not a list
+).split()
 _FOLDERS = ("core", "stores", "api", "agent", "ingest", "docs", "tests", "deploy")
 _SUFFIXES = (".py", ".py", ".py", ".md", ".toml", ".ts")
 _PEOPLE = 24

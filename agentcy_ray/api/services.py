@@ -17,15 +17,20 @@ from agentcy_ray.agent.artifacts import Artifacts
 from agentcy_ray.agent.backend import Backend
 from agentcy_ray.agent.builtins import Builtins
 from agentcy_ray.agent.catalog import Catalog
+from agentcy_ray.agent.context_build import ContextBuilder
 from agentcy_ray.agent.conversations import ConversationStore
 from agentcy_ray.agent.direct_calls import DirectCalls
 from agentcy_ray.agent.dispatch import Dispatcher
+from agentcy_ray.agent.executor import Executor
 from agentcy_ray.agent.gateway import Gateway
+from agentcy_ray.agent.loop import AgentLoop, LoopParts
+from agentcy_ray.agent.metatools import META_TOOLS, MetaTools
 from agentcy_ray.agent.profiles import AgentStore
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import RunStore
 from agentcy_ray.agent.tool_calls import ToolCallStore
 from agentcy_ray.agent.tool_results import ResultShaper
+from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.api.authentication import Authenticator
 from agentcy_ray.api.pagination import Cursors
 from agentcy_ray.api.realms import Realms
@@ -126,6 +131,24 @@ class Services:
                     realms=unknown,
                 )
         return principal.bind_realms(tuple(asked) if asked else None)
+
+    def executor(self, concurrency: int) -> Executor:
+        """An executor of runs over these services; start it with ``run``."""
+        loop = AgentLoop(
+            LoopParts(
+                settings=self.settings,
+                runs=self.runs,
+                log=self.run_log,
+                turns=TurnStore(self.db),
+                agents=self.agents,
+                models=self.models,
+                context=ContextBuilder(self.engine, self.search, self.conversations),
+                tools=MetaTools(self.db, self.gateway),
+                offers=META_TOOLS,
+                approvals=self.approvals,
+            )
+        )
+        return Executor(self.runs, loop, self.bell, concurrency=concurrency)
 
     async def purge_source(self, org_id: UUID, source_id: UUID) -> int:
         """Hide every entity of a source from graph and search; returns how many."""

@@ -137,11 +137,13 @@ CHUNKS = pa.schema([
     _required("text", _TEXT),
     pa.field("url", _TEXT),
     _required("properties", _TEXT),
+    _required("connector", _TEXT),
+    _required("external_id", _TEXT),
     pa.field("seen_at", _TIME),
 ])
 """Texts to be embedded; the vectors travel beside them as a fixed-size list column."""
 
 
 def vectors_field(dim: int) -> pa.Field:
-    """The ``embedding`` column: fixed-size list of ``dim`` float32, never a list of Python floats."""
+    """The ``embedding`` column: fixed-size list of ``dim`` float32, never Python floats."""
     return pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False)

@@ -1,7 +1,7 @@
 """State machines as data. Any move that is not listed here is refused.
 
-SQL enforces them by a guarded ``UPDATE … WHERE status = ANY(<sources_of(machine, target)>)``, so two
-processes that race for a move cannot both win it.
+SQL enforces them by a guarded ``UPDATE … WHERE status = ANY(<sources_of(machine, target)>)``, so
+two processes that race for a move cannot both win it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who acts, for which organisation, and what they may do.
 
-The organisation is the tenant. A ``Principal`` is frozen for the length of a request; a permission's
-name is at once the policy action and the audit action.
+The organisation is the tenant. A ``Principal`` is frozen for the length of a request; the name of a
+permission is at once the policy action and the audit action.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _matrix() -> dict[str, dict[Role, Grant]]:
 
     def grant(names: str, ranks: int, **special: Grant) -> None:
         for name in names.split():
-            row: dict[Role, Grant] = {role: "full" for role in ROLE_ORDER[:ranks]}
+            row: dict[Role, Grant] = dict.fromkeys(ROLE_ORDER[:ranks], "full")
             row.update({Role(role): how for role, how in special.items()})
             table[name] = row
 

@@ -23,10 +23,13 @@ class Agent:
     async def __init__(self, runs: int) -> None:  # pyright: ignore[reportGeneralTypeIssues]
         self._stop = asyncio.Event()
         self._services = await open_platform(Settings.load())
-        self._work = asyncio.create_task(self._services.executor(runs).run(self._stop))
+        self._work = asyncio.gather(
+            self._services.executor(runs).run(self._stop),
+            self._services.direct_calls.tend(self._stop),
+        )
 
     async def check_health(self) -> None:
-        """Fail when the executor has ended; Serve then replaces this replica."""
+        """Fail when the work has ended; Serve then replaces this replica."""
         if self._work.done():
             await self._work
             raise RuntimeError("the run executor ended; the replica is replaced")
