@@ -10,12 +10,14 @@ from typing import Any, Literal
 ColumnType = Literal["string", "integer", "float", "boolean", "datetime", "email", "url"]
 SAMPLE_ROWS = 100
 
-# A leading zero or plus marks a code (postcode, phone number), which is text.
-_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
-_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
+# A leading zero or plus marks a code (postcode, phone number), which is text; so are more digits
+# than a number keeps.
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _BOOLEAN = re.compile(r"true|false", re.IGNORECASE)
 _DATETIME = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d)?)?)?"
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
 )
 _EMAIL = re.compile(r"[^@\s<>\"]+@[^@\s<>\"]+\.[^@\s<>\".]{2,}")
 _URL = re.compile(r"https?://[^\s/]+\S*", re.IGNORECASE)

@@ -73,8 +73,9 @@ def _plain(value: Any) -> Any:
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return moment.isoformat().replace("+00:00", "Z")
     if isinstance(value, Decimal):
-        whole = int(value) if value.is_finite() and value == value.to_integral_value() else None
-        return float(value) if whole is None else whole if whole in _INT64 else str(whole)
+        if value.as_tuple().exponent != 0:  # written with a point or an exponent
+            return float(value)
+        return int(value) if int(value) in _INT64 else str(int(value))
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     if isinstance(value, PurePath):

@@ -55,7 +55,12 @@ class CsvConfig(FileConfig):
     def _known_encoding(cls, value: str) -> str:
         try:
             "a".encode(value)
-            name = codecs.lookup(value).name
         except LookupError as error:
             raise ValueError("no such text encoding; try utf-8, cp1252 or utf-16") from error
+        return value
+
+    @property
+    def codec(self) -> str:
+        """The codec to decode with: UTF-8 may start with a byte order mark."""
+        name = codecs.lookup(self.encoding).name
         return "utf-8-sig" if name == "utf-8" else name

@@ -38,7 +38,7 @@ def read_csv(
     limits = [rows for rows in (limit, config.max_rows) if rows is not None]
     try:
         with file.path.open("rb") as raw:
-            text = io.TextIOWrapper(raw, config.encoding, errors="surrogateescape", newline="")
+            text = io.TextIOWrapper(raw, config.codec, errors="surrogateescape", newline="")
             rows = _rows(config, text)
             first = next(rows, None)
             if isinstance(first, Rejected):
@@ -121,6 +121,6 @@ def _unreadable(config: CsvConfig, file: SourceFile, reason: str) -> SourceConfi
     with file.path.open("rb") as raw:
         guess = from_bytes(raw.read(_GUESS_BYTES)).best()
     hint = "check delimiter, encoding and skip_rows"
-    if guess is not None and guess.encoding not in {config.encoding, "ascii"}:
+    if guess is not None and guess.encoding not in {config.encoding.replace("-", "_"), "ascii"}:
         hint = f"encoding {guess.encoding!r} would read it"
     return fault("config", f"{file.name} cannot be read as a table: {reason}; {hint}")
