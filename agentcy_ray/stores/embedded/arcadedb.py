@@ -73,8 +73,9 @@ class ArcadeDB(Server):
     async def prepare(self) -> None:
         """Write the groups before the start, which is when the server reads them."""
         package_dir("arcadedb")
+        self.data.mkdir(exist_ok=True, mode=0o700)
         config = self.data / "config"
-        config.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config.mkdir(exist_ok=True, mode=0o700)
         self._password = kept_password(self.data / "password")
         self._reader_password = kept_password(self.data / "reader-password")
         groups = {"databases": {"*": {"groups": GROUPS}}, "version": 2}

@@ -51,12 +51,18 @@ class Layout:
         """Create the state folder, 0700.
 
         Raises:
-            ConfigError: it cannot be created or belongs to another user.
+            ConfigError: it cannot be created, or others may write to it.
         """
         try:
             self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if stat.S_IMODE(self.state_dir.stat().st_mode) & 0o077:
-                self.state_dir.chmod(0o700)
+            facts = self.state_dir.stat()
+            if stat.S_IMODE(facts.st_mode) & 0o077 and not any(self.state_dir.iterdir()):
+                self.state_dir.chmod(0o700)  # a fresh volume; a folder in use is not ours to shut
+            elif stat.S_IMODE(facts.st_mode) & 0o022:
+                raise ConfigError(
+                    f"others may write to {self.state_dir}; set AGENTCY_STATE_DIR to a folder of "
+                    f"its own, or run: chmod 700 {self.state_dir}"
+                )
             (self.state_dir / "logs").mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise ConfigError(

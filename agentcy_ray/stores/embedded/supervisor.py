@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +35,7 @@ SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Valke
 EXIT_LOCKED = 75
 """Another supervisor keeps this state folder (``EX_TEMPFAIL`` of sysexits.h)."""
 LOCK_PATIENCE_SECS = 0.5
+WRITE_AGAIN_SECS = 5.0
 
 
 class Supervisor:
@@ -64,6 +67,7 @@ class Supervisor:
         os.write(ready, b"1")
         os.close(ready)
         await self._end.wait()
+        self._write()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -92,8 +96,8 @@ class Supervisor:
     def _child_done(self, task: asyncio.Task[None]) -> None:
         """A defect of ours in one child must not leave the others unwatched: end, be restarted."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            print(f"{task.get_name()}: {error!r}", file=sys.stderr, flush=True)
             self._end.set()
+            _say(f"{task.get_name()}: {error!r}")
 
     def _end_with(self, owner: int) -> None:
         """Stop when the process ``owner`` has ended."""
@@ -106,12 +110,23 @@ class Supervisor:
 
     def _write(self) -> None:
         servers = {name: child.record() for name, child in self._children.items()}
+        if self._end.is_set():  # nobody shall start to use what is about to stop
+            servers = {
+                name: replace(server, state="stopped", endpoints={})
+                for name, server in servers.items()
+            }
         if self._earlier is not None:  # keep the ports of servers that nobody wanted this time
             earlier = self._earlier.servers.values()
             idle = {old.name: ServerRecord(old.name, "stopped", ports=old.ports) for old in earlier}
             servers = idle | servers
         record = Record(self._identity, self._started_at, str(self._folder), servers)
-        record.write(self._layout)
+        try:
+            record.write(self._layout)
+        except OSError as error:
+            # A full disk must not take the servers down with it.
+            _say(f"{self._layout.record}: {error}")
+            if not self._end.is_set():
+                asyncio.get_running_loop().call_later(WRITE_AGAIN_SECS, self._write)
 
 
 def take_lock(layout: Layout) -> int | None:
@@ -132,6 +147,11 @@ def take_lock(layout: Layout) -> int | None:
             time.sleep(0.05)
         else:
             return descriptor
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # the disk that holds the log may be the one that is full
+        print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:

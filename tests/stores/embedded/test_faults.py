@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from agentcy_ray.core.errors import ConfigError, StorageFullError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
+from agentcy_ray.stores.embedded import ensure_embedded, status, stop_embedded
 from agentcy_ray.stores.embedded.layout import Layout
 from agentcy_ray.stores.embedded.server import executable, package_dir
 from agentcy_ray.stores.embedded.supervisor import take_lock
-from tests.stores.embedded.probing import Start, settings_in
+from agentcy_ray.stores.redis import open_redis
+from tests.stores.embedded.probing import Start, settings_in, supervisor_of, until
 
 
 async def test_stale_pid_file_that_names_a_living_stranger_is_cleared(
@@ -82,6 +86,51 @@ async def test_unusable_state_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="AGENTCY_STATE_DIR"):
         await ensure_embedded(settings_in(tmp_path / "file" / "state"), frozenset({"redis"}))
+
+
+async def test_shared_folder_is_neither_used_nor_changed(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "something").write_text("")
+    shared.chmod(0o1777)
+    with pytest.raises(ConfigError, match="chmod 700"):
+        await ensure_embedded(settings_in(shared), frozenset({"redis"}))
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+
+
+async def test_fresh_volume_is_shut_for_others(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    Layout(volume).prepare()
+    assert volume.stat().st_mode & 0o777 == 0o700
+
+
+async def test_full_disk_later_on_does_not_stop_the_supervisor(small_disk: Path) -> None:
+    settings = settings_in(small_disk / "state")
+    want = frozenset({"redis"})
+    try:
+        before = await ensure_embedded(settings, want, until_exit_of=os.getpid())
+        (redis,) = status(settings)
+        assert redis.pid
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(b"x" * 65536)
+        os.kill(redis.pid, signal.SIGKILL)
+        await until(lambda: supervisor_of(settings).alive and not psutil.pid_exists(redis.pid))
+        (small_disk / "filler").unlink()
+        await until(lambda: _answers(before.redis_url))
+    finally:
+        await stop_embedded(settings)
+
+
+async def _answers(url: str) -> bool:
+    try:
+        store = await open_redis(url, "test")
+    except StoreUnavailableError:
+        return False
+    await store.aclose()
+    return True
 
 
 async def test_lock_is_held_by_one_and_free_again_after_it(tmp_path: Path) -> None:
