@@ -11,16 +11,15 @@ from agentcy_ray.connectors.base import Checkpoint, ExtractItem, Mode, Progress
 from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, reading
 from agentcy_ray.connectors.git.files import (
     HeadPaths,
-    PathFilter,
     blob_text,
     head_tree,
     write_head_file,
 )
 from agentcy_ray.connectors.git.history import History
-from agentcy_ray.connectors.git.names import key_of
 from agentcy_ray.connectors.git.rows import AUTHOR, BRANCH, COMMIT, FILE, TAG, Rows
 from agentcy_ray.connectors.git.snapshot import Snapshot, read_mailmap
 from agentcy_ray.connectors.git.trees import Touch
+from agentcy_ray.connectors.paths import PathFilter, key_of
 
 STREAM = "git"
 FIRST = "read from the beginning"

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import pygit2
 from pygit2 import enums
-from wcmatch import glob
 
-from agentcy_ray.connectors.git.names import decoded
 from agentcy_ray.connectors.git.rows import Rows
 from agentcy_ray.connectors.git.trees import LINK, SUBMODULE, Touch
-from agentcy_ray.connectors.text import decode_text
+from agentcy_ray.connectors.paths import decoded
+from agentcy_ray.connectors.readable import UnreadableError, readable
+from agentcy_ray.connectors.text import decode_text, file_type
 
 DOCUMENT_BYTES = 1024 * 1024
 """Larger files become nodes without a document; they are never loaded."""
-
-GLOB_FLAGS = glob.GLOBSTAR | glob.DOTMATCH | glob.BRACE | glob.EXTGLOB | glob.FORCEUNIX
-
-
-class PathFilter:
-    """Whether a path is read, by the config's globs; remembers its answers."""
-
-    def __init__(self, globs: tuple[str, ...]) -> None:
-        self._matcher = glob.compile(list(globs), flags=GLOB_FLAGS) if globs else None
-
-    def __call__(self, raw: bytes) -> bool:
-        """Whether the path passes."""
-        return self._matcher is None or self._matcher.match(decoded(raw))
 
 
 def blob_size(repo: pygit2.Repository, oid: pygit2.Oid | str) -> int:
@@ -59,8 +46,21 @@ def write_head_file(repo: pygit2.Repository, rows: Rows, touch: Touch) -> bool:
     rows.file(raw, mode, size)
     text = blob_text(repo, oid, mode)
     if text is not None:
-        rows.document(raw, text)
+        rows.document(raw, *_for_people(decoded(raw), text))
     return text is not None
+
+
+def _for_people(path: str, text: str) -> tuple[str, str]:
+    """Text and media type of a document: HTML as Markdown when it can be converted."""
+    media_type = file_type(path).media_type
+    if media_type == "text/html":
+        try:
+            page = readable(path, text.encode())
+        except UnreadableError:
+            page = None  # tags and all, it can still be searched
+        if page is not None:
+            return page.text, page.media_type
+    return text, media_type
 
 
 class HeadPaths:

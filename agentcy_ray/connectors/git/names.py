@@ -1,4 +1,4 @@
-"""Bytes of a repository as text: paths, names, messages and times."""
+"""Messages and times of a repository as text."""
 
 from __future__ import annotations
 
@@ -9,38 +9,6 @@ from agentcy_ray.connectors.records import clean_text
 
 _HEX_MESSAGE_BYTES = 16 * 1024
 _MESSAGE_CHARS = 32 * 1024
-
-
-def decoded(raw: bytes) -> str:
-    """UTF-8 with U+FFFD for what is not; never a surrogate, never a NUL."""
-    return clean_text(raw.decode("utf-8", "replace"))
-
-
-def key_of(raw: bytes) -> str:
-    """An external id for a path or a ref name: its text, or ``hex:…`` when that would be lossy."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return f"hex:{raw.hex()}"
-
-
-def raw_of(key: str) -> bytes:
-    """The bytes behind a key of ``key_of``."""
-    if key.startswith("hex:"):
-        try:
-            return bytes.fromhex(key[4:])
-        except ValueError:
-            pass
-    return key.encode("utf-8", "surrogateescape")
-
-
-def lossless(raw: bytes, field: str) -> dict[str, str]:
-    """``{field: hexadecimal}`` when ``raw`` is not UTF-8, else nothing."""
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return {field: raw.hex()}
-    return {}
 
 
 def message_fields(raw: bytes, encoding: str | None) -> dict[str, Any]:

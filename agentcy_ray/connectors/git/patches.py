@@ -9,8 +9,8 @@ import pygit2
 from pygit2 import enums
 
 from agentcy_ray.connectors.git.files import DOCUMENT_BYTES, blob_size
-from agentcy_ray.connectors.git.names import decoded
 from agentcy_ray.connectors.git.trees import SUBMODULE, Touch, Trees
+from agentcy_ray.connectors.paths import decoded
 from agentcy_ray.connectors.text import decode_text
 
 PATCH_CHARS = 64 * 1024

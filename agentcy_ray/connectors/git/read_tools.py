@@ -7,24 +7,22 @@ from datetime import datetime
 from typing import Any
 
 import pygit2
-from wcmatch import glob
 
 from agentcy_ray.connectors.git.config import GitConfig
 from agentcy_ray.connectors.git.faults import reading
 from agentcy_ray.connectors.git.files import (
-    GLOB_FLAGS,
-    PathFilter,
     blob_size,
     blob_text,
     tree_entry,
 )
 from agentcy_ray.connectors.git.history import History
-from agentcy_ray.connectors.git.names import decoded, message_fields, raw_of, utc_time
+from agentcy_ray.connectors.git.names import message_fields, utc_time
 from agentcy_ray.connectors.git.patches import below, compared
 from agentcy_ray.connectors.git.snapshot import resolve, take_snapshot
 from agentcy_ray.connectors.git.tool_specs import FILE_BYTES_MAX
 from agentcy_ray.connectors.git.trees import SUBMODULE
 from agentcy_ray.connectors.grep import LinePattern
+from agentcy_ray.connectors.paths import PathFilter, decoded, raw_of
 from agentcy_ray.core.errors import NotFoundError, ToolArgumentsError
 
 LOG_SCAN = 50_000
@@ -150,11 +148,11 @@ class ReadTools:
         self, repo: pygit2.Repository, commit: pygit2.Commit, path_glob: str | None
     ) -> Iterator[tuple[str, str | None]]:
         """Path and text of each text file; a None text says that the scan ends early."""
-        matcher = glob.compile(path_glob, flags=GLOB_FLAGS) if path_glob else None
+        asked = PathFilter([path_glob] if path_glob else [])
         scanned = 0
         for touch in History(repo).changes(None, str(commit.id)):
             path = decoded(touch.path)
-            if not self._wanted(touch.path) or (matcher and not matcher.match(path)):
+            if not (self._wanted(touch.path) and asked(touch.path)):
                 continue
             text = blob_text(repo, touch.blob, touch.mode)
             if text is not None:

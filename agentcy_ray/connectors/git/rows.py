@@ -8,16 +8,10 @@ from typing import Any, cast
 import pygit2
 
 from agentcy_ray.connectors.base import Batch, BatchKind
-from agentcy_ray.connectors.git.names import (
-    decoded,
-    key_of,
-    lossless,
-    message_fields,
-    raw_of,
-    utc_time,
-)
+from agentcy_ray.connectors.git.names import message_fields, utc_time
 from agentcy_ray.connectors.git.snapshot import Snapshot
 from agentcy_ray.connectors.git.trees import LINK, SUBMODULE, Touch
+from agentcy_ray.connectors.paths import decoded, key_of, lossless, raw_of
 from agentcy_ray.connectors.records import BatchBuilder, json_object
 from agentcy_ray.connectors.text import file_type
 
@@ -153,15 +147,10 @@ class Rows:
 
     # -- documents, and what is gone
 
-    def document(self, raw: bytes, text: str) -> None:
+    def document(self, raw: bytes, text: str, media_type: str) -> None:
         """The text of a file at the head."""
-        path = decoded(raw)
         self._add(
-            "documents",
-            label=FILE,
-            external_id=key_of(raw),
-            text=text,
-            media_type=file_type(path).media_type,
+            "documents", label=FILE, external_id=key_of(raw), text=text, media_type=media_type
         )
 
     def gone(self, label: str, external_id: str) -> None:

@@ -16,7 +16,7 @@ import pygit2
 
 from agentcy_ray.connectors.config import fault
 from agentcy_ray.connectors.git.config import GitConfig
-from agentcy_ray.connectors.git.names import decoded, key_of, raw_of
+from agentcy_ray.connectors.paths import decoded, key_of, raw_of
 
 VERSION = 1
 """Part of the cursor: another version of the extract reads in full once."""

@@ -1,0 +1,105 @@
+"""The text that people read in a file: as it is, or converted to Markdown.
+
+HTML, PDF and Office files are converted by markitdown's converters, called one by one: its front
+door would load a model to guess what the name says already.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from agentcy_ray.connectors.text import decode_text, file_type
+
+UNPACKED_BYTES = 64 * 1024 * 1024
+"""An Office file that unpacks to more is refused: a few bytes can hold gigabytes."""
+TEXT_CHARS = 4 * 1024 * 1024
+"""Longer text is cut."""
+_TITLE_CHARS = 200
+
+_CONVERTERS = {
+    "HTML": "HtmlConverter",
+    "PDF": "PdfConverter",
+    "Word": "DocxConverter",
+    "PowerPoint": "PptxConverter",
+    "Excel": "XlsxConverter",
+}
+_ZIPPED = frozenset({"Word", "PowerPoint", "Excel"})
+
+
+class UnreadableError(Exception):
+    """A file does not hold what its name promises; the message says why."""
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Text for people. ``title`` is what the file calls itself, when it does."""
+
+    text: str
+    media_type: str
+    title: str | None = None
+
+
+def readable(path: str, data: bytes) -> Readable | None:
+    """The text of a file, or None when it is binary or blank.
+
+    Args:
+        path: its name decides how it is read.
+        data: the whole file.
+
+    Raises:
+        UnreadableError: a converter cannot read it.
+    """
+    kind = file_type(path)
+    converter = _CONVERTERS.get(kind.language or "")
+    if converter is None:
+        text = decode_text(data)
+        if text is None:
+            return None
+        title = _heading(text) if kind.language == "Markdown" else None
+        return Readable(text[:TEXT_CHARS], kind.media_type, title)
+    if kind.language == "HTML":
+        source = decode_text(data)
+        if source is None:
+            return None
+        data = source.encode()
+    elif kind.language in _ZIPPED:
+        _check_unpacked(data)
+    text, title = _converted(converter, path, data)
+    if not text.strip():
+        return None
+    return Readable(text[:TEXT_CHARS], "text/markdown", title or _heading(text))
+
+
+def _converted(converter: str, path: str, data: bytes) -> tuple[str, str | None]:
+    suffix = path[path.rfind(".") :].lower()
+    markitdown: Any = import_module("markitdown")
+    converters: Any = import_module("markitdown.converters")
+    about = markitdown.StreamInfo(extension=suffix, charset="utf-8")
+    try:
+        result = getattr(converters, converter)().convert(io.BytesIO(data), about)
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UnreadableError(f"its text cannot be extracted: {reason[:300]}") from error
+    title = result.title.strip()[:_TITLE_CHARS] if result.title else None
+    return result.markdown, title or None
+
+
+def _check_unpacked(data: bytes) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        raise UnreadableError("it is no Office file: the archive is damaged") from None
+    if size > UNPACKED_BYTES:
+        raise UnreadableError(f"it unpacks to {size} bytes; at most {UNPACKED_BYTES} are read")
+
+
+def _heading(text: str) -> str | None:
+    for line in text[:4096].splitlines():
+        if line.startswith("# ") and line[2:].strip():
+            return line[2:].strip()[:_TITLE_CHARS]
+    return None
