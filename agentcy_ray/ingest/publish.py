@@ -78,6 +78,7 @@ async def publish(
         batch_rows,
         probe,
     )
+    await stores.embedder.embed([])  # an embedder in other processes has to be up to know its name
     space = await stores.spaces.ensure_active(lease.org_id, stores.embedder.info)
     vectors = VectorPublisher(
         stores.index,

@@ -135,6 +135,8 @@ class VectorPublisher:
             async for window, chunks in windows:
                 there: set[str] = set()
                 if chunks.num_rows:
+                    async with self.lease.hold():  # revives what an earlier state left hidden
+                        await self.index.refresh(self.space, chunks)
                     ids = window.nodes["id"].to_pylist()
                     there = await self.index.existing_keys(self.space, ids)
                 mask = pc.is_in(chunks["chunk_key"], value_set=pa.array(sorted(there), pa.string()))

@@ -1,0 +1,135 @@
+"""Ingest as one thing: its stores opened, its job handlers ready for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from agentcy_ray.connectors.redaction import Redactor
+from agentcy_ray.connectors.registry import Registry, builtin_registry
+from agentcy_ray.connectors.secrets import secret_values
+from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.context.factory import open_engine
+from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.extract import OpenedSource, OpenSource
+from agentcy_ray.ingest.graph_publish import Probe
+from agentcy_ray.ingest.publish import Stores
+from agentcy_ray.ingest.runner import SyncRunner, no_probe
+from agentcy_ray.ingest.syncs import JOB_KIND
+from agentcy_ray.jobs.records import Job
+from agentcy_ray.jobs.worker import Beat, Handler
+from agentcy_ray.retrieval.chunking import Chunker
+from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
+from agentcy_ray.retrieval.pgvector import PgVectorIndex
+from agentcy_ray.retrieval.spaces import SpaceStore
+from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.objects import ObjectStore, open_objects
+from agentcy_ray.stores.postgres import Database, open_database
+from agentcy_ray.stores.redis import open_redis
+from agentcy_ray.stores.secrets import resolve_secrets
+from agentcy_ray.stores.vault import Vault
+
+if TYPE_CHECKING:
+    from agentcy_ray.core.settings import Settings
+    from agentcy_ray.retrieval.embedder import Embedder
+    from agentcy_ray.stores.endpoints import Endpoints
+
+
+class Ingest:
+    """What an ingest worker is made of; open it with ``open_ingest``."""
+
+    def __init__(self, db: Database, runner: SyncRunner, resources: AsyncExitStack) -> None:
+        self.db = db
+        self.runner = runner
+        self._resources = resources
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """The kinds of job that it does, for a ``JobWorker``."""
+        return {JOB_KIND: self._sync}
+
+    async def close(self) -> None:
+        """Let go of every store."""
+        await self._resources.aclose()
+
+    async def _sync(self, job: Job, beat: Beat) -> None:
+        run_id = UUID(job.payload["sync_run_id"])
+        owner = job.worker_id or encode("job", job.id)
+        await self.runner.run(job.org_id, run_id, owner, beat)
+
+
+async def open_ingest(
+    settings: Settings, endpoints: Endpoints, embedder: Embedder, *, probe: Probe = no_probe
+) -> Ingest:
+    """Open the stores that syncs need.
+
+    Args:
+        settings: the install's settings.
+        endpoints: where its stores are.
+        embedder: makes the vectors.
+        probe: called at named points of a sync.
+
+    Raises:
+        ConfigError: a secret is missing, or a connector of a package cannot be loaded.
+        StoreUnavailableError: a store does not answer.
+    """
+    async with AsyncExitStack() as resources:
+        db = await open_database(
+            endpoints.database_url,
+            pool_max=settings.database_pool_max,
+            statement_cache=settings.database_statement_cache,
+        )
+        resources.push_async_callback(db.close)
+        redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+        resources.push_async_callback(redis.aclose)
+        bell = Bell(redis)
+        resources.push_async_callback(bell.aclose)
+        engine = open_engine(settings, endpoints)
+        resources.push_async_callback(engine.close)
+        secrets = resolve_secrets(settings)
+        vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+        objects, registry = open_objects(settings), builtin_registry(settings)
+        stores = Stores(
+            engine,
+            PgVectorIndex(db, settings),
+            SpaceStore(db, settings),
+            embedder,
+            Chunker(bundled_tokenizer(), settings.chunk_tokens, settings.chunk_overlap),
+        )
+        runner = SyncRunner(
+            db,
+            objects,
+            stores,
+            source_opener(SourceStore(db, vault, registry, bell), registry, objects),
+            settings,
+            bell=bell,
+            probe=probe,
+        )
+        return Ingest(db, runner, resources.pop_all())
+    raise AssertionError("unreachable: the stack above swallows nothing")
+
+
+def source_opener(store: SourceStore, registry: Registry, objects: ObjectStore) -> OpenSource:
+    """Opens a session of its own for each sync: a sync outlives the idle time of shared ones."""
+
+    @asynccontextmanager
+    async def open_source(org_id: UUID, source_id: UUID) -> AsyncGenerator[OpenedSource]:
+        source, connector, config = await store.open_config(org_id, source_id)
+        redactor = Redactor(secret_values(config))
+        context = registry.context(org_id, source_id, objects)
+        try:
+            context.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            session = await connector.open(config, context)
+            try:
+                yield OpenedSource(connector.spec, source.realm, session)
+            finally:
+                await session.close()
+        except AgentcyError as error:  # what leaves here is stored with the run: no secret in it
+            clean = redactor.error(error)
+            if clean is error:
+                raise
+            raise clean from None
+
+    return open_source
