@@ -163,13 +163,21 @@ class Child:
                         StoreUnavailableError(f"{self.server.name} ended with {process.returncode}")
                     )
                     return
-                missed = 0 if await self.server.probe() else missed + 1
+                missed = 0 if await self._well() else missed + 1
             self._fault = self._explain(
                 StoreUnavailableError(f"{self.server.name} did not answer {missed} probes")
             )
             await self._stop()
         finally:
             ended.cancel()
+
+    async def _well(self) -> bool:
+        try:
+            return await self.server.probe()
+        except AgentcyError as error:  # such as a password that somebody changed
+            self._fault = self._explain(error)
+            self._changed()
+            return False
 
     async def _stop(self) -> None:
         if self._identity is not None:

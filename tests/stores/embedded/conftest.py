@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
+from agentcy_ray.stores.embedded import ensure_embedded, record, stop_embedded
+from agentcy_ray.stores.embedded.layout import Layout
 from agentcy_ray.stores.endpoints import Endpoints
 from tests.stores.embedded.probing import ALL, Start, settings_in
 
@@ -23,6 +24,9 @@ async def own(tmp_path: Path) -> AsyncIterator[Settings]:
         yield settings
     finally:
         await stop_embedded(settings)
+        left = record.read(Layout(settings.state_dir))
+        if left is not None:  # the sockets' folder of a supervisor that was killed
+            shutil.rmtree(left.run_dir, ignore_errors=True)
         shutil.rmtree(settings.state_dir, ignore_errors=True)
 
 
