@@ -1,0 +1,195 @@
+"""``BasicEngine``: the ``ContextEngine`` protocol over a Bolt server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import pyarrow as pa
+
+from agentcy_ray.context.basic import facts, reads, search, writes
+from agentcy_ray.context.basic.bolt import Bolt
+from agentcy_ray.context.basic.layout import edge_rows, node_rows, stamp
+from agentcy_ray.context.basic.query import run_query
+from agentcy_ray.context.basic.schema import Schema
+from agentcy_ray.context.engine import (
+    Capabilities,
+    Direction,
+    EntityKind,
+    GraphSchema,
+    GraphStats,
+    Node,
+    Query,
+    QueryResult,
+    Scope,
+    SearchAnswer,
+    SearchQuery,
+    Subgraph,
+    Written,
+)
+from agentcy_ray.core.errors import CapabilityError
+
+ADVANCED = "CONTEXT_ENGINE=advanced, KYMA_BASE_URL, KYMA_TOKEN, KYMA_DATABASE"
+
+
+class BasicEngine:
+    """A graph on the embedded server, Neo4j ≥ 5.13 or AuraDB.
+
+    Writes of one engine object go one after another; who writes from several processes holds a
+    lock around it (a sync does). Racing writers lose time, not rows.
+    """
+
+    def __init__(self, bolt: Bolt, *, embedded: bool, batch_rows: int) -> None:
+        self._bolt = bolt
+        self._schema = Schema(bolt)
+        self._batch_rows = batch_rows
+        self._writing = asyncio.Lock()
+        self._capabilities = Capabilities(
+            engine="basic",
+            backing="embedded Bolt server" if embedded else "Bolt server of NEO4J_URI",
+            cypher=True,
+            kql=False,
+            sql=False,
+            time_series=False,
+            schema_evolution=False,
+            arrow_native=False,
+            ingest=("bolt",),
+            writers="one",
+            vectors="pgvector",
+            byo_bucket=False,
+            typed_columns=False,
+            graph_registered=False,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do."""
+        return self._capabilities
+
+    async def prepare(self) -> None:
+        """Create constraints and indexes; also done by the first write."""
+        await self._schema.entities()
+
+    async def upsert_nodes(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
+        """Write a batch of schema ``NODES``; ``archived_at`` is cleared, ``first_seen`` kept.
+
+        Raises:
+            InvalidError: a label or the properties of a row cannot be stored.
+        """
+        rows = await asyncio.to_thread(node_rows, org_id, batch, seen_at)
+        async with self._writing:
+            await self._schema.entities()
+            return Written(rows=await writes.write_nodes(self._bolt, rows, self._batch_rows))
+
+    async def upsert_edges(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
+        """Write a batch of schema ``EDGES``; rows whose ends are not both there are left out.
+
+        Raises:
+            InvalidError: a type or the properties of a row cannot be stored.
+        """
+        groups = await asyncio.to_thread(edge_rows, org_id, batch, seen_at)
+        total = 0
+        async with self._writing:
+            await self._schema.entities()
+            for type_, rows in groups.items():
+                await self._schema.edges(type_)
+                total += await writes.write_edges(
+                    self._bolt, org_id, type_, list(rows.values()), self._batch_rows
+                )
+        return Written(rows=total)
+
+    async def archive(
+        self, org_id: UUID, kind: EntityKind, ids: Sequence[str], at: datetime
+    ) -> Written:
+        """Hide live entities from every read that does not ask for archived ones."""
+        archive = writes.archive_nodes if kind == "node" else writes.archive_edges
+        async with self._writing:
+            await self._schema.entities()
+            changed = await archive(self._bolt, org_id, ids, stamp(at), self._batch_rows)
+        return Written(rows=changed)
+
+    async def prune(self, org_id: UUID, source_id: UUID, archived_before: datetime) -> int:
+        """Delete entities of a source that were archived before a time; returns their number."""
+        async with self._writing:
+            return await writes.prune(self._bolt, org_id, source_id, stamp(archived_before))
+
+    async def existing(self, org_id: UUID, ids: Sequence[str]) -> set[str]:
+        """Those of the node ids that are live."""
+        return await reads.existing(self._bolt, org_id, ids)
+
+    async def node(self, scope: Scope, node_id: str) -> Node | None:
+        """A live node with its degree, or None."""
+        return await reads.node(self._bolt, scope, node_id)
+
+    async def nodes_by_id(self, scope: Scope, ids: Sequence[str]) -> list[Node]:
+        """Live nodes for ids, in the order of the ids; absent ones are left out."""
+        return await reads.nodes_by_id(self._bolt, scope, ids)
+
+    async def neighbors(
+        self,
+        scope: Scope,
+        node_id: str,
+        *,
+        depth: int = 1,
+        direction: Direction = "both",
+        types: Sequence[str] = (),
+        limit: int = 200,
+    ) -> Subgraph:
+        """What lies within ``depth`` (1–3) hops; at most ``limit`` (≤ 2,000) nodes.
+
+        Raises:
+            InvalidError: depth or limit out of bounds.
+        """
+        return await reads.neighbors(
+            self._bolt, scope, node_id, depth=depth, direction=direction, types=types, limit=limit
+        )
+
+    async def overview(self, scope: Scope, limit: int = 800) -> Subgraph:
+        """The best-connected nodes and the edges among them."""
+        return await reads.overview(self._bolt, scope, limit)
+
+    async def search(self, scope: Scope, query: SearchQuery) -> SearchAnswer:
+        """Full-text search with facets; see `agentcy_ray.context.basic.search`."""
+        return await search.search(self._bolt, scope, query)
+
+    async def query(self, scope: Scope, query: Query) -> QueryResult:
+        """Run a read-only Cypher query inside the scope.
+
+        Raises:
+            CapabilityError: another language.
+            QueryRejectedError, QueryTimeoutError: see `agentcy_ray.context.basic.query`.
+        """
+        if query.language != "cypher":
+            raise CapabilityError(
+                f"the Basic engine answers Cypher, not {query.language}; for it set {ADVANCED}",
+                capability=query.language,
+                engine="basic",
+                set=ADVANCED,
+            )
+        return await run_query(self._bolt, scope, query)
+
+    async def schema(self, scope: Scope) -> GraphSchema:
+        """Labels, edge types and their property names."""
+        return await facts.schema(self._bolt, scope)
+
+    async def stats(self, scope: Scope) -> GraphStats:
+        """Counts by label, type and realm."""
+        return await facts.stats(self._bolt, scope)
+
+    def export_nodes(self, org_id: UUID, source_id: UUID) -> AsyncIterator[pa.RecordBatch]:
+        """Live nodes of a source as ``NODES`` batches, for verification."""
+        return reads.export_nodes(self._bolt, org_id, source_id)
+
+    async def ping(self) -> None:
+        """Return when the server answers, at once when it does not listen.
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        await self._bolt.ping()
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._bolt.close()
