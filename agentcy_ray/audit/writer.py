@@ -113,8 +113,11 @@ class ChainWriter:
 
 
 def _row(entry: AuditEntry, seq: int, prev_hash: bytes, here: bytes) -> dict[str, Any]:
+    fields = entry.model_dump()  # not in JSON mode, where ids are public texts
+    for name in ("id", "org_id", "user_id", "api_key_id"):
+        fields[name] = None if fields[name] is None else str(fields[name])
     return {
-        **entry.model_dump(),  # UUIDs and times as such: orjson writes them as Postgres reads them
+        **fields,
         "seq": seq,
         "prev_hash": f"\\x{prev_hash.hex()}",
         "hash": f"\\x{here.hex()}",

@@ -1,0 +1,341 @@
+import asyncio
+import secrets
+
+import pytest
+
+from agentcy_ray.core.errors import (
+    ConflictError,
+    GoneError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from agentcy_ray.core.events import EventType
+from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.tools import Effect, ToolCall, ToolStatus
+from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.redis import open_redis
+from tests.agent.gateway.world import AgentRow, World, make_process
+
+OVERDUE = "UPDATE approvals SET expires_at = now() - interval '1 second' WHERE id = $1 RETURNING 1"
+
+
+def call(tool: str = "stir", position: int = 1000, **args) -> ToolCall:
+    return ToolCall(connector="lab", tool=tool, args=args or {"id": "flask-1"}, position=position)
+
+
+async def opened(world: World, who: str = "owner", tool: str = "stir", **more):
+    """A call that waits: its context, the open call and the task that finishes it."""
+    ctx = world.ctx(who, run=new_id(), **more)
+    waiting = await world.process.gateway.open(ctx, call(tool))
+    assert waiting.waiting
+    return ctx, waiting, asyncio.create_task(world.process.gateway.finish(ctx, waiting))
+
+
+async def decide(world: World, who: str, approval_id, approved: bool = True, **more):
+    return await world.process.approvals.decide(
+        world.people[who], approval_id, approved=approved, via="api", **more
+    )
+
+
+# -- when ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("APR-03")
+@pytest.mark.parametrize(
+    ("who", "tool", "org", "agent", "asks"),
+    [
+        ("owner", "look", {}, None, False),
+        ("owner", "peek", {}, None, True),
+        ("owner", "stir", {}, None, True),
+        ("owner", "stir", {"write": "allow"}, None, False),
+        ("owner", "stir", {"write": "allow"}, {Effect.WRITE: "approve"}, True),
+        ("owner", "stir", {"write": "approve"}, {Effect.WRITE: "allow"}, False),
+        ("owner", "discard", {"write": "allow"}, None, True),
+        ("owner", "look", {"read": "approve"}, None, True),
+        ("member", "stir", {"write": "allow"}, None, True),  # a policy asks
+        ("member", "look", {}, {Effect.WRITE: "approve"}, False),
+    ],
+)
+async def test_an_approval_is_opened_when_tool_default_or_policy_wants_it(
+    world, who, tool, org, agent, asks
+):
+    await world.set(approval_defaults=org)
+    profile = None if agent is None else AgentRow(approval_defaults=agent)
+    ctx = world.ctx(who, run=new_id(), agent=profile)
+    waiting = await world.process.gateway.open(ctx, call(tool))
+    assert waiting.waiting is asks
+    assert len(world.told(EventType.APPROVAL_REQUIRED)) == int(asks)
+
+
+async def test_a_default_of_deny_denies(world):
+    await world.set(approval_defaults={"write": "deny"})
+    result = await world.process.gateway.call(world.ctx("owner", run=new_id()), call())
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "policy_denied")
+
+
+async def test_what_a_decider_gets_to_see_is_complete_and_masked(world):
+    ctx = world.ctx("member", run=new_id())
+    waiting = await world.process.gateway.open(ctx, call(id="a", password="correct horse"))
+    (event,) = world.told(EventType.APPROVAL_REQUIRED)
+    assert event["args"] == {"id": "a", "password": "[redacted]"}
+    assert event["approval_id"] == encode("apr", waiting.approval.id)
+    assert event["tool_call_id"] == encode("tc", waiting.tool_call_id)
+    assert (event["connector"], event["tool"], event["effect"]) == ("lab", "stir", "write")
+    assert len(event["reasons"]) == 2  # the default and the policy
+    assert event["reason"] == event["reasons"][0]
+    assert waiting.approval.by_policy
+
+
+# -- deciding -----------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("APR-01")
+async def test_a_ring_wakes_the_paused_call(world):
+    world.process.approvals._poll_secs = 60  # only a ring can be in time
+    ctx, waiting, task = await opened(world)
+    await decide(world, "admin", waiting.approval.id, note="go")
+    async with asyncio.timeout(5):
+        result = await task
+    assert (result.status, result.approval_id) == (ToolStatus.COMPLETED, waiting.approval.id)
+    (event,) = world.told(EventType.APPROVAL_RESOLVED)
+    assert (event["status"], event["via"], event["note"]) == ("approved", "api", "go")
+    approval = await world.process.approvals.get(ctx.principal, waiting.approval.id)
+    assert approval.status == "consumed"
+    assert approval.decided_by == world.people["admin"].user_id
+    assert approval.consumed_at is not None
+    assert [e.action for e in await world.audited()] == ["chat.approve", "chat.tool.execute"]
+
+
+@pytest.mark.requirement("APR-11")
+async def test_a_decision_whose_ring_is_lost_resumes_the_call_by_polling(world, redis_url):
+    store = await open_redis(redis_url, f"elsewhere-{secrets.token_hex(4)}")
+    deaf = make_process(
+        world.db, Bell(store), world.sources, world.objects, world.settings, world.dispatcher,
+        world.search,
+    )  # fmt: skip
+    _, waiting, task = await opened(world)
+    await deaf.approvals.decide(
+        world.people["admin"], waiting.approval.id, approved=True, via="cli"
+    )
+    async with asyncio.timeout(5):
+        assert (await task).status is ToolStatus.COMPLETED
+    await deaf.close()
+    await store.aclose()
+
+
+async def test_a_denied_call_tells_the_note_and_is_never_made(world):
+    _, waiting, task = await opened(world)
+    await decide(world, "owner", waiting.approval.id, approved=False, note="not today")
+    result = await task
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "policy_denied")
+    assert "not today" in result.error.message
+    assert world.dispatcher.requests == []
+    assert (await world.rows())[0].status is ToolStatus.DENIED
+    denied = await world.audited(decision="deny")
+    assert [entry.id for entry in denied] == [result.policy.audit_id]
+
+
+@pytest.mark.requirement("APR-08")
+async def test_of_two_concurrent_decisions_one_wins_and_the_other_is_told(world, second):
+    for _ in range(5):
+        _, waiting, task = await opened(world)
+        outcomes = await asyncio.gather(
+            decide(world, "owner", waiting.approval.id, approved=True),
+            second.approvals.decide(
+                world.people["admin"], waiting.approval.id, approved=False, via="console"
+            ),
+            return_exceptions=True,
+        )
+        lost = [o for o in outcomes if isinstance(o, ConflictError)]
+        assert [error.code for error in lost] == ["already_decided"]
+        won = next(o for o in outcomes if o not in lost)
+        expected = ToolStatus.COMPLETED if won.status == "approved" else ToolStatus.DENIED
+        assert (await task).status is expected
+    decisions = [e for e in await world.audited() if e.action == "chat.approve"]
+    assert len(decisions) == 5
+
+
+@pytest.mark.requirement("APR-09")
+async def test_an_overdue_approval_expires_and_the_model_is_told_of_the_time_out(world):
+    _, waiting, task = await opened(world)
+    await world.sql(OVERDUE, waiting.approval.id)
+    result = await task
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "policy_denied")
+    assert "in time" in result.error.message
+    assert world.told(EventType.APPROVAL_RESOLVED)[0]["status"] == "expired"
+    with pytest.raises(GoneError) as caught:
+        await decide(world, "owner", waiting.approval.id)
+    assert caught.value.code == "approval_expired"
+
+
+async def test_a_late_decision_expires_the_approval_even_if_nobody_waits(world):
+    ctx = world.ctx("owner", run=new_id())
+    waiting = await world.process.gateway.open(ctx, call())
+    await world.sql(OVERDUE, waiting.approval.id)
+    assert await world.process.approvals.list(ctx.principal, status="pending") == ()
+    with pytest.raises(GoneError):
+        await decide(world, "owner", waiting.approval.id)
+    assert (await world.process.approvals.get(ctx.principal, waiting.approval.id)).status == (
+        "expired"
+    )
+
+
+@pytest.mark.requirement("APR-06")
+async def test_approvals_of_one_turn_wait_together_and_are_decided_in_any_order(world):
+    gateway, ctx = world.process.gateway, world.ctx("owner", run=new_id())
+    waiting = [await gateway.open(ctx, call(position=1000 + n, id=f"f{n}")) for n in range(3)]
+    assert len(await world.process.approvals.list(ctx.principal, status="pending")) == 3
+    tasks = [asyncio.create_task(gateway.finish(ctx, one)) for one in waiting]
+    for n in (2, 0, 1):
+        await decide(world, "owner", waiting[n].approval.id, approved=n != 1)
+    results = await asyncio.gather(*tasks)
+    assert [r.status for r in results] == [
+        ToolStatus.COMPLETED, ToolStatus.DENIED, ToolStatus.COMPLETED,
+    ]  # fmt: skip
+
+
+# -- who ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("APR-13")
+async def test_what_a_policy_asked_for_takes_the_full_grant(world):
+    _, waiting, task = await opened(world, "member")
+    with pytest.raises(PermissionDeniedError):
+        await decide(world, "member", waiting.approval.id)
+    await decide(world, "admin", waiting.approval.id)
+    assert (await task).status is ToolStatus.COMPLETED
+
+
+async def test_a_member_decides_an_own_call_that_only_the_default_asked_for(world):
+    ctx = world.ctx("member", run=new_id())
+    waiting = await world.process.gateway.open(ctx, call("peek"))
+    for stranger, error in (("colleague", NotFoundError), ("viewer", PermissionDeniedError)):
+        with pytest.raises(error):
+            await decide(world, stranger, waiting.approval.id)
+    assert (await decide(world, "member", waiting.approval.id)).status == "approved"
+
+
+@pytest.mark.requirement("APR-13")
+async def test_with_a_second_person_required_the_requester_never_decides(world):
+    await world.set(approval_second_person=True)
+    _, waiting, task = await opened(world, "owner")
+    with pytest.raises(PermissionDeniedError, match="second person"):
+        await decide(world, "owner", waiting.approval.id)
+    await decide(world, "admin", waiting.approval.id)
+    assert (await task).status is ToolStatus.COMPLETED
+
+
+async def test_members_see_their_own_approvals_and_admins_all(world):
+    for who in ("member", "owner"):
+        await world.process.gateway.open(world.ctx(who, run=new_id()), call())
+    approvals = world.process.approvals
+    everything = await approvals.list(world.people["admin"])
+    mine = await approvals.list(world.people["member"])
+    assert (len(everything), len(mine)) == (2, 1)
+    assert await approvals.list(world.people["owner"], mine=True) == (everything[0],)
+    assert await approvals.list(world.people["admin"], limit=1, before=everything[0].id) == mine
+    with pytest.raises(NotFoundError):
+        await approvals.get(world.people["member"], everything[0].id)
+    with pytest.raises(NotFoundError):
+        await approvals.get(world.people["admin"], new_id())
+
+
+# -- once, for what was approved ----------------------------------------------------------------
+
+
+@pytest.mark.requirement("APR-04")
+async def test_arguments_that_changed_after_the_approval_are_refused(world):
+    _, waiting, task = await opened(world)
+    waiting.call.args["id"] = "another flask"
+    await decide(world, "owner", waiting.approval.id)
+    result = await task
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "approval_mismatch")
+    assert world.dispatcher.requests == []
+
+
+@pytest.mark.requirement("APR-12")
+async def test_policy_is_asked_again_after_the_approval_and_a_deny_wins(world):
+    _, waiting, task = await opened(world)
+    await world.process.policy.store.create(
+        world.org, None, "mine.rego",
+        'package agentcy.mine\nimport rego.v1\ndeny contains "changed" if '
+        "input.context.approval_granted",
+    )  # fmt: skip
+    world.process.policy._active.expire(world.org)
+    await decide(world, "owner", waiting.approval.id)
+    result = await task
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "policy_denied")
+    assert "changed" in result.error.message
+    assert world.dispatcher.requests == []
+    approval = await world.process.approvals.get(world.people["owner"], waiting.approval.id)
+    assert approval.status == "cancelled"
+
+
+@pytest.mark.requirement("APR-05")
+async def test_one_approval_releases_one_execution_even_of_two_executors(world, second):
+    ctx = world.ctx("owner", run=new_id())
+    first = await world.process.gateway.open(ctx, call())
+    twin = await second.gateway.open(ctx, call())
+    assert twin.approval.id == first.approval.id
+    tasks = [
+        asyncio.create_task(world.process.gateway.finish(ctx, first)),
+        asyncio.create_task(second.gateway.finish(ctx, twin)),
+    ]
+    await decide(world, "owner", first.approval.id)
+    one, other = await asyncio.gather(*tasks)
+    assert world.dispatcher.tools == ["stir"]
+    assert one.result == other.result == {"done": "stir"}
+    assert one.policy == other.policy
+    executed = [e for e in await world.audited() if e.action == "chat.tool.execute"]
+    assert len(executed) == 1
+
+
+@pytest.mark.requirement("APR-10")
+async def test_an_approval_outlives_the_executor_that_opened_it(world, second):
+    ctx, waiting, task = await opened(world)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await decide(world, "owner", waiting.approval.id)
+    result = await second.gateway.call(ctx, call())
+    assert (result.status, result.tool_call_id) == (ToolStatus.COMPLETED, waiting.tool_call_id)
+    assert world.dispatcher.tools == ["stir"]
+
+
+async def test_a_read_that_waits_is_taken_up_too(world, second):
+    ctx = world.ctx("owner", run=new_id())
+    first = await world.process.gateway.open(ctx, call("peek"))
+    twin = await second.gateway.open(ctx, call("peek"))
+    assert (twin.tool_call_id, twin.approval.id) == (first.tool_call_id, first.approval.id)
+
+
+async def test_cancelling_the_run_voids_its_approvals_and_wakes_the_call(world):
+    ctx, waiting, task = await opened(world)
+    assert await world.process.approvals.cancel_for_run(world.org, ctx.run_id) == 1
+    result = await task
+    assert (result.status, result.error.code) == (ToolStatus.CANCELLED, "cancelled")
+    assert (await world.rows())[0].status is ToolStatus.CANCELLED
+    assert world.dispatcher.requests == []
+    with pytest.raises(ConflictError):
+        await decide(world, "owner", waiting.approval.id)
+
+
+FILL = """
+WITH calls AS (
+  INSERT INTO tool_calls (id, org_id, position, connector, tool, args, args_sha256, effect,
+                          principal)
+  SELECT gen_random_uuid(), $1, n, 'lab', 'stir', '{}', '', 'write', '{}'
+  FROM generate_series(1, 200) AS n RETURNING id)
+INSERT INTO approvals (id, org_id, tool_call_id, connector, tool, args, args_sha256, effect,
+                       reasons, by_policy, requested_by, expires_at)
+SELECT gen_random_uuid(), $1, id, 'lab', 'stir', '{}', '', 'write', '{}', false,
+       gen_random_uuid(), now() + interval '1 hour'
+FROM calls RETURNING 1
+"""
+
+
+async def test_beyond_two_hundred_pending_approvals_a_call_is_denied(world):
+    await world.sql(FILL, world.org)
+    result = await world.process.gateway.call(world.ctx("owner", run=new_id()), call())
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "quota_exceeded")
+    assert world.dispatcher.requests == []
+    assert len(await world.audited(decision="deny")) == 1

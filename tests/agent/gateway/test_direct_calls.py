@@ -1,0 +1,153 @@
+import asyncio
+
+import pytest
+
+from agentcy_ray.core.errors import InvalidError, NotFoundError
+from agentcy_ray.core.ids import new_id
+from agentcy_ray.core.tools import ToolCall, ToolStatus
+from tests.agent.gateway.world import World
+
+DECIDED_LONG_AGO = """
+UPDATE approvals SET decided_at = now() - interval '1 minute' WHERE id = $1 RETURNING 1
+"""
+
+
+def call(tool: str = "look", **args) -> ToolCall:
+    return ToolCall(connector="lab", tool=tool, args=args or {"id": "flask-1"})
+
+
+async def direct(world: World, who: str, tool: ToolCall, **more):
+    return await world.process.direct.call(
+        world.people[who], None, tool, request_id="req_1", **more
+    )
+
+
+async def ended(world: World, tool_call_id) -> ToolStatus:
+    """The call's last state, once nothing goes on in the background."""
+    async with asyncio.timeout(5):
+        await asyncio.gather(*world.process.direct._waiting, return_exceptions=True)
+    row, _ = await world.process.direct.get(world.org, tool_call_id)
+    return row.status
+
+
+@pytest.mark.requirement("TOOL-05")
+async def test_a_direct_call_answers_with_its_result_and_the_decision(world):
+    result = await direct(world, "member", call())
+    assert (result.status, result.result) == (ToolStatus.COMPLETED, {"done": "look"})
+    assert result.usage_ms > 0
+    (entry,) = await world.audited()
+    assert (result.policy.decision, result.policy.audit_id) == ("allow", entry.id)
+    row, again = await world.process.direct.get(world.org, result.tool_call_id)
+    assert (row.status, again.result) == (ToolStatus.COMPLETED, result.result)
+    with pytest.raises(NotFoundError):
+        await world.process.direct.get(world.org, new_id())
+
+
+@pytest.mark.requirement("TOOL-05")
+async def test_a_batch_answers_in_order_and_is_bounded(world):
+    world.dispatcher.answer = lambda request: request.args["id"]
+    calls = [call(id=f"f{n}") for n in range(20)] + [call("lok")]
+    results = await world.process.direct.call_many(
+        world.people["member"], None, calls, request_id="req_1"
+    )
+    assert [r.result for r in results[:20]] == [f"f{n}" for n in range(20)]
+    assert results[20].error.code == "tool_not_found"
+    with pytest.raises(InvalidError):
+        await world.process.direct.call_many(world.people["member"], None, calls * 7)
+
+
+@pytest.mark.requirement("APR-05")
+async def test_a_direct_call_that_waits_is_released_once_by_the_decision(world):
+    pending = await direct(world, "owner", call("stir"))
+    assert pending.status is ToolStatus.WAITING_APPROVAL
+    assert world.dispatcher.requests == []
+    await world.process.approvals.decide(
+        world.people["admin"], pending.approval_id, approved=True, via="api"
+    )
+    assert await ended(world, pending.tool_call_id) is ToolStatus.COMPLETED
+    _, result = await world.process.direct.get(world.org, pending.tool_call_id)
+    assert (result.result, result.approval_id) == ({"done": "stir"}, pending.approval_id)
+    assert world.dispatcher.tools == ["stir"]
+
+
+async def test_a_caller_may_wait_for_the_decision(world):
+    async with world.bell.listen(f"ch:approval:{world.org.hex}") as ear:
+        task = asyncio.create_task(direct(world, "owner", call("stir"), wait_secs=30))
+        assert await ear.next(5) is not None
+    waiting = await world.process.approvals.list(world.people["owner"])
+    await world.process.approvals.decide(
+        world.people["owner"], waiting[0].id, approved=True, via="cli"
+    )
+    assert (await task).status is ToolStatus.COMPLETED
+
+
+async def lost(world: World, tool: ToolCall):
+    """A direct call whose process dies while it waits; somebody approves it afterwards."""
+    pending = await direct(world, "owner", tool)
+    await world.process.direct.close()
+    await world.process.approvals.decide(
+        world.people["admin"], pending.approval_id, approved=True, via="api"
+    )
+    return pending
+
+
+@pytest.mark.requirement("APR-05")
+async def test_a_decided_call_that_lost_its_process_is_taken_up_once(world, second):
+    pending = await lost(world, call("stir"))
+    assert await second.direct.sweep() == 0  # its own process still has time
+    await world.sql(DECIDED_LONG_AGO, pending.approval_id)
+    await asyncio.gather(second.direct.sweep(), world.process.direct.sweep())
+    assert await ended(world, pending.tool_call_id) is ToolStatus.COMPLETED
+    assert world.dispatcher.tools == ["stir"]
+    assert await second.direct.sweep(orphan_secs=0) == 0
+
+
+async def test_a_lost_call_whose_arguments_were_masked_is_not_repeated(world, second):
+    pending = await lost(world, call("stir", id="a", password="correct horse"))
+    await second.direct.sweep(orphan_secs=0)
+    row, result = await second.direct.get(world.org, pending.tool_call_id)
+    assert (row.status, result.error.code) == (ToolStatus.DENIED, "approval_mismatch")
+    assert world.dispatcher.requests == []
+
+
+async def test_a_lost_call_whose_source_is_gone_ends_too(world, second):
+    pending = await lost(world, call("stir"))
+    await world.sources.delete(world.people["owner"], world.source.id)
+    second.catalog._snapshots.expire(world.org)
+    await second.direct.sweep(orphan_secs=0)
+    row, result = await second.direct.get(world.org, pending.tool_call_id)
+    assert (row.status, result.error.code) == (ToolStatus.DENIED, "tool_not_found")
+
+
+async def test_the_sweep_expires_overdue_approvals_and_gives_up_stale_intents(world, second):
+    pending = await direct(world, "owner", call("stir"))
+    await world.process.direct.close()
+    await world.sql("UPDATE approvals SET expires_at = now() - interval '1 minute' RETURNING 1")
+    await second.direct.sweep()
+    assert await ended(world, pending.tool_call_id) is ToolStatus.DENIED
+
+    started = asyncio.Event()
+
+    async def die(request) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    await world.set(approval_defaults={"write": "allow"})
+    world.dispatcher.before = die
+    task = asyncio.create_task(direct(world, "owner", call("stir")))
+    await started.wait()
+    for work in (task, *world.process.gateway._effects):
+        work.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await second.direct.sweep(stale_secs=0)
+    statuses = [row.status for row in await world.rows()]
+    assert statuses == [ToolStatus.DENIED, ToolStatus.INDETERMINATE]
+    assert world.dispatcher.tools == ["stir"]
+
+
+async def test_tending_stops_when_it_is_told(world):
+    stop = asyncio.Event()
+    task = asyncio.create_task(world.process.direct.tend(stop))
+    stop.set()
+    async with asyncio.timeout(5):
+        await task
