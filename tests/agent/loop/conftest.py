@@ -69,15 +69,16 @@ class World:
 
 
 @pytest.fixture(scope="session")
-async def template(make_database: MakeDatabase) -> str:
+async def database_url(make_database: MakeDatabase) -> str:
+    """One database for all tests here: each has an organisation of its own, gone after it."""
     url = await make_database()
     await migrate(url)
     return url
 
 
 @pytest.fixture
-async def world(template: str, make_database: MakeDatabase, redis_url: str) -> AsyncIterator[World]:
-    url = await make_database(template=template)
+async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
+    url = database_url
     prefix = f"t{secrets.token_hex(4)}"
     settings = Settings.load({}, redis_prefix=prefix, approval_poll_secs=0.2)
     db = await open_database(url, pool_max=8)
@@ -105,6 +106,8 @@ async def world(template: str, make_database: MakeDatabase, redis_url: str) -> A
     finally:
         await bell.aclose()
         await redis.aclose()
+        async with db.system() as connection:
+            await connection.execute("DELETE FROM organizations")
         await db.close()
 
 

@@ -1,0 +1,316 @@
+"""The tool calls of one turn (stage 4 of a run), by the turn rules.
+
+All calls are opened in the model's order, so that every approval is asked for before the first is
+waited for. Then the reads run together, and after the last of them the writes one by one. Each
+result is kept as it comes; a successor finishes only what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+from uuid import UUID
+
+import orjson
+
+from agentcy_ray.agent.calls import CallContext, OpenCall
+from agentcy_ray.agent.citations import Citations, pieces_of_search
+from agentcy_ray.agent.control import RunControl, Stopped
+from agentcy_ray.agent.run_records import Run
+from agentcy_ray.agent.runlog import NewEvent, RunLog
+from agentcy_ray.agent.runs import RunStore
+from agentcy_ray.agent.turns import StoredResult, Turn, TurnStore
+from agentcy_ray.core.events import EventType
+from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.redaction import Redactor
+from agentcy_ray.core.tools import ToolFault, ToolResult, ToolStatus
+from agentcy_ray.llm.model import ToolReply, ToolUse
+
+READS_AT_ONCE = 16
+CALLS_PER_TURN = 1000
+"""Places in a turn; a call's position in the run is turn × 1000 + place."""
+_CITED = frozenset({("rag", "search")})
+
+
+class Tools(Protocol):
+    """The meta-tools as the loop calls them; ``MetaTools`` is the one."""
+
+    async def open(
+        self, ctx: CallContext, name: str, args: dict[str, Any], position: int
+    ) -> OpenCall:
+        """Bring a call to the point where it waits or may be dispatched."""
+        ...
+
+    async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        """Wait, dispatch, record. Faults are results."""
+        ...
+
+
+class Approvals(Protocol):
+    """What the loop needs of the approval registry."""
+
+    async def cancel_for_run(self, org_id: UUID, run_id: UUID) -> int:
+        """Void whatever a run waits for."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Pending:
+    index: int
+    use: ToolUse
+    opened: OpenCall
+
+
+class ToolTurn:
+    """Carries out the calls of turns of one run."""
+
+    def __init__(
+        self,
+        run: Run,
+        ctx: CallContext,
+        control: RunControl,
+        citations: Citations,
+        *,
+        tools: Tools,
+        approvals: Approvals,
+        turns: TurnStore,
+        runs: RunStore,
+        log: RunLog,
+    ) -> None:
+        self._run = run
+        self._ctx = replace(ctx, emit=self._emit)
+        self._control = control
+        self._citations = citations
+        self._tools = tools
+        self._approvals = approvals
+        self._turns = turns
+        self._runs = runs
+        self._log = log
+        self._redactor = Redactor()
+        self._undecided: set[str] = set()
+        self._announced: set[str] = set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person is being waited for."""
+        return bool(self._undecided)
+
+    def resume(self, announced: set[str]) -> None:
+        """Take note of tool calls and approvals that a former executor has announced."""
+        self._announced |= announced
+
+    async def run(self, turn: Turn) -> Turn:
+        """Finish what is missing of a turn; answers the turn with all its results.
+
+        Raises:
+            Stopped: the run is to stop; a write that was under way has ended and is recorded.
+            LeaseLostError: the run has a newer owner.
+        """
+        missing = [
+            (index, use)
+            for index, use in enumerate(turn.message.tool_calls)
+            if index not in turn.results
+        ]
+        results = dict(turn.results)
+        calls = await self._open(turn, missing, results)
+        reads = [call for call in calls if not call.opened.effect.consequential]
+        writes = [call for call in calls if call.opened.effect.consequential]
+        if reads:
+            await self._control.guard(self._together(turn, reads, results))
+        for call in writes:
+            await self._alone(turn, call, results)
+        return turn.model_copy(update={"results": results})
+
+    async def skip(self, turn: Turn, code: str, message: str) -> Turn:
+        """Answer every call of a turn with a cancellation, without asking anybody."""
+        results = dict(turn.results)
+        for index, use in enumerate(turn.message.tool_calls):
+            if index not in results:
+                result = _ended(new_id(), ToolStatus.CANCELLED, code, message)
+                start = self._start_event(use, result.tool_call_id, None)
+                await self._keep(turn, index, use, result, results, [start])
+        return turn.model_copy(update={"results": results})
+
+    # -- opening --------------------------------------------------------------------------------
+
+    async def _open(
+        self, turn: Turn, missing: Sequence[tuple[int, ToolUse]], results: dict[int, StoredResult]
+    ) -> list[_Pending]:
+        calls: list[_Pending] = []
+        events: list[NewEvent] = []
+        for index, use in missing:
+            self._control.check()
+            if use.invalid is not None:
+                result = _ended(
+                    new_id(), ToolStatus.ERROR, "invalid_args",
+                    "the arguments are not a JSON object; send one that matches the tool's schema",
+                )  # fmt: skip
+                start = self._start_event(use, result.tool_call_id, None)
+                await self._keep(turn, index, use, result, results, [start])
+                continue
+            asked: list[NewEvent] = []
+
+            async def hold(
+                event: EventType, data: Mapping[str, Any], asked: list[NewEvent] = asked
+            ) -> None:
+                asked.append((event, data))
+
+            position = turn.number * CALLS_PER_TURN + index
+            opened = await self._tools.open(
+                replace(self._ctx, emit=hold), use.name, use.args, position
+            )
+            call = _Pending(index, use, opened)
+            calls.append(call)
+            # The call is announced before the approval that it needs.
+            events += [self._start_event(use, opened.tool_call_id, opened), *asked]
+        await self._announce(events)
+        return calls
+
+    async def _announce(self, events: Sequence[NewEvent]) -> None:
+        new = [event for event in events if self._is_new(event)]
+        asks = any(type_ is EventType.APPROVAL_REQUIRED for type_, _ in events)
+        for type_, data in events:
+            if type_ is EventType.APPROVAL_REQUIRED:
+                self._undecided.add(str(data["approval_id"]))
+        if asks:
+            await self._runs.move(self._run.key, "waiting_approval", new)
+        else:
+            await self._log.append(self._run.key, new)
+
+    def _is_new(self, event: NewEvent) -> bool:
+        type_, data = event
+        name = {
+            EventType.TOOL_CALL_START: "tool_call_id",
+            EventType.APPROVAL_REQUIRED: "approval_id",
+        }.get(type_)
+        if name is None:
+            return True
+        identity = f"{type_}:{data[name]}"
+        known = identity in self._announced
+        self._announced.add(identity)
+        return not known
+
+    def _start_event(self, use: ToolUse, call_id: UUID, opened: OpenCall | None) -> NewEvent:
+        data: dict[str, Any] = {
+            "tool_call_id": encode("tc", call_id),
+            "name": use.name,
+            "args": self._redactor.json(use.args, by_field=True),
+        }
+        if opened is not None:
+            data["effect"] = opened.effect.value
+            if opened.call.connector:
+                data |= {"connector": opened.call.connector, "tool": opened.call.tool}
+        return EventType.TOOL_CALL_START, data
+
+    # -- finishing ------------------------------------------------------------------------------
+
+    async def _together(
+        self, turn: Turn, calls: Sequence[_Pending], results: dict[int, StoredResult]
+    ) -> None:
+        slots = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def one(call: _Pending) -> None:
+            async with slots:
+                await self._finish(turn, call, results)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for call in calls:
+                    group.create_task(one(call))
+        except BaseExceptionGroup as errors:  # only a lost lease or a store that is away
+            raise errors.exceptions[0] from None
+
+    async def _alone(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
+        """Finish a write. Once it may have been dispatched it is not abandoned, whoever asks."""
+        self._control.check()
+        task = asyncio.create_task(self._finish(turn, call, results))
+        stopped = asyncio.create_task(self._control.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            reason = self._control.reason
+            if not task.done() and reason is not None:
+                if reason in ("cancelled", "timeout"):
+                    await self._approvals.cancel_for_run(self._run.org_id, self._run.id)
+                elif self.waits:
+                    task.cancel()  # a successor finds the approval and goes on waiting
+                await asyncio.wait({task})
+            if task.cancelled():
+                raise Stopped(reason or "handover")
+            task.result()
+        finally:
+            stopped.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        self._control.check()
+
+    async def _finish(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
+        result = call.opened.result
+        if result is None:
+            result = await self._tools.finish(self._ctx, call.opened)
+            if call.opened.approval is not None:  # decided, or used up by another process
+                await self._decided(encode("apr", call.opened.approval.id), [])
+        await self._keep(turn, call.index, call.use, result, results, [], call.opened)
+
+    async def _keep(
+        self,
+        turn: Turn,
+        index: int,
+        use: ToolUse,
+        result: ToolResult,
+        results: dict[int, StoredResult],
+        before: list[NewEvent],
+        opened: OpenCall | None = None,
+    ) -> None:
+        stored = self._stored(use, result, opened)
+        data = result.model_dump(mode="json", exclude_none=True, exclude={"approval_id"})
+        events = [*before, (EventType.TOOL_RESULT, data)]
+        await self._turns.save_result(self._run.key, turn.number, index, stored, events)
+        results[index] = stored
+
+    def _stored(self, use: ToolUse, result: ToolResult, opened: OpenCall | None) -> StoredResult:
+        value = result.result
+        known = len(self._citations.evidence)
+        if opened is not None and (opened.call.connector, opened.call.tool) in _CITED:
+            value = self._with_keys(value)
+        if result.error is not None:
+            value = {"error": result.error.model_dump()}
+            if result.result is not None:
+                value["result"] = result.result
+        text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+        reply = ToolReply(
+            id=use.id, name=use.name, text=text, is_error=result.status is not ToolStatus.COMPLETED
+        )
+        return StoredResult(reply=reply, evidence=self._citations.evidence[known:])
+
+    def _with_keys(self, value: Any) -> Any:
+        """A search result whose hits name the keys to cite them by."""
+        keyed = [
+            {"cite": f"[{self._citations.add(piece).key}]", **hit}
+            for hit, piece in pieces_of_search(value)
+        ]
+        return {**value, "hits": keyed} if keyed else value
+
+    async def _emit(self, event: EventType, data: Mapping[str, Any]) -> None:
+        """Events of the gateway while a call is being finished."""
+        if event is EventType.APPROVAL_RESOLVED:
+            await self._decided(str(data["approval_id"]), [(event, data)])
+        else:
+            await self._log.append(self._run.key, [(event, data)])
+
+    async def _decided(self, approval_id: str, events: Sequence[NewEvent]) -> None:
+        """Note a decision; after the last one the run is running again."""
+        waited = self.waits
+        self._undecided.discard(approval_id)
+        if waited and not self.waits:
+            await self._runs.move(self._run.key, "running", events)
+        else:
+            await self._log.append(self._run.key, events)
+
+
+def _ended(call_id: UUID, status: ToolStatus, code: str, message: str) -> ToolResult:
+    return ToolResult(
+        tool_call_id=call_id, status=status, error=ToolFault(code=code, message=message)
+    )

@@ -1,0 +1,129 @@
+"""Coalescing of deltas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from agentcy_ray.agent.citations import Citations, CitationStream
+from agentcy_ray.agent.runlog import NewEvent
+from agentcy_ray.agent.streaming import DeltaWriter, stream_turn
+from agentcy_ray.core.errors import LeaseLostError, ModelError
+from agentcy_ray.core.events import Usage
+from agentcy_ray.llm.model import Done, Message, ModelEvent, ModelRequest, TextDelta
+
+REQUEST = ModelRequest(system="", messages=())
+
+
+class Log:
+    """Collects what is written; a write ends when it is let."""
+
+    def __init__(self) -> None:
+        self.deltas: list[str] = []
+        self.slow: asyncio.Event | None = None
+        self.began = asyncio.Event()
+        self.fault: Exception | None = None
+
+    async def append(self, events: Sequence[NewEvent]) -> None:
+        self.began.set()
+        if self.slow is not None:
+            await self.slow.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.deltas += [data["delta"] for _, data in events]
+
+
+class Speaker:
+    """A model that says the given words."""
+
+    reference = "test:speaker"
+    window = 1000
+
+    def __init__(self, *words: str, done: bool = True) -> None:
+        self.words = words
+        self.done = done
+        self.closed = False
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
+        try:
+            for word in self.words:
+                yield TextDelta(word)
+                await asyncio.sleep(0)
+            if self.done:
+                yield Done(Message.say("assistant", "".join(self.words)), Usage(), "end_turn")
+        finally:
+            self.closed = True
+
+
+def writer_to(log: Log, *, every_ms: int = 60_000, every_chars: int = 256) -> DeltaWriter:
+    citations = CitationStream(Citations())
+    return DeltaWriter(log.append, citations, every_ms=every_ms, every_chars=every_chars)
+
+
+@pytest.mark.requirement("SSE-04")
+async def test_after_the_first_words_deltas_are_gathered_to_the_limit_of_characters() -> None:
+    log = Log()
+    writer = writer_to(log)
+    await stream_turn(Speaker(*["four"] * 200), REQUEST, writer)
+    assert "".join(log.deltas) == "four" * 200 == writer.said
+    assert log.deltas[0].startswith("four")
+    assert all(len(delta) >= 256 for delta in log.deltas[1:-1])
+    assert len(log.deltas) <= 2 + 800 // 256
+
+
+@pytest.mark.requirement("SSE-04")
+async def test_a_slow_log_makes_longer_deltas_and_does_not_hold_the_model_up() -> None:
+    log = Log()
+    log.slow = asyncio.Event()
+    writer = writer_to(log)
+    speaker = Speaker(*["word"] * 300)
+    turn = asyncio.create_task(stream_turn(speaker, REQUEST, writer))
+    await asyncio.wait_for(log.began.wait(), 5)
+    while not speaker.closed:
+        await asyncio.sleep(0)
+    log.slow.set()
+    await asyncio.wait_for(turn, 5)
+    assert "".join(log.deltas) == "word" * 300
+    assert len(log.deltas) == 2
+
+
+async def test_words_go_out_after_the_interval_without_more_of_them() -> None:
+    log = Log()
+    writer = writer_to(log, every_ms=1)
+    writer.add("one")
+    while log.deltas != ["one"]:
+        await asyncio.sleep(0)
+    writer.add("two")
+    while log.deltas != ["one", "two"]:
+        await asyncio.sleep(0.001)
+    await writer.close()
+
+
+async def test_a_log_that_refuses_stops_the_model() -> None:
+    log = Log()
+    log.fault = LeaseLostError("gone")
+    speaker = Speaker(*["word"] * 10_000)
+    with pytest.raises(LeaseLostError):
+        await asyncio.wait_for(stream_turn(speaker, REQUEST, writer_to(log)), 5)
+    assert speaker.closed
+
+
+async def test_a_stream_without_an_end_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="without an end"):
+        await stream_turn(Speaker("half", done=False), REQUEST, writer_to(Log()))
+
+
+async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_shown() -> None:
+    log = Log()
+    writer = writer_to(log)
+    speaker = Speaker(*["word "] * 100_000)
+    turn = asyncio.create_task(stream_turn(speaker, REQUEST, writer))
+    await asyncio.wait_for(log.began.wait(), 5)
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    assert speaker.closed
+    assert writer.said == "".join(log.deltas)
+    assert writer.said.startswith("word ")
