@@ -23,6 +23,7 @@ from agentcy_ray.agent.direct_calls import DirectCalls
 from agentcy_ray.agent.dispatch import Dispatcher
 from agentcy_ray.agent.executor import Executor
 from agentcy_ray.agent.gateway import Gateway
+from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.loop import AgentLoop, LoopParts
 from agentcy_ray.agent.metatools import META_TOOLS, MetaTools
 from agentcy_ray.agent.profiles import AgentStore
@@ -190,7 +191,7 @@ async def open_services(
         opening.push_async_callback(redis.aclose)
         bell = Bell(redis)
         opening.push_async_callback(bell.aclose)
-        engine = await open_engine(settings, endpoints)
+        engine = open_engine(settings, endpoints)
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
@@ -235,12 +236,10 @@ def _assemble(
         catalog=catalog,
         policy=policy,
         approvals=approvals,
-        audit=audit,
-        calls=calls,
+        ledger=Ledger(calls, audit, redactor),
         backend=Backend(dispatcher, builtins, settings),
         builtins=builtins,
         results=ResultShaper(artifacts, redactor, settings),
-        redactor=redactor,
         settings=settings,
     )
     opening.push_async_callback(gateway.close)

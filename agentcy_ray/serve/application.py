@@ -8,6 +8,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from agentcy_ray.core.errors import StoreUnavailableError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime.cluster_config import Bounds, ClusterConfig
 from agentcy_ray.runtime.foreman import Foreman
@@ -24,11 +25,26 @@ def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
         http_options=HTTPOptions(host=settings.agentcy_host, port=port, access_log=False),
         logging_config=quiet,
     )
-    # The agent application is not waited for: its replicas and actors load while the API comes up.
-    serve.run(
-        build_agent(config, quiet), name=AGENT_APP, route_prefix=None, blocking=False,
-    )  # fmt: skip
-    serve.run(build_api(config, quiet), name=API_APP, route_prefix="/")
+    targets = [
+        serve.RunTarget(build_api(config, quiet), name=API_APP, route_prefix="/"),
+        serve.RunTarget(build_agent(config, quiet), name=AGENT_APP, route_prefix=None),
+    ]
+    try:
+        serve.run_many(targets)
+    except RuntimeError as error:
+        raise StoreUnavailableError(f"the application did not start: {_why(str(error))}") from error
+
+
+def _why(text: str) -> str:
+    """What a replica said last, out of the statuses of both applications."""
+    messages = [
+        deployment.message
+        for application in serve.status().applications.values()
+        for deployment in application.deployments.values()
+        if deployment.message
+    ]
+    lines = "\n".join(messages).strip().splitlines()
+    return lines[-1] if lines else text
 
 
 def build_api(config: ClusterConfig, logging_config: LoggingConfig) -> Any:

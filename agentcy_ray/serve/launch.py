@@ -129,10 +129,10 @@ class Platform:
 
     async def _open_stores(self) -> None:
         """Start what has no URL, and bring schema and first rows up to this version."""
-        from agentcy_ray.serve.wiring import prepare_database
+        from agentcy_ray.serve.wiring import prepare_stores
 
         endpoints = await resolve_endpoints(self._settings)
-        await prepare_database(self._settings, endpoints)
+        await prepare_stores(self._settings, endpoints)
 
     def _port(self) -> int:
         wanted = self._settings.agentcy_port

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from agentcy_ray.api.app import create_app
 from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
+from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
@@ -37,7 +38,7 @@ async def open_platform(settings: Settings) -> Services:
     )
 
 
-async def prepare_database(settings: Settings, endpoints: Endpoints) -> None:
+async def prepare_stores(settings: Settings, endpoints: Endpoints) -> None:
     """Bring schema and first rows up to this version; any number of processes may do so at once."""
     await migrate(endpoints.database_url)
     db = await open_database(endpoints.database_url, pool_max=2)
@@ -45,3 +46,8 @@ async def prepare_database(settings: Settings, endpoints: Endpoints) -> None:
         await first_boot(db, settings, resolve_secrets(settings).admin_password)
     finally:
         await db.close()
+    engine = open_engine(settings, endpoints)
+    try:
+        await engine.prepare()
+    finally:
+        await engine.close()
