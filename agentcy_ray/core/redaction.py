@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel, SecretStr
+
 MASK = "[redacted]"
 SHORTEST = 8
 """A known value shorter than this is not looked for: it would mask ordinary words."""
@@ -86,3 +88,9 @@ class Redactor:
         if isinstance(value, int):
             return value if -(2**63) <= value < 2**64 else str(value)
         return self.text(str(value))
+
+
+def secrets_of(model: BaseModel) -> list[str]:
+    """The values of a model's ``SecretStr`` fields; of the settings: what no result may show."""
+    fields = (getattr(model, name) for name in type(model).model_fields)
+    return [field.get_secret_value() for field in fields if isinstance(field, SecretStr)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentcy_ray.agent.gates import Gates
 from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.ids import new_id
@@ -19,7 +20,6 @@ from agentcy_ray.stores.vault import Vault
 from tests.agent.gateway.world import (
     TOOLS,
     LabConnector,
-    Process,
     Recorder,
     StillSearch,
     World,
@@ -64,7 +64,7 @@ async def world(db: Database, bell: Bell, tmp_path: Any) -> AsyncIterator[World]
 
 
 @pytest.fixture
-async def second(world: World) -> AsyncIterator[Process]:
+async def second(world: World) -> AsyncIterator[Gates]:
     """Another process over the same stores, with the same dispatcher."""
     process = make_process(
         world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,

@@ -1,5 +1,7 @@
 import asyncio
+import random
 import secrets
+from contextlib import suppress
 
 import pytest
 
@@ -11,6 +13,7 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.states import APPROVAL, may
 from agentcy_ray.core.tools import Effect, ToolCall, ToolStatus
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.redis import open_redis
@@ -339,3 +342,33 @@ async def test_beyond_two_hundred_pending_approvals_a_call_is_denied(world):
     assert (result.status, result.error.code) == (ToolStatus.DENIED, "quota_exceeded")
     assert world.dispatcher.requests == []
     assert len(await world.audited(decision="deny")) == 1
+
+
+MOVES = ("approve", "deny", "overdue", "expire", "cancel", "consume", "reopen")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_no_order_of_moves_leads_off_the_state_machine(world, seed):
+    chance, approvals = random.Random(seed), world.process.approvals
+    ctx = world.ctx("owner", run=new_id())
+    approval = (await world.process.gateway.open(ctx, call())).approval
+    status = "pending"
+    for move in chance.choices(MOVES, k=12):
+        with suppress(ConflictError, GoneError):
+            match move:
+                case "approve" | "deny":
+                    await decide(world, "owner", approval.id, approved=move == "approve")
+                case "overdue":
+                    await world.sql(OVERDUE, approval.id)
+                case "expire":
+                    await approvals.expire()
+                case "cancel":
+                    await approvals.cancel(world.org, approval.id)
+                case "consume":
+                    async with world.db.tenant(world.org) as connection:
+                        await approvals.consume(connection, approval.id, approval.args_sha256)
+                case _:
+                    await world.process.gateway.open(ctx, call())
+        found = (await approvals.get(ctx.principal, approval.id)).status
+        assert found == status or may(APPROVAL, status, found), (move, status, found)
+        status = found

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcy_ray.core.redaction import MASK, Redactor
+from agentcy_ray.core.redaction import MASK, Redactor, secrets_of
+from agentcy_ray.core.settings import Settings
 
 
 @pytest.mark.requirement("SEC-03")
@@ -38,6 +39,11 @@ def test_known_values_are_masked_in_keys_and_values_at_any_depth():
     redactor = Redactor(["correct horse", "short"])
     value = {"a": ["x correct horse y", {"correct horse": 1}], "b": "short", "n": None}
     assert redactor.json(value) == {"a": [f"x {MASK} y", {MASK: 1}], "b": "short", "n": None}
+
+
+def test_the_secrets_of_the_settings_are_known():
+    settings = Settings.load({"ANTHROPIC_API_KEY": "not-a-shape-we-know", "JWT_SECRET": "j" * 40})
+    assert set(secrets_of(settings)) == {"not-a-shape-we-know", "j" * 40}
 
 
 def test_fields_named_like_secrets_are_masked_in_arguments_only():

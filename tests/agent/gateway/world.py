@@ -9,18 +9,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from agentcy_ray.agent.approvals import Approvals
-from agentcy_ray.agent.artifacts import Artifacts
-from agentcy_ray.agent.backend import Backend
-from agentcy_ray.agent.builtins import Builtins
 from agentcy_ray.agent.calls import CallContext
-from agentcy_ray.agent.catalog import Catalog
-from agentcy_ray.agent.direct_calls import DirectCalls
-from agentcy_ray.agent.gateway import Gateway
-from agentcy_ray.agent.ledger import Ledger
-from agentcy_ray.agent.metatools import MetaTools
-from agentcy_ray.agent.tool_calls import ToolCallRow, ToolCallStore
-from agentcy_ray.agent.tool_results import ResultShaper
+from agentcy_ray.agent.gates import Gates, open_gates
+from agentcy_ray.agent.tool_calls import ToolCallRow
 from agentcy_ray.audit.entry import AuditRecord
 from agentcy_ray.audit.log import AuditFilter, AuditLog
 from agentcy_ray.connectors.base import ConnectorSpec, SessionContext
@@ -30,11 +21,9 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import Capabilities
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import new_id
-from agentcy_ray.core.redaction import Redactor
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal, Role
 from agentcy_ray.core.tools import Effect, ToolOutcome, ToolRequest, ToolSpec
-from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.policy.store import install_starters
 from agentcy_ray.retrieval.queries import HybridQuery, SearchHits
 from agentcy_ray.stores.bell import Bell
@@ -152,27 +141,6 @@ class AgentRow:
 
 
 @dataclass
-class Process:
-    """One process's gateway over the shared stores."""
-
-    policy: PolicyService
-    audit: AuditLog
-    approvals: Approvals
-    gateway: Gateway
-    meta: MetaTools
-    direct: DirectCalls
-    calls: ToolCallStore
-    artifacts: Artifacts
-    catalog: Catalog
-
-    async def close(self) -> None:
-        await self.direct.close()
-        await self.gateway.close()
-        await self.policy.close()
-        await self.audit.close()
-
-
-@dataclass
 class World:
     """An organisation with people, a source, and one process."""
 
@@ -185,7 +153,7 @@ class World:
     people: dict[str, Principal]
     dispatcher: Recorder
     search: StillSearch
-    process: Process
+    process: Gates
     events: list[tuple[EventType, dict[str, Any]]]
     source: Source | None = None
 
@@ -254,24 +222,9 @@ async def people_of(db: Database, org: UUID) -> dict[str, Principal]:
 def make_process(
     db: Database, bell: Bell, sources: SourceStore, objects: ObjectStore, settings: Settings,
     dispatcher: Any, search: Any, audit: AuditLog | None = None,
-) -> Process:  # fmt: skip
-    policy = PolicyService(db, bell, settings)
-    audit = audit or AuditLog(db)
-    approvals = Approvals(db, bell, settings, policy, audit)
-    artifacts, calls, redactor = Artifacts(db, objects), ToolCallStore(db), Redactor()
-    builtins = Builtins(search, StillGraph(), artifacts)
-    catalog = Catalog(sources, bell, builtins.specs())
-    gateway = Gateway(
-        catalog=catalog,
-        policy=policy,
-        approvals=approvals,
-        ledger=Ledger(calls, audit, redactor),
-        backend=Backend(dispatcher, builtins, settings),
-        builtins=builtins,
-        results=ResultShaper(artifacts, redactor, settings),
-        settings=settings,
-    )
-    return Process(
-        policy, audit, approvals, gateway, MetaTools(db, gateway),
-        DirectCalls(db, gateway, approvals, calls, settings), calls, artifacts, catalog,
+) -> Gates:  # fmt: skip
+    """The gates of one process over the shared stores."""
+    return open_gates(
+        db, bell, settings, sources=sources, dispatcher=dispatcher, search=search,
+        engine=StillGraph(), objects=objects, audit=audit,
     )  # fmt: skip
