@@ -23,7 +23,7 @@ from agentcy_ray.core.batches import SOURCE_SCHEMAS
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT64 = range(-(2**63), 2**64)
-_CELL_OVERHEAD = 5  # a 4-byte offset and a share of the validity bitmap
+_CELL_OVERHEAD = 8  # an offset, a share of the validity bitmap, a number or time itself
 
 
 def clean_text(text: str) -> str:
@@ -110,17 +110,15 @@ class BatchBuilder:
     ) -> None:
         self.kind: BatchKind = kind
         self._schema = SOURCE_SCHEMAS[kind]
-        self._names = tuple(self._schema.names)
-        self._known = frozenset(self._names)
-        self._required = frozenset(f.name for f in self._schema if not f.nullable)
+        self._fields = [(field.name, not field.nullable) for field in self._schema]
         self._rows_limit = rows_limit
         self._bytes_limit = bytes_limit
-        self._columns: tuple[list[Any], ...] = tuple([] for _ in self._names)
+        self._rows: list[list[Any]] = []
         self._bytes = 0
 
     def __len__(self) -> int:
         """Rows that wait for the next batch."""
-        return len(self._columns[0])
+        return len(self._rows)
 
     def add(self, **row: Any) -> Batch | None:
         """Take one row; columns that may be null can be left out.
@@ -133,53 +131,50 @@ class BatchBuilder:
         Raises:
             TypeError: a column is unknown or a required one is missing.
         """
-        size = self._check(row)
-        full: Batch | None = None
-        if self._bytes + size > self._bytes_limit and len(self):
-            full = self.flush()
-        for name, column in zip(self._names, self._columns, strict=True):
-            column.append(row.get(name))
+        cells: list[Any] = []
+        size = 0
+        for name, required in self._fields:
+            value = row.pop(name, None)
+            if value is None and required:
+                raise TypeError(f"a row of {self.kind} needs {name!r}")
+            if isinstance(value, Mapping):
+                value = json_object(cast("Mapping[str, Any]", value))
+            if isinstance(value, str):
+                value, width = _storable(value)
+                size += width
+            elif isinstance(value, list | tuple):
+                pairs = [_storable(text) for text in cast("list[str]", value)]
+                value = [text for text, _ in pairs]
+                size += sum(width for _, width in pairs)
+            size += _CELL_OVERHEAD
+            cells.append(value)
+        if row:
+            raise TypeError(f"a row of {self.kind} has no column {', '.join(map(repr, row))}")
+        full = self.flush() if self._bytes + size > self._bytes_limit else None
+        self._rows.append(cells)
         self._bytes += size
-        if full is None and (len(self) >= self._rows_limit or self._bytes >= self._bytes_limit):
+        if full is None and (
+            len(self._rows) >= self._rows_limit or self._bytes >= self._bytes_limit
+        ):
             full = self.flush()
         return full
 
     def flush(self) -> Batch | None:
         """The rows that wait, or None when there are none."""
-        if not len(self):
+        if not self._rows:
             return None
         arrays = [
             pa.array(column, type=field.type)
-            for column, field in zip(self._columns, self._schema, strict=True)
+            for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
         ]
         rows = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-        self._columns = tuple([] for _ in self._names)
-        self._bytes = 0
+        self._rows, self._bytes = [], 0
         return Batch(self.kind, rows)
 
-    def _check(self, row: dict[str, Any]) -> int:
-        """Clean the cells in place and return the row's size in bytes."""
-        unknown = row.keys() - self._known
-        missing = [name for name in self._required if row.get(name) is None]
-        if unknown or missing:
-            raise TypeError(
-                f"a row of {self.kind} has columns {', '.join(self._names)};"
-                f" unknown: {sorted(unknown)}, missing: {sorted(missing)}"
-            )
-        size = 0
-        for name, value in row.items():
-            size += _CELL_OVERHEAD
-            if isinstance(value, Mapping):
-                value = row[name] = json_object(cast("Mapping[str, Any]", value))
-            if isinstance(value, str):
-                if not value.isascii() or "\x00" in value:
-                    value = row[name] = clean_text(value)
-                    size += len(value.encode())
-                else:
-                    size += len(value)
-            elif isinstance(value, list | tuple):
-                texts = row[name] = [clean_text(text) for text in cast("list[str]", value)]
-                size += sum(len(text.encode()) + _CELL_OVERHEAD for text in texts)
-            else:
-                size += 8
-        return size
+
+def _storable(text: str) -> tuple[str, int]:
+    """``text`` cleaned, and its size as UTF-8 with its share of offsets."""
+    if text.isascii() and "\x00" not in text:
+        return text, len(text) + _CELL_OVERHEAD
+    text = clean_text(text)
+    return text, len(text.encode()) + _CELL_OVERHEAD

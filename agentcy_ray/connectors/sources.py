@@ -6,7 +6,9 @@ organisation, source and version, and the former ones are deleted.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from shutil import rmtree
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +20,7 @@ from agentcy_ray.connectors.base import Connector
 from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.secrets import Secrets, put_secrets, take_secrets
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
-from agentcy_ray.core.errors import ConflictError, InvalidError, NotFoundError
+from agentcy_ray.core.errors import AgentcyError, ConflictError, InvalidError, NotFoundError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.stores.bell import Bell
@@ -240,9 +242,13 @@ class SourceStore:
     async def _check(
         self, connector: Connector, config: BaseModel, org_id: UUID, source_id: UUID
     ) -> None:
-        session = await connector.open(config, self.registry.context(org_id, source_id))
+        context = self.registry.context(org_id, source_id)
+        session = await connector.open(config, context)
         try:
             await session.check()
+        except AgentcyError:  # there will be no source whose folder this is
+            await asyncio.to_thread(rmtree, context.work_dir, ignore_errors=True)
+            raise
         finally:
             await session.close()
 

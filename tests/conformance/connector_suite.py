@@ -32,6 +32,33 @@ KEYS = {
     "documents": ("realm", "label", "external_id"),
 }  # fmt: skip
 
+SPECIFIED: Mapping[str, Mapping[str, Effect]] = {
+    "csv": {},
+    "json": {},
+    "files": {
+        "list_files": Effect.READ,
+        "read_file": Effect.READ,
+        "search_text": Effect.READ,
+        "write_file": Effect.WRITE,
+    },
+    "git": {
+        "log": Effect.READ,
+        "show": Effect.READ,
+        "file": Effect.READ,
+        "grep": Effect.READ,
+        "diff": Effect.READ,
+        "branch": Effect.WRITE,
+        "commit": Effect.WRITE,
+        "push": Effect.WRITE,
+    },
+    "demo": {
+        "lookup": Effect.READ,
+        "restart_service": Effect.WRITE,
+        "delete_record": Effect.DESTRUCTIVE,
+    },
+}
+"""The tool table of the product specification, §16, for every connector that is shipped."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -54,7 +81,7 @@ class ConnectorCase:
     prepare: Callable[[Path], Prepared]
     """Make the source in an empty folder."""
     effects: Mapping[str, Effect]
-    """Every tool that this config offers, with its effect by the product specification, §16."""
+    """Every tool that this config offers, with its effect."""
 
 
 def all_cases() -> list[ConnectorCase]:

@@ -10,15 +10,20 @@ import pytest
 
 from agentcy_ray.connectors.base import BATCH_BYTES, BATCH_ROWS, Mode
 from agentcy_ray.connectors.records import json_object
+from agentcy_ray.connectors.registry import BUILT_INS, DEMO
 from agentcy_ray.core.batches import SOURCE_SCHEMAS
 from agentcy_ray.core.errors import AgentcyError, SourceConfigError
 from agentcy_ray.core.tools import Effect
-from tests.conformance.connector_suite import ConnectorCase, Opened, all_cases, open_case
+from tests.conformance.connector_suite import (
+    SPECIFIED,
+    ConnectorCase,
+    Opened,
+    all_cases,
+    open_case,
+)
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 EDGE_TYPE = re.compile(r"[A-Z][A-Z0-9_]*")
-
-pytestmark = pytest.mark.requirement("CON-01")
 
 
 @pytest.fixture(params=all_cases(), ids=lambda case: case.id)
@@ -33,6 +38,16 @@ async def opened(case, tmp_path):
     await found.session.close()
 
 
+@pytest.mark.requirement("CON-01")
+def test_every_shipped_connector_has_cases_that_offer_the_specified_tools():
+    offered: dict[str, dict[str, Effect]] = {}
+    for case in all_cases():
+        offered.setdefault(case.connector().spec.name, {}).update(case.effects)
+    assert offered == SPECIFIED
+    assert set(offered) == {*BUILT_INS, *DEMO}
+
+
+@pytest.mark.requirement("CON-01")
 def test_the_config_model_draws_a_closed_form(case):
     spec = case.connector().spec
     assert NAME.fullmatch(spec.name)
@@ -62,6 +77,7 @@ def test_a_wrong_type_in_any_field_is_a_typed_fault(opened: Opened):
         assert any(e["loc"].startswith(name) for e in caught.value.details["errors"])
 
 
+@pytest.mark.requirement("CON-01")
 def test_every_tool_has_the_effect_that_the_specification_gives_it(opened: Opened):
     tools = opened.connector.tools(opened.config)
     assert {tool.name: tool.effect for tool in tools} == dict(opened.case.effects)
@@ -98,6 +114,7 @@ async def test_a_tool_that_is_not_offered_is_a_typed_error(opened: Opened):
         await opened.session.call("no_such_tool", {})
 
 
+@pytest.mark.requirement("CON-01")
 async def test_an_extract_starts_with_its_mode_and_a_full_one_is_full(opened: Opened):
     extract = await opened.extract(full=True)
     assert extract.mode.full
@@ -108,6 +125,7 @@ async def test_an_incremental_extract_without_cursors_is_a_full_one(opened: Open
     assert (await opened.extract({}, full=False)).mode.full
 
 
+@pytest.mark.requirement("CON-01")
 async def test_batches_keep_their_schemas_and_bounds(opened: Opened):
     extract = await opened.extract()
     assert extract.rows("nodes"), "the case's source holds something"
@@ -146,12 +164,14 @@ async def test_edges_and_documents_belong_to_nodes_of_the_same_extract(opened: O
         assert row["text"].strip()
 
 
+@pytest.mark.requirement("CON-01")
 async def test_two_full_extracts_of_an_unchanged_source_are_equal(opened: Opened):
     first, second = await opened.extract(), await opened.extract()
     for kind in ("nodes", "edges", "documents"):
         assert first.state(kind) == second.state(kind)
 
 
+@pytest.mark.requirement("CON-01")
 async def test_an_incremental_extract_of_an_unchanged_source_yields_no_rows(opened: Opened):
     if not opened.connector.spec.incremental:
         pytest.skip("reads in full each time")

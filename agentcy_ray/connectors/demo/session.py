@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from agentcy_ray.connectors.threads import pull
 from agentcy_ray.core.errors import ConnectorError, ToolNotFoundError
 
 STREAM = "company"
+_REMEMBERED = 4096
 
 
 class DemoSession:
@@ -26,6 +28,7 @@ class DemoSession:
         self._ledger = ledger
         self._latency_secs = latency_secs
         self._writing = asyncio.Lock()
+        self._record = lru_cache(_REMEMBERED)(self._described)
 
     @classmethod
     async def open(cls, company: Company, work_dir: Path, latency_secs: float) -> DemoSession:
@@ -60,7 +63,9 @@ class DemoSession:
         if self._latency_secs:
             await asyncio.sleep(self._latency_secs)
         if tool == "lookup":
-            return self._lookup(self._find(str(args["id"])))
+            external_id = str(args["id"])
+            restarts = self._ledger.restarts.get(external_id, 0)
+            return {**self._record(external_id), "restarts": restarts}
         if tool not in {"restart_service", "delete_record"}:
             raise ToolNotFoundError(f"the demo company offers no tool {tool!r}", tool=tool)
         async with self._writing:
@@ -69,9 +74,11 @@ class DemoSession:
             target = self._find(str(args["service" if tool == "restart_service" else "id"]))
             if tool == "restart_service" and target.kind.label != "Service":
                 raise ConnectorError(f"{target.external_id!r} is no service; name one: service-0")
-            return await asyncio.to_thread(
+            answer = await asyncio.to_thread(
                 self._ledger.record, tool, target.external_id, idempotency_key
             )
+            self._record.cache_clear()
+            return answer
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -84,14 +91,15 @@ class DemoSession:
             )
         return entity
 
-    def _lookup(self, entity: Entity) -> dict[str, Any]:
+    def _described(self, external_id: str) -> dict[str, Any]:
+        """What ``lookup`` says of a record, but for what its tools did."""
+        entity = self._find(external_id)
         return {
             "id": entity.external_id,
             "label": entity.kind.label,
             "name": entity.name,
             "realm": entity.kind.realm,
             **entity.properties,
-            "restarts": self._ledger.restarts.get(entity.external_id, 0),
             "links": [
                 {"type": edge, "id": target.external_id}
                 for edge, target in self._company.links(entity)
