@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentcy_ray.agent.approvals import Approvals
@@ -62,6 +63,7 @@ def open_gates(
     objects: ObjectStore,
     embedder: Embedder | None = None,
     audit: AuditLog | None = None,
+    secret_values: Iterable[str] = (),
 ) -> Gates:
     """Put the gates together; nothing is read or started before the first call.
 
@@ -76,12 +78,13 @@ def open_gates(
         objects: keeps artifacts.
         embedder: lets tools be found by meaning; without it by letters alone.
         audit: shared with other writers of the process; a new one when None.
+        secret_values: further secrets that results must not show, such as generated ones.
     """
     policy = PolicyService(db, bell, settings)
     audit = audit or AuditLog(db)
     approvals = Approvals(db, bell, settings, policy, audit)
     artifacts, calls = Artifacts(db, objects), ToolCallStore(db)
-    redactor = Redactor(secrets_of(settings))
+    redactor = Redactor([*secrets_of(settings), *secret_values])
     builtins = Builtins(search, engine, artifacts)
     catalog = Catalog(sources, bell, builtins.specs(), embedder)
     gateway = Gateway(
