@@ -177,6 +177,8 @@ class Mirror:
             finally:
                 stop.set()
             job.result()
+        done, total = callbacks.received
+        yield Progress(done, total, "objects", "fetched")
 
     def _fetch(self, callbacks: Callbacks) -> None:
         _set_timeouts()

@@ -16,6 +16,7 @@ import pygit2
 
 from agentcy_ray.connectors.config import fault
 from agentcy_ray.connectors.git.config import GitConfig
+from agentcy_ray.connectors.git.faults import reading
 from agentcy_ray.connectors.paths import decoded, key_of, raw_of
 
 VERSION = 1
@@ -73,7 +74,13 @@ def take_snapshot(repo: pygit2.Repository, config: GitConfig) -> Snapshot:
 
     Raises:
         SourceConfigError: kind ``config``; ``config.ref`` names nothing in the repository.
+        ConnectorError: the repository is damaged.
     """
+    with reading("the repository"):
+        return _snapshot(repo, config)
+
+
+def _snapshot(repo: pygit2.Repository, config: GitConfig) -> Snapshot:
     branches: dict[str, str] = {}
     tags: dict[str, tuple[str, str | None]] = {}
     for raw in sorted(repo.raw_listall_references()):

@@ -22,10 +22,13 @@ from pygit2 import enums
 from agentcy_ray.connectors.git.config import GitConfig, Local, Remote
 from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, reading
 from agentcy_ray.connectors.git.mirror import Callbacks, locked, objects_folder, talking
+from agentcy_ray.connectors.git.objects import copy_objects
 from agentcy_ray.connectors.git.read_tools import checked_path
 from agentcy_ray.connectors.git.snapshot import head_branch, resolve, take_snapshot
 from agentcy_ray.core.errors import ConnectorError, NotFoundError, ToolArgumentsError
 
+_BEHIND = ("fast", "not present locally")
+"""Signs of a push that would lose commits, in libgit2's messages."""
 _AUTHOR = ("Agentcy", "agentcy@localhost")
 
 
@@ -177,7 +180,7 @@ class WriteTools:
             )
         if present is not None and not clone.descendant_of(sha, present):
             raise ConnectorError(_not_forward(short))
-        _copy_objects(clone, source, pygit2.Oid(hex=sha))
+        copy_objects(clone, source, pygit2.Oid(hex=sha))
         source.references.create(there, pygit2.Oid(hex=sha), force=present is not None)
 
     def _push_remote(self, clone: pygit2.Repository, place: Remote, sha: str, there: str) -> None:
@@ -189,7 +192,7 @@ class WriteTools:
             try:
                 remote.push([f"{outgoing}:{there}"], callbacks=callbacks, proxy=True)
             except pygit2.GitError as error:
-                if "fast" in str(error).lower():
+                if any(sign in str(error).lower() for sign in _BEHIND):
                     raise ConnectorError(_not_forward(there)) from error
                 raise
         if callbacks.refused is not None:
@@ -250,32 +253,3 @@ def _recorded(clone: pygit2.Repository, record: str | None) -> str | None:
 def _record(clone: pygit2.Repository, record: str | None, sha: str) -> None:
     if record and clone.references.get(record) is None:
         clone.references.create(record, pygit2.Oid(hex=sha))
-
-
-def _copy_objects(origin: pygit2.Repository, target: pygit2.Repository, oid: pygit2.Oid) -> None:
-    """Copy what ``target`` lacks of a commit and all below it, children first.
-
-    An object that is there is taken to be complete, as git keeps it.
-    """
-    stack: list[tuple[pygit2.Oid, bool]] = [(oid, False)]
-    while stack:
-        current, below_done = stack.pop()
-        if target.odb.exists(current):
-            continue
-        if below_done:
-            kind, data = origin.odb.read(current)
-            target.odb.write(enums.ObjectType(kind), data)
-            continue
-        stack.append((current, True))
-        stack += [(child, False) for child in _children(origin, current)]
-
-
-def _children(repo: pygit2.Repository, oid: pygit2.Oid) -> list[pygit2.Oid]:
-    found = repo[oid]
-    if found.type == enums.ObjectType.COMMIT:
-        commit = found.peel(pygit2.Commit)
-        return [commit.tree_id, *commit.parent_ids]
-    if found.type == enums.ObjectType.TREE:
-        tree = found.peel(pygit2.Tree)
-        return [entry.id for entry in tree if entry.filemode != enums.FileMode.COMMIT]
-    return []

@@ -120,7 +120,7 @@ class Story:
 
 @pytest.mark.requirement("CON-09")
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 @given(history)
 def test_random_histories_give_the_same_graph_in_steps_and_at_once(history):
