@@ -140,7 +140,7 @@ class Services:
                 settings=self.settings,
                 runs=self.runs,
                 log=self.run_log,
-                turns=TurnStore(self.db),
+                turns=TurnStore(self.db, self.run_log),
                 agents=self.agents,
                 models=self.models,
                 context=ContextBuilder(self.engine, self.search, self.conversations),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from agentcy_ray.core.clock import SystemClock, rfc3339
 from agentcy_ray.core.errors import ConfigError
@@ -34,6 +35,8 @@ class Running:
     """What ``up.json`` says of the platform that runs on a state folder."""
 
     pid: int
+    process_started: float
+    """When it began, seconds since the epoch: a pid alone may be somebody else's by now."""
     url: str
     started_at: str
     warm_up_secs: float
@@ -151,6 +154,7 @@ class Platform:
 
         running = Running(
             pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
             url=self._settings.agentcy_public_url or f"http://{self._settings.agentcy_host}:{port}",
             started_at=rfc3339(SystemClock().now()),
             warm_up_secs=round(secs, 2),
@@ -164,16 +168,15 @@ class Platform:
 
 
 def read_running(state_dir: Path) -> Running | None:
-    """The platform on a state folder, or None when nothing holds its lock."""
-    lock = StateLock(state_dir)
+    """The platform that serves on a state folder, or None.
+
+    A record whose process is gone (it was killed) counts as none. The lock is not touched: taking
+    it for a look could refuse a platform that starts in that moment.
+    """
     try:
-        lock.acquire()
-    except ConfigError:
-        path = state_dir / "up.json"
-        try:
-            data: dict[str, Any] = orjson.loads(path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return None
-        return Running(**data)
-    lock.release()
-    return None
+        data: dict[str, Any] = orjson.loads((state_dir / "up.json").read_bytes())
+        running = Running(**data)
+        same = psutil.Process(running.pid).create_time() == running.process_started
+    except (OSError, orjson.JSONDecodeError, TypeError, psutil.NoSuchProcess):
+        return None
+    return running if same else None
