@@ -178,8 +178,17 @@ CREATE TABLE embedding_spaces (
 CREATE UNIQUE INDEX embedding_spaces_active ON embedding_spaces (org_id) WHERE status = 'active';
 CALL make_tenant_table('embedding_spaces');
 
--- Makes the vector table of a space. A definer function, because agentcy_app owns nothing and may
--- create nothing; it takes no name from outside, it derives it from the space's id.
+-- Views over the vector tables: live rows of the asking organisation, read by search.
+--
+-- Behind row-level security Postgres may use an index only for leakproof operators, and those of
+-- pg_trgm and arrays are none: every search by text would read the whole table. A view whose owner
+-- sees all rows asks for the organisation in its own WHERE, which fails closed like the policy does
+-- and lets every index work.
+CREATE SCHEMA live AUTHORIZATION agentcy_system;
+GRANT USAGE ON SCHEMA live TO agentcy_app;
+
+-- Makes the vector table of a space and its live view. A definer function, because agentcy_app owns
+-- nothing and may create nothing; it takes no name from outside, it derives it from the space's id.
 CREATE FUNCTION create_vector_table(space uuid, dim int, storage text, m int, ef int)
 RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -189,22 +198,31 @@ BEGIN
   IF storage NOT IN ('vector', 'halfvec') THEN
     RAISE EXCEPTION 'storage % is not vector or halfvec', storage;
   END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS %I ('
-    ' chunk_key text PRIMARY KEY, org_id uuid NOT NULL, node_id text NOT NULL, realm text NOT NULL,'
-    ' labels text[] NOT NULL, source_id uuid NOT NULL, name text NOT NULL, text text NOT NULL,'
-    ' url text, properties jsonb NOT NULL DEFAULT ''{}'', embedding %s(%s) NOT NULL,'
-    ' seen_at timestamptz, archived_at timestamptz,'
-    ' updated_at timestamptz NOT NULL DEFAULT clock_timestamp())', tab, storage, dim);
-  IF NOT EXISTS (SELECT 1 FROM pg_policies WHERE tablename = tab AND policyname = 'tenant') THEN
-    EXECUTE format('CREATE INDEX ON %I USING hnsw (embedding %s) WITH (m = %s, ef_construction = %s)',
-                   tab, ops, m, ef);
-    EXECUTE format('CREATE INDEX ON %I USING gin (text gin_trgm_ops)', tab);
-    EXECUTE format('CREATE INDEX ON %I USING gin (labels)', tab);
-    EXECUTE format('CREATE INDEX ON %I (realm)', tab);
-    EXECUTE format('CREATE INDEX ON %I (node_id)', tab);
-    EXECUTE format('CREATE INDEX ON %I (source_id)', tab);
-    CALL make_tenant_table(tab::regclass);
+  IF to_regclass(format('live.%I', tab)) IS NOT NULL THEN
+    RETURN tab;
   END IF;
+  EXECUTE format('CREATE TABLE %I ('
+    ' chunk_key text PRIMARY KEY, org_id uuid NOT NULL, node_id text NOT NULL, realm text NOT NULL,'
+    ' labels text[] NOT NULL, source_id uuid NOT NULL, connector text NOT NULL,'
+    ' external_id text NOT NULL, name text NOT NULL, text text NOT NULL, url text,'
+    ' properties jsonb NOT NULL, embedding %s(%s) NOT NULL, seen_at timestamptz,'
+    ' archived_at timestamptz, updated_at timestamptz NOT NULL DEFAULT clock_timestamp())',
+    tab, storage, dim);
+  -- Partial, so that archived rows do not stand in the way of a graph walk. The others are not: the
+  -- planner would take any of them for a list of the live rows, and read all of these.
+  EXECUTE format('CREATE INDEX ON %I USING hnsw (embedding %s) WITH (m = %s, ef_construction = %s)'
+                 ' WHERE archived_at IS NULL', tab, ops, m, ef);
+  EXECUTE format('CREATE INDEX ON %I USING gin (text gin_trgm_ops)', tab);
+  EXECUTE format('CREATE INDEX ON %I USING gin (name gin_trgm_ops)', tab);
+  EXECUTE format('CREATE INDEX ON %I USING gin (labels)', tab);
+  EXECUTE format('CREATE INDEX ON %I (realm)', tab);
+  EXECUTE format('CREATE INDEX ON %I (node_id)', tab);
+  EXECUTE format('CREATE INDEX ON %I (source_id)', tab);
+  CALL make_tenant_table(tab::regclass);
+  EXECUTE format('CREATE VIEW live.%1$I AS SELECT * FROM public.%1$I'
+                 ' WHERE org_id = public.app_org() AND archived_at IS NULL', tab);
+  EXECUTE format('ALTER VIEW live.%I OWNER TO agentcy_system', tab);
+  EXECUTE format('GRANT SELECT ON live.%I TO agentcy_app', tab);
   RETURN tab;
 END $$;
 REVOKE ALL ON FUNCTION create_vector_table(uuid, int, text, int, int) FROM PUBLIC;

@@ -1,0 +1,228 @@
+"""Search over the vectors and words of an organisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from agentcy_ray.core.errors import InvalidError, QueryTimeoutError
+from agentcy_ray.core.org_cache import OrgCache
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.bm25 import bm25
+from agentcy_ray.retrieval.embedder import Embedder, Matrix
+from agentcy_ray.retrieval.queries import Hit, HitSource, HybridQuery, RagQuery, SearchHits
+from agentcy_ray.retrieval.spaces import Space, SpaceStore
+from agentcy_ray.retrieval.statements import (
+    Statement,
+    hybrid_statement,
+    planner_settings,
+    vector_statement,
+)
+from agentcy_ray.retrieval.words import terms
+from agentcy_ray.stores.postgres import Database
+
+CANDIDATES_PER_HIT = 4
+MIN_CANDIDATES = 40
+MAX_CANDIDATES = 5_000
+VECTOR_SHARE, BM25_SHARE = 0.7, 0.3
+SNIPPET_CHARS = 1_600
+EMBEDDED_CHARS = 4_000
+"""Of a longer query only the beginning is embedded; no model here reads further."""
+
+Build = Callable[[int], Statement]
+
+
+class SearchService:
+    """Answers ``RagQuery`` and ``HybridQuery``."""
+
+    def __init__(
+        self, db: Database, embedder: Embedder, spaces: SpaceStore, settings: Settings
+    ) -> None:
+        self._db = db
+        self._embedder = embedder
+        self._spaces = spaces
+        self._settings = settings
+        self._active: OrgCache[Space | None] = OrgCache(lambda org_id, _: spaces.active(org_id))
+
+    async def hybrid(
+        self, org_id: UUID, realms: Sequence[str] | None, query: HybridQuery
+    ) -> SearchHits:
+        """Hits by meaning and words, from one SQL statement.
+
+        Score: (vector weight · cosine + text weight · trigram word similarity) · recency.
+
+        Args:
+            org_id: the organisation; no other's chunk can be met.
+            realms: realms that the caller may see; None = all. The query may narrow them.
+            query: what is asked.
+
+        Raises:
+            InvalidError: the query is blank, or both weights are 0.
+            NotFoundError: no such space.
+            EmbedderUnavailableError: the embedder is away or did not make the space.
+            QueryTimeoutError: the search ran past its limit.
+        """
+        if query.vector_weight + query.text_weight <= 0:
+            raise _invalid("text_weight", "give text_weight or vector_weight a value above 0")
+        started = time.perf_counter()
+        found = await self._prepare(org_id, realms, query)
+        if found is None:
+            return _nothing(started)
+        space, vector, seen = found
+        rows = await self._rows(
+            space,
+            query.top_k,
+            lambda limit: hybrid_statement(space, vector, seen, query, limit),
+            lambda rows: len(rows),
+        )
+        words = terms(query.query)
+        hits = [
+            _hit(row, row["score"], words, vector=row["vector"], text=row["words"]) for row in rows
+        ]
+        return _answer(hits, space, started)
+
+    async def search(
+        self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery
+    ) -> SearchHits:
+        """Hits by meaning, ordered again by BM25 over name, title and description.
+
+        Score: (0.7 · cosine + 0.3 · BM25) · recency. Arguments and errors as in ``hybrid``.
+        """
+        started = time.perf_counter()
+        found = await self._prepare(org_id, realms, query)
+        if found is None:
+            return _nothing(started)
+        space, vector, seen = found
+        rows = await self._rows(
+            space,
+            query.top_k,
+            lambda limit: vector_statement(space, vector, seen, query.filters, limit),
+            lambda rows: len({row["node_id"] for row in rows}),
+        )
+        words = terms(query.query)
+        nearest = list({row["node_id"]: row for row in reversed(rows)}.values())
+        lexical = bm25(query.query, [_titles(row) for row in nearest])
+        hits = [
+            _hit(
+                row,
+                (VECTOR_SHARE * row["vector"] + BM25_SHARE * score) * row["recency"],
+                words,
+                vector=row["vector"],
+                bm25=score,
+            )
+            for row, score in zip(nearest, lexical, strict=True)
+        ]
+        hits.sort(key=lambda hit: (-hit.score, hit.node_id))
+        return _answer(hits[: query.top_k], space, started)
+
+    async def _prepare(
+        self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery
+    ) -> tuple[Space, Any, Sequence[str] | None] | None:
+        """Space, query vector and realms; None when there is nothing to search in."""
+        text = query.query.replace("\x00", "").strip()
+        if not text:
+            raise _invalid("query", "the query is blank; say what to look for")
+        seen = _narrowed(realms, query.realms)
+        if query.space is not None:
+            space = await self._spaces.get(org_id, query.space)
+        else:
+            space = await self._active.get(org_id)
+        if space is None or seen == ():
+            return None
+        space.require(self._embedder.info)
+        vectors: Matrix = await self._embedder.embed([text[:EMBEDDED_CHARS]])
+        return space, vectors[0], seen
+
+    async def _rows(
+        self, space: Space, top_k: int, build: Build, nodes: Callable[[list[Any]], int]
+    ) -> list[asyncpg.Record]:
+        """Rows of the statement; asked again wider while there could be more entities to find."""
+        limit, exact = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k), False
+        while True:
+            answer = await self._fetch(space, build(limit), limit, exact=exact)
+            rows = [row for row in answer if row["node_id"] is not None]
+            if nodes(rows) >= top_k:
+                return rows
+            if answer[0]["missed"] and not exact:
+                exact = True
+            elif answer[0]["found"] >= limit and limit < MAX_CANDIDATES:
+                limit = min(MAX_CANDIDATES, limit * 8)  # many chunks of few entities
+            else:
+                return rows
+
+    async def _fetch(
+        self, space: Space, statement: Statement, limit: int, *, exact: bool
+    ) -> list[asyncpg.Record]:
+        version = await self._spaces.vector_version()
+        local = planner_settings(self._settings, version, limit, exact=exact)
+        try:
+            async with self._db.tenant(space.org_id) as connection:
+                await connection.fetchrow(local.sql, *local.values)
+                return await connection.fetch(statement.sql, *statement.values)
+        except asyncpg.QueryCanceledError as error:
+            raise QueryTimeoutError(
+                "the search took too long and was stopped; narrow it by realms, labels or sources"
+            ) from error
+
+
+def _narrowed(realms: Sequence[str] | None, asked: Sequence[str]) -> tuple[str, ...] | None:
+    if realms is None:
+        return tuple(asked) or None
+    return tuple(realm for realm in realms if not asked or realm in asked)
+
+
+def _hit(row: asyncpg.Record, score: float, words: list[str], **scores: float) -> Hit:
+    return Hit(
+        node_id=row["node_id"],
+        labels=tuple(row["labels"]),
+        score=score,
+        scores={**scores, "recency": row["recency"]},
+        name=row["name"],
+        snippet=snippet(row["text"], words),
+        url=row["url"],
+        properties=row["properties"],
+        source=HitSource(
+            connector=row["connector"],
+            source_id=row["source_id"],
+            external_id=row["external_id"],
+        ),
+        realm=row["realm"],
+    )
+
+
+def snippet(text: str, words: list[str]) -> str:
+    """``text`` where it is short, else the part of it around the first of ``words``."""
+    if len(text) <= SNIPPET_CHARS:
+        return text
+    folded = text.casefold()
+    places = [place for word in words if (place := folded.find(word)) >= 0]
+    start = max(0, min(places, default=0) - SNIPPET_CHARS // 4)
+    end = min(len(text), start + SNIPPET_CHARS)
+    return ("…" if start else "") + text[start:end].strip() + ("…" if end < len(text) else "")
+
+
+def _titles(row: asyncpg.Record) -> str:
+    properties: dict[str, Any] = row["properties"]
+    return " ".join(
+        str(t) for t in (row["name"], properties.get("title"), properties.get("description")) if t
+    )
+
+
+def _answer(hits: Sequence[Hit], space: Space, started: float) -> SearchHits:
+    return SearchHits(hits=tuple(hits), took_ms=_since(started), space=space.id)
+
+
+def _nothing(started: float) -> SearchHits:
+    return SearchHits(hits=(), took_ms=_since(started), space=None)
+
+
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _invalid(field: str, message: str) -> InvalidError:
+    return InvalidError(message, errors=[{"loc": [field], "message": message}])

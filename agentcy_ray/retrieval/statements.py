@@ -1,0 +1,247 @@
+"""The SQL of searching: built for the filters at hand, so that Postgres plans for just these.
+
+Every part reads ``live.<table>``, the view of live rows of the asking organisation, and repeats the
+filters in its own WHERE: nothing is scored that may not be returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentcy_ray.core.errors import NotFoundError
+from agentcy_ray.core.ids import decode
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.pgvector import vector_parameter
+from agentcy_ray.retrieval.queries import Filters, HybridQuery
+from agentcy_ray.retrieval.spaces import Space
+from agentcy_ray.retrieval.words import comparable, like_pattern, terms
+
+TERM_ROWS = 100
+"""Chunks looked at for each word. A rarer word is found wholly; a commoner one says little."""
+NAME_ROWS = 50
+ALL_TERMS = 6
+"""So many words, from the first on, are also looked for together."""
+STATEMENT_TIMEOUT_MS = 10_000
+
+_RECENCY = """
+CASE WHEN seen_at IS NULL THEN 1.0::float8 ELSE 1.0 + 0.1 * power(2.0::float8,
+  -greatest(0, extract(epoch FROM now() - seen_at)::float8) / 86400 / 30) END
+"""
+_SHOWN = (
+    "node_id, realm, labels, source_id, connector, external_id, name, text, url, properties, "
+    "seen_at"
+)
+
+# What the index found, and whether rows that pass the filters were missed: an index walk ends when
+# it has seen too many rows that do not pass. The count is taken only when there were too few.
+_FOUND = """
+found AS (
+  SELECT n.n, CASE WHEN n.n < {limit} THEN
+    n.n < (SELECT count(*) FROM (SELECT FROM {view} WHERE {where} LIMIT {limit}) eligible)
+    ELSE false END AS missed
+  FROM (SELECT count(*) AS n FROM nearest) n)
+"""
+_NEAREST = """
+nearest AS MATERIALIZED (
+  SELECT chunk_key, embedding <=> {vector} AS distance FROM {view} WHERE {where}
+  ORDER BY embedding <=> {vector} LIMIT {limit})
+"""
+_BY_TERM = """
+SELECT m.chunk_key, m.weight FROM unnest({patterns}::text[]) AS t(pattern) CROSS JOIN LATERAL (
+  SELECT s.chunk_key, 1.0 / count(*) OVER () AS weight
+  FROM (SELECT chunk_key FROM {view} WHERE text ILIKE t.pattern AND {where} LIMIT {rows}) s) m
+"""
+_BY_NAME = """
+SELECT m.chunk_key, m.weight FROM unnest({words}::text[]) AS t(word) CROSS JOIN LATERAL (
+  SELECT s.chunk_key, 1.0 / count(*) OVER () AS weight
+  FROM (SELECT chunk_key FROM {view} WHERE name %> t.word AND {where} LIMIT {rows}) s) m
+"""
+_BY_ALL = """
+(SELECT chunk_key, 2.0 AS weight FROM {view} WHERE {together} AND {where} LIMIT {rows})
+"""
+_HYBRID = """
+WITH {nearest}, {found},
+lexical AS (
+  SELECT chunk_key FROM ({arms}) arm GROUP BY chunk_key
+  ORDER BY sum(weight) DESC, chunk_key LIMIT {limit}),
+candidates AS (SELECT chunk_key FROM nearest UNION SELECT chunk_key FROM lexical),
+scored AS (
+  SELECT {shown}, chunk_key,
+    greatest(0, 1 - (embedding <=> {vector}))::float8 AS vector,
+    greatest(word_similarity({query}, text), word_similarity({query}, name))::float8 AS words,
+    {recency} AS recency
+  FROM {view} JOIN candidates USING (chunk_key) WHERE {where}),
+best AS (
+  SELECT DISTINCT ON (node_id) *,
+    ({vector_weight}::float8 * vector + {text_weight}::float8 * words) * recency AS score
+  FROM scored ORDER BY node_id, score DESC, chunk_key)
+SELECT found.n AS found, found.missed, best.*
+FROM found LEFT JOIN (SELECT * FROM best ORDER BY score DESC, node_id LIMIT {top_k}) best ON true
+ORDER BY best.score DESC, best.node_id
+"""
+_VECTOR = """
+WITH {nearest}, {found}
+SELECT found.n AS found, found.missed, chunk.*, greatest(0, 1 - chunk.distance)::float8 AS vector
+FROM found LEFT JOIN (
+  SELECT {shown}, distance, {recency} AS recency
+  FROM {view} JOIN nearest USING (chunk_key)) chunk ON true
+ORDER BY chunk.distance, chunk.node_id
+"""
+
+
+@dataclass
+class Statement:
+    """SQL with its parameters."""
+
+    sql: str
+    values: list[Any]
+
+
+@dataclass
+class _Builder:
+    """Collects parameters; ``add`` gives the placeholder of one."""
+
+    values: list[Any] = field(default_factory=list[Any])
+
+    def add(self, value: Any) -> str:
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def where(self, realms: Sequence[str] | None, filters: Filters) -> str:
+        tests: list[str] = []
+        if realms is not None:
+            tests.append(f"realm = ANY({self.add(list(realms))}::text[])")
+        if filters.labels:
+            tests.append(f"labels && {self.add(list(filters.labels))}::text[]")
+        if filters.sources:
+            names, ids = self.add(list(filters.sources)), self.add(_source_ids(filters.sources))
+            tests.append(
+                "source_id = ANY(ARRAY(SELECT s.id FROM sources s "
+                f"WHERE s.name = ANY({names}::text[]) OR s.id = ANY({ids}::uuid[])))"
+            )
+        if filters.after:
+            tests.append(f"seen_at >= {self.add(filters.after)}")
+        if filters.before:
+            tests.append(f"seen_at < {self.add(filters.before)}")
+        if filters.exclude:
+            tests.append(f"NOT (properties @> ANY({self.add(_pairs(filters))}::jsonb[]))")
+        return " AND ".join(tests) or "true"
+
+
+def hybrid_statement(
+    space: Space, vector: Any, realms: Sequence[str] | None, query: HybridQuery, limit: int
+) -> Statement:
+    """One statement: vector candidates ∪ word candidates, both scores for each, best per node.
+
+    Args:
+        space: whose table.
+        vector: the query's vector, shape (dim,).
+        realms: realms that may be seen; None = all.
+        query: the question with its weights and filters.
+        limit: candidates of each side.
+    """
+    build = _Builder()
+    words = terms(query.query)
+    view, where = f"live.{space.table_name}", build.where(realms, query.filters)
+    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
+    parts = {"view": view, "where": where, "vector": at, "limit": limit}
+    sql = _HYBRID.format(
+        **parts,
+        nearest=_NEAREST.format(**parts),
+        found=_FOUND.format(**parts),
+        arms=_arms(build, words, view, where),
+        shown=_SHOWN,
+        recency=_RECENCY,
+        query=f"{build.add(comparable(query.query, words))}::text",
+        vector_weight=build.add(query.vector_weight),
+        text_weight=build.add(query.text_weight),
+        top_k=query.top_k,
+    )
+    return Statement(sql, build.values)
+
+
+def vector_statement(
+    space: Space, vector: Any, realms: Sequence[str] | None, filters: Filters, limit: int
+) -> Statement:
+    """The ``limit`` chunks nearest to ``vector``, nearest first."""
+    build = _Builder()
+    where = build.where(realms, filters)
+    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
+    parts = {
+        "view": f"live.{space.table_name}", "where": where, "vector": at, "limit": limit,
+    }  # fmt: skip
+    sql = _VECTOR.format(
+        **parts,
+        nearest=_NEAREST.format(**parts),
+        found=_FOUND.format(**parts),
+        shown=_SHOWN,
+        recency=_RECENCY,
+    )
+    return Statement(sql, build.values)
+
+
+def planner_settings(
+    settings: Settings, version: tuple[int, int], limit: int, *, exact: bool
+) -> Statement:
+    """Settings for the rest of the transaction.
+
+    Args:
+        settings: the width of an index walk.
+        version: pgvector's; from 0.8 on a walk goes on until enough rows passed the filters,
+            before it we can only make it four times as wide.
+        limit: candidates wanted.
+        exact: compare with every row that passes the filters, without the index.
+    """
+    wide = settings.hnsw_ef_search
+    pairs = {
+        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+        # Planned for these very filters and words; a shared plan knows neither.
+        "plan_cache_mode": "force_custom_plan",
+        "jit": "off",
+        # Row estimates for words are guesses, and a wrong one would read the whole table.
+        "enable_seqscan": "on" if exact else "off",
+        "enable_indexscan": "off" if exact else "on",
+        "pg_trgm.word_similarity_threshold": "0.6",
+    }
+    if version >= (0, 8):
+        pairs["hnsw.iterative_scan"] = "relaxed_order"
+    else:
+        wide = max(wide, 4 * limit)
+    pairs["hnsw.ef_search"] = str(min(1000, wide))
+    calls = ", ".join(f"set_config(${2 * i + 1}, ${2 * i + 2}, true)" for i in range(len(pairs)))
+    return Statement(f"SELECT {calls}", [text for pair in pairs.items() for text in pair])
+
+
+def _arms(build: _Builder, words: list[str], view: str, where: str) -> str:
+    if not words:
+        return "SELECT ''::text AS chunk_key, 0.0 AS weight WHERE false"
+    patterns = [like_pattern(word) for word in words]
+    shared = {"view": view, "where": where}
+    arms = [
+        _BY_TERM.format(**shared, patterns=build.add(patterns), rows=TERM_ROWS),
+        _BY_NAME.format(**shared, words=build.add(words), rows=NAME_ROWS),
+    ]
+    if len(words) > 1:
+        tests = (f"text ILIKE {build.add(pattern)}" for pattern in patterns[:ALL_TERMS])
+        arms.append(_BY_ALL.format(**shared, together=" AND ".join(tests), rows=TERM_ROWS))
+    return " UNION ALL ".join(arms)
+
+
+def _source_ids(texts: Sequence[str]) -> list[Any]:
+    ids: list[Any] = []
+    for text in texts:
+        try:
+            ids.append(decode("src", text))
+        except NotFoundError:
+            continue  # a name
+    return ids
+
+
+def _pairs(filters: Filters) -> list[dict[str, Any]]:
+    return [
+        {key: value}
+        for key, values in filters.exclude.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
