@@ -52,16 +52,25 @@ class Graph:
             self.nodes, self.edges, self.documents = {}, {}, {}
             assert not {kind for kind in rows if "tombstones" in kind}
         self._remove(rows)
+        for kind in ("nodes", "edges", "documents"):
+            keys = [self._key(kind, row) for row in rows.get(kind, [])]
+            assert len(keys) == len(set(keys)), f"{kind} are yielded once"
         for row in rows.get("nodes", []):
             properties = orjson.loads(row["properties"])
-            self.nodes[row["labels"][0], row["external_id"]] = {
+            self.nodes[self._key("nodes", row)] = {
                 "labels": row["labels"], "name": row["name"], **properties,
             }  # fmt: skip
         for row in rows.get("edges", []):
-            self.edges[tuple(row[name] for name in EDGE_KEY)] = orjson.loads(row["properties"])
+            self.edges[self._key("edges", row)] = orjson.loads(row["properties"])
         for row in rows.get("documents", []):
-            self.documents[row["label"], row["external_id"]] = row["text"]
+            self.documents[self._key("documents", row)] = row["text"]
         return self
+
+    @staticmethod
+    def _key(kind: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+        if kind == "edges":
+            return tuple(row[name] for name in EDGE_KEY)
+        return (row["labels"][0] if kind == "nodes" else row["label"], row["external_id"])
 
     def _remove(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         written = {(r["labels"][0], r["external_id"]) for r in rows.get("nodes", [])}

@@ -95,11 +95,9 @@ def locate(config: GitConfig, context: SessionContext) -> Local | Remote:
     url = config.url.strip()
     if match := _SCP.fullmatch(url):
         return _remote(config, url, "ssh", match["host"])
-    if "://" not in url:
-        return _local(config, url, context)
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        return _local(config, unquote(parts.path), context)
+    if names_folder(url):
+        return _local(config, unquote(parts.path) if "://" in url else url, context)
     if parts.scheme not in ("https", "http", "ssh") or not parts.hostname:
         raise fault(
             "config",
@@ -111,6 +109,12 @@ def locate(config: GitConfig, context: SessionContext) -> Local | Remote:
             "config", "credentials do not belong into the URL; give them as auth", loc="url"
         )
     return _remote(config, url, parts.scheme, parts.hostname)
+
+
+def names_folder(url: str) -> bool:
+    """Whether a URL is a folder of this machine: a path, or a ``file`` URL."""
+    url = url.strip()
+    return url.startswith("file://") or not ("://" in url or _SCP.fullmatch(url))
 
 
 def _local(config: GitConfig, path: str, context: SessionContext) -> Local:

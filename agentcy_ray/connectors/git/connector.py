@@ -106,8 +106,9 @@ class GitSession:
             # The first fetch is the long one: say the mode before it, so that it shows progress.
             yield Mode(full=True, note=FIRST)
         if self._mirror is not None:
-            fetch = self._mirror.fetch()
-            yield from fetch if before is None else (item for item in fetch if False)
+            for progress in self._mirror.fetch():
+                if before is None:
+                    yield progress
         repo = self._open()
         now = take_snapshot(repo, self._config)
         name = self._config.url.strip().rstrip("/")

@@ -15,7 +15,7 @@ import orjson
 import pygit2
 
 from agentcy_ray.connectors.config import fault
-from agentcy_ray.connectors.git.config import GitConfig
+from agentcy_ray.connectors.git.config import GitConfig, names_folder
 from agentcy_ray.connectors.git.faults import reading
 from agentcy_ray.connectors.paths import decoded, key_of, raw_of
 
@@ -106,11 +106,11 @@ def _snapshot(repo: pygit2.Repository, config: GitConfig) -> Snapshot:
 
 def public_url(repo: pygit2.Repository, config: GitConfig) -> str:
     """The configured URL; for a folder the URL of its ``origin`` when it has one."""
-    if "://" not in config.url and "@" not in config.url:
-        names = set(repo.remotes.names())
-        origin = repo.remotes["origin"].url if "origin" in names else None
-        return _without_userinfo(origin) if origin else f"file://{Path(repo.path)}"
-    return config.url.strip()
+    if not names_folder(config.url):
+        return config.url.strip()
+    if "origin" in set(repo.remotes.names()):
+        return _without_userinfo(repo.remotes["origin"].url or "")
+    return f"file://{Path(repo.workdir or repo.path)}"
 
 
 def _without_userinfo(url: str) -> str:
@@ -149,9 +149,8 @@ def _head(
 
 def resolve(repo: pygit2.Repository, ref: str) -> str | None:
     """The commit that a branch, tag, hash or revision expression names, or None."""
-    for prefix in ("refs/heads/", "refs/tags/", ""):
-        raw = prefix.encode() + raw_of(ref)
-        if prefix and (commit := _peeled(repo, raw)):
+    for prefix in (_BRANCH, _TAG):
+        if commit := _peeled(repo, prefix + raw_of(ref)):
             return str(commit.id)
     try:
         return str(repo.revparse_single(ref).peel(pygit2.Commit).id)

@@ -166,6 +166,8 @@ class WriteTools:
         return str(clone.create_commit(None, author, committer, message, tree, [parent.id]))
 
     def _push_local(self, clone: pygit2.Repository, sha: str, there: str) -> None:
+        # libgit2 does not push to a working copy's repository: the objects are written there and
+        # the branch is made, which is what a push does. No hook of the source runs.
         source = self._source
         present = _target(source, there)
         if present == sha:
