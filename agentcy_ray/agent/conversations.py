@@ -25,10 +25,11 @@ _COLUMNS = (
     "c.id, c.user_id, c.title, c.realm, c.agent_id, c.model, c.archived, c.last_seq,"
     " c.created_at, c.updated_at"
 )
-_UNREAD = (
-    "c.last_seq - coalesce((SELECT r.last_read_seq FROM conversation_reads r"
-    " WHERE r.conversation_id = c.id AND r.user_id = $1), 0) AS unread"
+_READ_UP_TO = (
+    "coalesce((SELECT r.last_read_seq FROM conversation_reads r"
+    " WHERE r.conversation_id = c.id AND r.user_id = $1), 0)"
 )
+_UNREAD = f"c.last_seq - {_READ_UP_TO} AS unread_count"
 _ACTIVE = (
     "(SELECT r.id FROM runs r WHERE r.conversation_id = c.id"
     " AND r.status IN ('queued', 'running', 'waiting_approval')) AS active_run_id"
@@ -44,6 +45,8 @@ WHERE c.id = $2 AND ($3::uuid IS NULL OR c.user_id = $3)
 _LIST = f"""
 SELECT {_COLUMNS}, {_UNREAD}, {_ACTIVE} FROM conversations c
 WHERE ($2::uuid IS NULL OR c.user_id = $2) AND c.archived = $3 AND ($4::uuid IS NULL OR c.id < $4)
+  AND (NOT $6 OR c.last_seq > {_READ_UP_TO})
+  AND ($7::text IS NULL OR strpos(lower(c.title), lower($7)) > 0)
 ORDER BY c.id DESC LIMIT $5
 """
 _UPDATE = """
@@ -93,7 +96,7 @@ class Conversation(ConversationSettings):
     user_id: UserId
     archived: bool
     last_seq: int
-    unread: int
+    unread_count: int
     """Messages that the asking user has not read."""
     active_run_id: RunId | None
     created_at: datetime
@@ -159,13 +162,26 @@ class ConversationStore:
         principal: Principal,
         *,
         archived: bool = False,
+        unread: bool = False,
+        title: str | None = None,
         limit: int = 50,
         before: UUID | None = None,
     ) -> list[Conversation]:
-        """Conversations, newest first."""
+        """Conversations, newest first.
+
+        Args:
+            principal: whose; with a full grant all of the organisation.
+            archived: those put away, instead of the others.
+            unread: only those with messages after the principal's read mark.
+            title: only those whose title contains it, in any case.
+            limit: at most so many.
+            before: only those made before this one.
+        """
         owner = _owner(principal, "chat.read")
         async with self._db.tenant(principal.org_id) as connection:
-            rows = await connection.fetch(_LIST, principal.user_id, owner, archived, before, limit)
+            rows = await connection.fetch(
+                _LIST, principal.user_id, owner, archived, before, limit, unread, title
+            )
         return [Conversation.model_validate(dict(row)) for row in rows]
 
     async def update(

@@ -18,6 +18,7 @@ from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response
 
 from agentcy_ray.api.permit import Allowed
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import BadRequestError, ConflictError
 from agentcy_ray.stores.postgres import Database
@@ -62,7 +63,7 @@ async def once(
     key = key_of(request)
     if key is None:
         return JSONResponse(jsonable_encoder(await handler()), status)
-    db: Database = request.app.state.services.db
+    db: Database = services_of(request).db
     route = f"{request.method} {request.url.path}"
     digest, now = sha256(await request.body()).digest(), SystemClock().now()
     async with db.tenant(caller.org_id) as connection:

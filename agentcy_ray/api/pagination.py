@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
-from fastapi import Query, Request
+from fastapi import Query
 from pydantic import BaseModel
 
 from agentcy_ray.core.errors import BadRequestError
@@ -58,23 +59,14 @@ class Cursors:
                 "the cursor is not one of ours; begin without one", code="cursor_invalid"
             ) from None
 
-    def page(
-        self, rows: list[Any], limit: int, position: Any, convert: Any = None
-    ) -> dict[str, Any]:
+    def page(self, rows: Sequence[T], limit: int, position: Callable[[T], Any]) -> dict[str, Any]:
         """A page of at most ``limit`` of ``rows`` (one more was fetched to see whether it ends).
 
         ``position`` maps the last row kept to the JSON value that the next page starts after.
         """
         kept = rows[:limit]
-        more = len(rows) > limit and bool(kept)
-        items = [convert(row) for row in kept] if convert else kept
-        return {"items": items, "next_cursor": self.encode(position(kept[-1])) if more else None}
+        more = len(rows) > limit
+        return {"items": kept, "next_cursor": self.encode(position(kept[-1])) if more else None}
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")[:12]
-
-
-def cursors(request: Request) -> Cursors:
-    """The application's cursor signer."""
-    signer: Cursors = request.app.state.services.cursors
-    return signer

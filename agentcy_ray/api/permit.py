@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from agentcy_ray.api.errors import request_id
+from agentcy_ray.api.services import services_of
 from agentcy_ray.audit.entry import AuditDecision, AuditEntry, kept
 from agentcy_ray.core.clock import SystemClock, rfc3339
 from agentcy_ray.core.errors import PermissionDeniedError, PolicyDeniedError, UnauthenticatedError
@@ -85,9 +86,9 @@ async def _ask_policy(request: Request, principal: Principal, action: str, *, qu
     Raises:
         PolicyDeniedError: a policy denies, or fails; the denial is in the audit log.
     """
-    services = request.app.state.services
+    services = services_of(request)
     question = policy_input(request, principal, action)
-    decision = await services.policy.decide(principal.org_id, question)
+    decision = await services.gates.policy.decide(principal.org_id, question)
     if decision.decision == "deny" or (kept(action, "allow") and not quiet):
         await _audit(
             request, principal, action, decision.decision, reasons=tuple(decision.reasons),
@@ -113,7 +114,7 @@ async def _audit(
     question: dict[str, Any] | None = None,
 ) -> None:
     question = question or policy_input(request, principal, action)
-    await request.app.state.services.audit.append(
+    await services_of(request).gates.audit.append(
         AuditEntry(
             org_id=principal.org_id,
             user_id=principal.user_id,
@@ -163,7 +164,7 @@ def policy_input(request: Request, principal: Principal, action: str) -> dict[st
         },
         "env": {
             "now": rfc3339(SystemClock().now()),
-            "instance_mode": request.app.state.services.settings.instance_mode,
+            "instance_mode": services_of(request).settings.instance_mode,
         },
     }
 

@@ -12,37 +12,28 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from agentcy_ray.agent.approvals import Approvals
-from agentcy_ray.agent.artifacts import Artifacts
-from agentcy_ray.agent.backend import Backend
-from agentcy_ray.agent.builtins import Builtins
-from agentcy_ray.agent.catalog import Catalog
+from starlette.requests import Request
+
 from agentcy_ray.agent.context_build import ContextBuilder
 from agentcy_ray.agent.conversations import ConversationStore
-from agentcy_ray.agent.direct_calls import DirectCalls
 from agentcy_ray.agent.dispatch import Dispatcher
 from agentcy_ray.agent.executor import Executor
-from agentcy_ray.agent.gateway import Gateway
-from agentcy_ray.agent.ledger import Ledger
+from agentcy_ray.agent.gates import Gates, open_gates
 from agentcy_ray.agent.loop import AgentLoop, LoopParts
-from agentcy_ray.agent.metatools import META_TOOLS, MetaTools
+from agentcy_ray.agent.metatools import META_TOOLS
 from agentcy_ray.agent.profiles import AgentStore
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import RunStore
-from agentcy_ray.agent.tool_calls import ToolCallStore
-from agentcy_ray.agent.tool_results import ResultShaper
 from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.api.authentication import Authenticator
 from agentcy_ray.api.pagination import Cursors
 from agentcy_ray.api.realms import Realms
-from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import AgentcyError, InvalidError
-from agentcy_ray.core.redaction import Redactor
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.local import LocalIdentity
@@ -51,7 +42,6 @@ from agentcy_ray.identity.tokens import Tokens
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.llm.registry import Models
-from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.retrieval.embedder import Embedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.search import SearchService
@@ -86,13 +76,7 @@ class Services:
     search: SearchService
     spaces: SpaceStore
     index: PgVectorIndex
-    policy: PolicyService
-    audit: AuditLog
-    approvals: Approvals
-    artifacts: Artifacts
-    catalog: Catalog
-    gateway: Gateway
-    direct_calls: DirectCalls
+    gates: Gates
     agents: AgentStore
     conversations: ConversationStore
     runs: RunStore
@@ -144,9 +128,9 @@ class Services:
                 agents=self.agents,
                 models=self.models,
                 context=ContextBuilder(self.engine, self.search, self.conversations),
-                tools=MetaTools(self.db, self.gateway),
+                tools=self.gates.meta,
                 offers=META_TOOLS,
-                approvals=self.approvals,
+                approvals=self.gates.approvals,
             )
         )
         return Executor(self.runs, loop, self.bell, concurrency=concurrency)
@@ -221,30 +205,19 @@ def _assemble(
     opening.push_async_callback(queue.close)
     spaces = SpaceStore(db, settings)
     search = SearchService(db, embedder, spaces, settings)
-    policy = PolicyService(db, bell, settings)
-    opening.push_async_callback(policy.close)
-    audit = AuditLog(db)
-    opening.push_async_callback(audit.close)
-    artifacts = Artifacts(db, open_objects(settings))
-    builtins = Builtins(search, engine, artifacts)
-    catalog = Catalog(sources, bell, builtins.specs(), embedder)
-    opening.push_async_callback(catalog.close)
-    approvals = Approvals(db, bell, settings, policy, audit)
-    calls = ToolCallStore(db)
-    redactor = Redactor(_secret_values(settings, secrets))
-    gateway = Gateway(
-        catalog=catalog,
-        policy=policy,
-        approvals=approvals,
-        ledger=Ledger(calls, audit, redactor),
-        backend=Backend(dispatcher, builtins, settings),
-        builtins=builtins,
-        results=ResultShaper(artifacts, redactor, settings),
-        settings=settings,
+    gates = open_gates(
+        db,
+        bell,
+        settings,
+        sources=sources,
+        dispatcher=dispatcher,
+        search=search,
+        engine=engine,
+        objects=open_objects(settings),
+        embedder=embedder,
+        secret_values=(secrets.jwt_secret, secrets.admin_password),
     )
-    opening.push_async_callback(gateway.close)
-    direct_calls = DirectCalls(db, gateway, approvals, calls, settings)
-    opening.push_async_callback(direct_calls.close)
+    opening.push_async_callback(gates.close)
     run_log = RunLog(db, bell, settings)
     tokens = Tokens(
         secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
@@ -264,13 +237,7 @@ def _assemble(
         search=search,
         spaces=spaces,
         index=PgVectorIndex(db, settings),
-        policy=policy,
-        audit=audit,
-        approvals=approvals,
-        artifacts=artifacts,
-        catalog=catalog,
-        gateway=gateway,
-        direct_calls=direct_calls,
+        gates=gates,
         agents=AgentStore(db),
         conversations=ConversationStore(db),
         runs=RunStore(db, bell, run_log),
@@ -285,14 +252,10 @@ def _assemble(
     )
 
 
-def _secret_values(settings: Settings, secrets: Secrets) -> list[str]:
-    """What must never leave in a result: the install's own secrets and every provider key."""
-    given = (
-        settings.llm_api_key, settings.anthropic_api_key, settings.openai_api_key,
-        settings.s3_secret_access_key, settings.neo4j_password,
-    )  # fmt: skip
-    values = [secret.get_secret_value() for secret in given if secret is not None]
-    return [*values, secrets.jwt_secret, secrets.admin_password]
+def services_of(request: Request) -> Services:
+    """The services of the application that a request came to."""
+    services: Services = request.app.state.services
+    return services
 
 
 async def _state(part: Awaitable[object]) -> str:

@@ -26,6 +26,7 @@ FROM users u JOIN organizations o ON o.id = u.org_id AND o.deleted_at IS NULL
 WHERE lower(u.email) = lower($1) AND ($2::text IS NULL OR o.name = $2)
   AND u.auth_provider = 'local'
 """
+_USER = "SELECT id, org_id, email, roles, active FROM users WHERE id = $1"
 _NEW_SESSION = """
 INSERT INTO login_sessions
   (id, org_id, user_id, family_id, refresh_hash, expires_at, ip, user_agent)
@@ -97,7 +98,8 @@ class LocalIdentity:
                 "this e-mail exists in several organisations; send `org` too", code="org_required"
             )
         row = rows[0] if rows else None
-        good = await self._passwords.verify(row and row["password_hash"], password)
+        stored = None if row is None else row["password_hash"]
+        good = await self._passwords.verify(stored, password)
         if row is None or not good:
             raise UnauthenticatedError(
                 "wrong e-mail or password; try again", code="invalid_credentials"
@@ -119,11 +121,10 @@ class LocalIdentity:
         digest, now = _digest(refresh_token), self._clock.now()
         async with self._db.system() as connection:
             used = await connection.fetchrow(_USE_REFRESH, digest, now)
-            if used is not None:
-                user = await connection.fetchrow("SELECT * FROM users WHERE id = $1",
-                                                 used["user_id"])  # fmt: skip
         if used is None:
             raise await self._refuse_refresh(digest)
+        async with self._db.tenant(used["org_id"]) as connection:
+            user = await connection.fetchrow(_USER, used["user_id"])
         if user is None or not user["active"]:
             raise UnauthenticatedError("this account is gone; log in anew", code="token_invalid")
         return await self._open(user, family_id=used["family_id"], client=client or Client())

@@ -25,7 +25,7 @@ class Agent:
         self._services = await open_platform(Settings.load())
         self._work = asyncio.gather(
             self._services.executor(runs).run(self._stop),
-            self._services.direct_calls.tend(self._stop),
+            self._services.gates.direct.tend(self._stop),
         )
 
     async def check_health(self) -> None:

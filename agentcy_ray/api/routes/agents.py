@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from agentcy_ray.agent.profiles import AgentProfile, AgentSettings, AgentStore, NewAgent
 from agentcy_ray.api.idempotency import once
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.ids import decode
 
@@ -26,7 +27,7 @@ async def list_agents(
     caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Agents, newest first."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
     rows = await _store(request).list(
         caller.org_id, limit=limit + 1, before=UUID(position) if position else None
@@ -63,5 +64,5 @@ async def change_agent(
 
 
 def _store(request: Request) -> AgentStore:
-    store: AgentStore = request.app.state.services.agents
+    store: AgentStore = services_of(request).agents
     return store

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from agentcy_ray.agent.approvals import Approval
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.ids import decode
 
 router = APIRouter(tags=["approvals"])
@@ -50,7 +51,7 @@ async def list_conversation_approvals(
     cursor: Cursor = None,
 ) -> Any:
     """Approvals of one conversation, newest first."""
-    conversation = await request.app.state.services.conversations.get(
+    conversation = await services_of(request).conversations.get(
         caller.principal, decode("cnv", conversation_id)
     )
     return await _page(request, caller, status, False, conversation.id, limit, cursor)
@@ -59,7 +60,7 @@ async def list_conversation_approvals(
 @router.get("/approvals/{approval_id}")
 async def read_approval(approval_id: str, caller: Reader, request: Request) -> Approval:
     """One approval."""
-    return await request.app.state.services.approvals.get(
+    return await services_of(request).gates.approvals.get(
         caller.principal, decode("apr", approval_id)
     )
 
@@ -67,7 +68,7 @@ async def read_approval(approval_id: str, caller: Reader, request: Request) -> A
 @router.post("/approvals/{approval_id}")
 async def decide(approval_id: str, body: Verdict, caller: Approver, request: Request) -> Approval:
     """Approve or deny; the second decision is 409 ``already_decided``, a late one 410."""
-    return await request.app.state.services.approvals.decide(
+    return await services_of(request).gates.approvals.decide(
         caller.principal,
         decode("apr", approval_id),
         approved=body.approved,
@@ -82,9 +83,7 @@ async def decide_in_conversation(
     conversation_id: str, approval_id: str, body: Verdict, caller: Approver, request: Request
 ) -> Approval:
     """As `POST /approvals/{approval_id}`, for one of this conversation."""
-    await request.app.state.services.conversations.get(
-        caller.principal, decode("cnv", conversation_id)
-    )
+    await services_of(request).conversations.get(caller.principal, decode("cnv", conversation_id))
     return await decide(approval_id, body, caller, request)
 
 
@@ -97,9 +96,9 @@ async def _page(
     limit: int,
     cursor: str | None,
 ) -> dict[str, Any]:
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.approvals.list(
+    rows = await services_of(request).gates.approvals.list(
         caller.principal,
         status=status,
         mine=mine,

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
 from agentcy_ray.audit.entry import AuditRecord, Category
 from agentcy_ray.audit.log import AuditFilter, AuditLog, Verification
@@ -57,7 +58,7 @@ async def list_audit(
     caller: Reader, request: Request, where: Where, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Entries, newest first."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     rows = await _log(request).list(
         caller.org_id, where, limit=limit + 1, before_seq=signer.decode(cursor)
     )
@@ -123,5 +124,5 @@ def _export(
 
 
 def _log(request: Request) -> AuditLog:
-    log: AuditLog = request.app.state.services.audit
+    log: AuditLog = services_of(request).gates.audit
     return log

@@ -10,6 +10,7 @@ from starlette.requests import Request as PlainRequest
 from starlette.responses import Response as PlainResponse
 
 from agentcy_ray.api.permit import AnyCaller
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.errors import UnauthenticatedError
 from agentcy_ray.core.ids import OrgId, UserId
 from agentcy_ray.core.tenancy import PERMISSIONS, Role
@@ -92,7 +93,7 @@ async def auth_config(request: Request) -> AuthConfig:
 @router.post("/auth/login")
 async def login(body: Credentials, request: Request) -> Tokens:
     """Exchange e-mail and password for an access and a refresh token."""
-    services, client = request.app.state.services, _client(request)
+    services, client = services_of(request), _client(request)
     await services.login_limit.check(f"{client.ip}:{body.email.lower()}")
     return _answer(await services.identity.login(body.email, body.password, body.org, client))
 
@@ -101,14 +102,14 @@ async def login(body: Credentials, request: Request) -> Tokens:
 async def refresh(body: RefreshToken, request: Request) -> Tokens:
     """Exchange a refresh token for a new pair; a used one ends its whole login."""
     return _answer(
-        await request.app.state.services.identity.refresh(body.refresh_token, _client(request))
+        await services_of(request).identity.refresh(body.refresh_token, _client(request))
     )
 
 
 @router.post("/auth/logout", status_code=204)
 async def logout(caller: AnyCaller, request: Request) -> Response:
     """End this login and its refresh tokens."""
-    services = request.app.state.services
+    services = services_of(request)
     await services.identity.logout(caller.claims)
     services.authenticator.forget(caller.claims.session_id)
     return Response(status_code=204)
@@ -118,7 +119,7 @@ async def logout(caller: AnyCaller, request: Request) -> Response:
 async def me(caller: AnyCaller, request: Request) -> Me:
     """The caller with their permissions."""
     principal = caller.principal
-    async with request.app.state.services.db.tenant(principal.org_id) as connection:
+    async with services_of(request).db.tenant(principal.org_id) as connection:
         row = await connection.fetchrow(
             "SELECT u.email, o.name FROM users u, organizations o WHERE u.id = $1",
             principal.user_id,
@@ -137,9 +138,7 @@ async def me(caller: AnyCaller, request: Request) -> Me:
 @router.post("/auth/password", status_code=204)
 async def change_password(body: PasswordChange, caller: AnyCaller, request: Request) -> Response:
     """Set a new password; other sessions end."""
-    await request.app.state.services.identity.change_password(
-        caller.principal, body.current, body.new
-    )
+    await services_of(request).identity.change_password(caller.principal, body.current, body.new)
     return Response(status_code=204)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.context.engine import (
     Capabilities,
     Column,
@@ -203,10 +204,10 @@ async def query(body: QueryBody, caller: Asker, request: Request) -> QueryAnswer
 
 async def _scope(request: Request, caller: Allowed, asked: list[str] | None) -> Scope:
     """The asked realms, cut to what the caller may see."""
-    realms = await request.app.state.services.allowed_realms(caller.principal, asked)
+    realms = await services_of(request).allowed_realms(caller.principal, asked)
     return Scope(org_id=caller.org_id, realms=realms)
 
 
 def _engine(request: Request) -> ContextEngine:
-    engine: ContextEngine = request.app.state.services.engine
+    engine: ContextEngine = services_of(request).engine
     return engine

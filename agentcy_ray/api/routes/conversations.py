@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from agentcy_ray.agent.conversations import ChatMessage, Conversation, ConversationSettings
 from agentcy_ray.api.idempotency import once
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.ids import decode
 
 router = APIRouter(prefix="/chat/conversations", tags=["chat"])
@@ -56,9 +57,9 @@ async def list_conversations(
     cursor: Cursor = None,
 ) -> Any:
     """The caller's conversations, newest first."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.conversations.list(
+    rows = await services_of(request).conversations.list(
         caller.principal,
         archived=archived,
         unread=unread,
@@ -72,7 +73,7 @@ async def list_conversations(
 @router.post("", status_code=201, response_model=Conversation)
 async def create_conversation(body: NewConversation, caller: Writer, request: Request) -> Response:
     """Start a conversation."""
-    services = request.app.state.services
+    services = services_of(request)
 
     async def create() -> Conversation:
         agent = await services.agents.by_name(caller.org_id, body.agent) if body.agent else None
@@ -87,7 +88,7 @@ async def create_conversation(body: NewConversation, caller: Writer, request: Re
 @router.get("/{conversation_id}")
 async def read_conversation(conversation_id: str, caller: Reader, request: Request) -> Conversation:
     """One conversation."""
-    return await request.app.state.services.conversations.get(
+    return await services_of(request).conversations.get(
         caller.principal, decode("cnv", conversation_id)
     )
 
@@ -97,7 +98,7 @@ async def change_conversation(
     conversation_id: str, body: ConversationChange, caller: Writer, request: Request
 ) -> Conversation:
     """Change title, realm, agent, model, or archive it."""
-    services = request.app.state.services
+    services = services_of(request)
     changes = body.model_dump(exclude_unset=True)
     if "agent" in changes:
         name = changes.pop("agent")
@@ -111,7 +112,7 @@ async def change_conversation(
 @router.delete("/{conversation_id}", status_code=204)
 async def delete_conversation(conversation_id: str, caller: Writer, request: Request) -> Response:
     """Remove a conversation with its messages and runs."""
-    await request.app.state.services.conversations.delete(
+    await services_of(request).conversations.delete(
         caller.principal, decode("cnv", conversation_id)
     )
     return Response(status_code=204)
@@ -122,8 +123,8 @@ async def list_messages(
     conversation_id: str, caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Messages, newest first; each carries its ``seq``."""
-    signer = cursors(request)
-    rows = await request.app.state.services.conversations.messages(
+    signer = services_of(request).cursors
+    rows = await services_of(request).conversations.messages(
         caller.principal,
         decode("cnv", conversation_id),
         limit=limit + 1,
@@ -137,7 +138,7 @@ async def mark_read(
     conversation_id: str, body: ReadMark, caller: Reader, request: Request
 ) -> Response:
     """Note what was read; never goes back."""
-    await request.app.state.services.conversations.mark_read(
+    await services_of(request).conversations.mark_read(
         caller.principal, decode("cnv", conversation_id), body.seq
     )
     return Response(status_code=204)

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.ids import decode
 from agentcy_ray.jobs.records import Job, JobStatus
 
@@ -27,9 +28,9 @@ async def list_jobs(
     cursor: Cursor = None,
 ) -> Any:
     """Jobs, newest first."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.queue.store.list(
+    rows = await services_of(request).queue.store.list(
         caller.org_id,
         status=status,
         kind=kind,
@@ -42,16 +43,16 @@ async def list_jobs(
 @router.get("/{job_id}")
 async def read_job(job_id: str, caller: Reader, request: Request) -> Job:
     """One job with its progress."""
-    return await request.app.state.services.queue.store.get(caller.org_id, decode("job", job_id))
+    return await services_of(request).queue.store.get(caller.org_id, decode("job", job_id))
 
 
 @router.post("/{job_id}/cancel")
 async def cancel_job(job_id: str, caller: Manager, request: Request) -> Job:
     """Cancel a waiting job, or ask a running one to stop."""
-    return await request.app.state.services.queue.cancel(caller.org_id, decode("job", job_id))
+    return await services_of(request).queue.cancel(caller.org_id, decode("job", job_id))
 
 
 @router.post("/{job_id}/retry")
 async def retry_job(job_id: str, caller: Manager, request: Request) -> Job:
     """Revive a dead job with all its attempts."""
-    return await request.app.state.services.queue.retry(caller.org_id, decode("job", job_id))
+    return await services_of(request).queue.retry(caller.org_id, decode("job", job_id))

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.realms import NewRealm, Realm, RealmChange
+from agentcy_ray.api.services import services_of
 
 router = APIRouter(prefix="/realms", tags=["realms"])
 Reader = Annotated[Allowed, permit("graph.read")]
@@ -20,27 +21,25 @@ async def list_realms(
     caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Realms by name."""
-    signer = cursors(request)
-    rows = await request.app.state.services.realms.list(
-        caller.org_id, limit + 1, signer.decode(cursor)
-    )
+    signer = services_of(request).cursors
+    rows = await services_of(request).realms.list(caller.org_id, limit + 1, signer.decode(cursor))
     return signer.page(rows, limit, lambda realm: realm.name)
 
 
 @router.post("", status_code=201)
 async def create_realm(body: NewRealm, caller: Writer, request: Request) -> Realm:
     """Make a realm."""
-    return await request.app.state.services.realms.create(caller.org_id, body)
+    return await services_of(request).realms.create(caller.org_id, body)
 
 
 @router.patch("/{name}")
 async def change_realm(name: str, body: RealmChange, caller: Writer, request: Request) -> Realm:
     """Change description or link rules."""
-    return await request.app.state.services.realms.change(caller.org_id, name, body)
+    return await services_of(request).realms.change(caller.org_id, name, body)
 
 
 @router.delete("/{name}", status_code=204)
 async def delete_realm(name: str, caller: Writer, request: Request) -> Response:
     """Delete a realm that nothing uses."""
-    await request.app.state.services.realms.delete(caller.org_id, name)
+    await services_of(request).realms.delete(caller.org_id, name)
     return Response(status_code=204)

@@ -13,8 +13,9 @@ from starlette.responses import JSONResponse, Response
 from agentcy_ray.agent.profiles import DEFAULT_AGENT
 from agentcy_ray.agent.run_records import NewRun, Run, choose_model
 from agentcy_ray.api.idempotency import key_of
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.events import RunEvent
@@ -49,7 +50,7 @@ class Accepted(BaseModel):
 )
 async def ask(conversation_id: str, body: Question, caller: Writer, request: Request) -> Response:
     """Ask; streams the run's events, or answers 202 when JSON is asked for."""
-    services = request.app.state.services
+    services = services_of(request)
     conversation = await services.conversations.get(
         caller.principal, decode("cnv", conversation_id), permission="chat.write"
     )
@@ -89,9 +90,9 @@ async def list_runs(
     cursor: Cursor = None,
 ) -> Any:
     """Runs, newest first."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.runs.list(
+    rows = await services_of(request).runs.list(
         caller.principal,
         conversation_id=decode("cnv", conversation_id) if conversation_id else None,
         limit=limit + 1,
@@ -103,7 +104,7 @@ async def list_runs(
 @router.get("/runs/{run_id}")
 async def read_run(run_id: str, caller: Reader, request: Request) -> Run:
     """One run with its usage."""
-    return await request.app.state.services.runs.get(caller.principal, decode("run", run_id))
+    return await services_of(request).runs.get(caller.principal, decode("run", run_id))
 
 
 @router.get("/runs/{run_id}/events", response_model=Page[RunEvent])
@@ -115,7 +116,7 @@ async def run_events(
     limit: Limit = 200,
 ) -> Any:
     """The run's events: SSE that resumes by ``Last-Event-ID``, or a page when JSON is asked for."""
-    services = request.app.state.services
+    services = services_of(request)
     run = await services.runs.get(caller.principal, decode("run", run_id))
     start = resume_after(request.headers, after)
     if "application/json" in request.headers.get("accept", ""):
@@ -127,14 +128,14 @@ async def run_events(
 @router.post("/runs/{run_id}/cancel", status_code=202)
 async def cancel_run(run_id: str, caller: Writer, request: Request) -> Accepted:
     """Ask a run to stop."""
-    run = await request.app.state.services.runs.cancel(caller.principal, decode("run", run_id))
+    run = await services_of(request).runs.cancel(caller.principal, decode("run", run_id))
     return Accepted(run_id=run.id, message_id=run.message_id)
 
 
 @router.post("/chat/conversations/{conversation_id}/cancel", status_code=202)
 async def cancel_conversation(conversation_id: str, caller: Writer, request: Request) -> Accepted:
     """Ask the conversation's active run to stop."""
-    services = request.app.state.services
+    services = services_of(request)
     conversation = await services.conversations.get(
         caller.principal, decode("cnv", conversation_id), permission="chat.write"
     )
@@ -145,7 +146,7 @@ async def cancel_conversation(conversation_id: str, caller: Writer, request: Req
 
 
 def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:
-    services, metrics = request.app.state.services, request.app.state.metrics
+    services, metrics = services_of(request), request.app.state.metrics
 
     async def frames() -> AsyncIterator[bytes]:
         with metrics.streams.track_inprogress():

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from agentcy_ray.api.idempotency import once
-from agentcy_ray.api.pagination import Cursor, Limit, Page, cursors
+from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
 from agentcy_ray.core.errors import NotFoundError, SourceConfigError
 from agentcy_ray.core.ids import JobId, PackageId, SyncRunId, decode
@@ -64,9 +65,9 @@ async def list_sources(
     caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Sources, newest first; secrets read as ``***``."""
-    signer = cursors(request)
+    signer = services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.sources.list(
+    rows = await services_of(request).sources.list(
         caller.org_id,
         realms=caller.principal.realms,
         limit=limit + 1,
@@ -78,7 +79,7 @@ async def list_sources(
 @router.post("/sources", status_code=201, response_model=Source)
 async def create_source(body: NewSource, caller: Creator, request: Request) -> Response:
     """Add a source; its config is checked, and the source reached, before it is stored."""
-    sources = request.app.state.services.sources
+    sources = services_of(request).sources
     return await once(
         request, caller, lambda: sources.create(caller.principal, body, check=True), 201
     )
@@ -95,7 +96,7 @@ async def change_source(
     source_id: str, body: SourceChange, caller: Updater, request: Request
 ) -> Source:
     """Change fields; a secret sent as ``***`` keeps its value."""
-    return await request.app.state.services.sources.update(
+    return await services_of(request).sources.update(
         caller.principal, decode("src", source_id), body
     )
 
@@ -105,7 +106,7 @@ async def delete_source(
     source_id: str, caller: Deleter, request: Request, purge: bool = False
 ) -> Response:
     """Delete a source with its secrets, runs and packages; with ``purge`` hide its entities too."""
-    services = request.app.state.services
+    services = services_of(request)
     source = await _visible(request, caller, source_id)
     await services.sources.delete(caller.principal, source.id)
     if purge:
@@ -118,7 +119,7 @@ async def test_source(source_id: str, caller: Syncer, request: Request) -> TestA
     """Reach the source with its credentials."""
     source = await _visible(request, caller, source_id)
     try:
-        await request.app.state.services.check_source(caller.org_id, source.id)
+        await services_of(request).check_source(caller.org_id, source.id)
     except SourceConfigError as error:
         kind = str(error.details.get("kind", "config"))
         return TestAnswer(ok=False, faults=[Fault(kind=kind, message=error.message)])
@@ -130,7 +131,7 @@ async def sync_source(
     source_id: str, body: SyncRequest, caller: Syncer, request: Request
 ) -> Response:
     """Queue a sync; 409 ``sync_in_progress`` while one is active."""
-    syncs = request.app.state.services.syncs
+    syncs = services_of(request).syncs
 
     async def start() -> SyncStarted:
         run = await syncs.request(
@@ -146,7 +147,7 @@ async def revert_source(
     source_id: str, body: RevertRequest, caller: Updater, request: Request
 ) -> Response:
     """Queue the publishing of an older state."""
-    syncs = request.app.state.services.syncs
+    syncs = services_of(request).syncs
 
     async def start() -> SyncStarted:
         run = await syncs.request_revert(
@@ -162,9 +163,9 @@ async def list_sync_runs(
     source_id: str, caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Sync runs of a source, newest first."""
-    source, signer = await _visible(request, caller, source_id), cursors(request)
+    source, signer = await _visible(request, caller, source_id), services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.syncs.list(
+    rows = await services_of(request).syncs.list(
         caller.org_id, source.id, limit=limit + 1, before=UUID(position) if position else None
     )
     return signer.page(rows, limit, lambda row: row.id)
@@ -175,9 +176,9 @@ async def list_packages(
     source_id: str, caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
     """Published packages of a source, newest first."""
-    source, signer = await _visible(request, caller, source_id), cursors(request)
+    source, signer = await _visible(request, caller, source_id), services_of(request).cursors
     position = signer.decode(cursor)
-    rows = await request.app.state.services.syncs.packages(
+    rows = await services_of(request).syncs.packages(
         caller.org_id, source.id, limit=limit + 1, before=UUID(position) if position else None
     )
     return signer.page(rows, limit, lambda row: row.id)
@@ -186,24 +187,30 @@ async def list_packages(
 @router.get("/sync-runs/{sync_run_id}")
 async def read_sync_run(sync_run_id: str, caller: Reader, request: Request) -> SyncRun:
     """A sync run with its counts and live progress."""
-    return await request.app.state.services.syncs.get(caller.org_id, decode("syn", sync_run_id))
+    run = await services_of(request).syncs.get(caller.org_id, decode("syn", sync_run_id))
+    await _in_reach(request, caller, run.source_id)
+    return run
 
 
 @router.post("/sync-runs/{sync_run_id}/cancel", status_code=202)
 async def cancel_sync_run(sync_run_id: str, caller: Syncer, request: Request) -> SyncRun:
     """Ask a sync to stop; one that publishes already goes on."""
-    return await request.app.state.services.syncs.cancel(
-        caller.principal, decode("syn", sync_run_id)
-    )
+    run = await read_sync_run(sync_run_id, caller, request)
+    return await services_of(request).syncs.cancel(caller.org_id, run.id)
 
 
 async def _visible(request: Request, caller: Allowed, source_id: str) -> Source:
+    """A source in the caller's realms, by its public id."""
+    return await _in_reach(request, caller, decode("src", source_id))
+
+
+async def _in_reach(request: Request, caller: Allowed, source_id: UUID) -> Source:
     """A source in the caller's realms.
 
     Raises:
         NotFoundError: absent, another organisation's, or in a realm that is not the caller's.
     """
-    source = await request.app.state.services.sources.get(caller.org_id, decode("src", source_id))
+    source = await services_of(request).sources.get(caller.org_id, source_id)
     if not caller.principal.bind_realms((source.realm,)):
         raise NotFoundError("no such source; `agentcy sources list` shows those there are")
     return source

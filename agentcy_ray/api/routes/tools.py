@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from agentcy_ray.api.errors import error_response
 from agentcy_ray.api.permit import Allowed, permit
+from agentcy_ray.api.services import services_of
 from agentcy_ray.core.errors import (
     AgentcyError,
     ConflictError,
@@ -141,7 +142,7 @@ class CallAnswers(BaseModel):
 @router.get("/catalog/connectors")
 async def list_connectors(_: Reader, request: Request) -> Connectors:
     """Connectors with the JSON Schema of their config."""
-    specs = [connector.spec for connector in request.app.state.services.registry.all()]
+    specs = [connector.spec for connector in services_of(request).registry.all()]
     return Connectors(
         items=[
             ConnectorView(
@@ -162,7 +163,7 @@ async def list_connectors(_: Reader, request: Request) -> Connectors:
 @router.get("/catalog/tools")
 async def list_tools(caller: Reader, request: Request, realm: str | None = None) -> Tools:
     """Every tool in the caller's reach."""
-    entries = await request.app.state.services.catalog.entries(caller.principal, realm)
+    entries = await services_of(request).gates.catalog.entries(caller.principal, realm)
     return Tools(items=[_view(entry) for entry in sorted(entries, key=lambda e: e.name)])
 
 
@@ -175,7 +176,7 @@ async def search_tools(
     realm: str | None = None,
 ) -> ToolMatches:
     """Tools by meaning and name."""
-    found = await request.app.state.services.catalog.search(
+    found = await services_of(request).gates.catalog.search(
         caller.principal, q, realm=realm, top_k=top_k
     )
     return ToolMatches(tools=[_view(entry, score) for entry, score in found])
@@ -194,7 +195,7 @@ async def call_tool(
     wait_secs: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
     """Call a tool through policy, approval and audit."""
-    services = request.app.state.services
+    services = services_of(request)
     conversation = await services.conversations.get(
         caller.principal, decode("cnv", conversation_id)
     )
@@ -208,12 +209,12 @@ async def call_tool(
         "ip": request.client.host if request.client else None,
     }
     if isinstance(body, DirectCalls):
-        results = await services.direct_calls.call_many(
+        results = await services.gates.direct.call_many(
             caller.principal, conversation.id, [_call(one) for one in body.calls], **occasion
         )
         answer = CallAnswers(results=[_answer(result) for result in results])
         return JSONResponse(answer.model_dump(mode="json"))
-    result = await services.direct_calls.call(
+    result = await services.gates.direct.call(
         caller.principal, conversation.id, _call(body), **occasion
     )
     if result.error is not None and result.status is not ToolStatus.WAITING_APPROVAL:
@@ -227,11 +228,11 @@ async def read_tool_call(
     conversation_id: str, tool_call_id: str, caller: ChatReader, request: Request
 ) -> CallAnswer:
     """What can be told of a call now."""
-    services = request.app.state.services
+    services = services_of(request)
     conversation = await services.conversations.get(
         caller.principal, decode("cnv", conversation_id)
     )
-    row, result = await services.direct_calls.get(caller.org_id, decode("tc", tool_call_id))
+    row, result = await services.gates.direct.get(caller.org_id, decode("tc", tool_call_id))
     if row.conversation_id != conversation.id:
         raise NotFoundError("this conversation has no such tool call")
     return _answer(result)

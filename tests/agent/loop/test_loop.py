@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -20,10 +21,19 @@ from agentcy_ray.core.errors import (
     NotFoundError,
     TooLargeError,
 )
-from agentcy_ray.core.events import EventType
+from agentcy_ray.core.events import EventType, Usage
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal, Role
+from agentcy_ray.llm.model import (
+    Done,
+    Message,
+    ModelEvent,
+    ModelRequest,
+    Text,
+    TextDelta,
+    ToolUse,
+)
 from agentcy_ray.llm.registry import Models
 from agentcy_ray.llm.scripted import scripted_reference
 from agentcy_ray.retrieval.queries import HybridQuery
@@ -62,7 +72,7 @@ async def test_a_run_streams_from_start_to_one_end_and_leaves_its_message(world:
     assert (answer.role, answer.content, answer.seq) == ("assistant", "Good day to you.", 2)
     assert answer.id == run.message_id
     conversation = await world.conversations.get(world.principal, run.conversation_id)
-    assert (conversation.title, conversation.unread) == ("Hello?", 2)
+    assert (conversation.title, conversation.unread_count) == ("Hello?", 2)
     assert conversation.active_run_id is None
 
 
@@ -558,3 +568,41 @@ async def test_a_half_streamed_turn_is_begun_anew_with_a_warning(world: World) -
     assert run.conversation_id is not None
     answer, _ = await world.conversations.messages(world.principal, run.conversation_id)
     assert answer.content == whole
+
+
+async def test_text_that_no_store_accepts_is_repaired_on_its_way(world: World) -> None:
+    class Strange:
+        reference, window = "test:strange", 1000
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
+            said = "a\x00b \ud83d"
+            yield TextDelta(said)
+            parts = (
+                Text(text=said),
+                ToolUse(id="1", name="list_connectors", args={"realm": "\ud83d\x00"}),
+            )
+            done = request.messages[-1].role == "user" and len(request.messages) > 1
+            message = Message(role="assistant", parts=parts[:1] if done else parts)
+            yield Done(message, Usage(), "end_turn")
+
+    class Only:
+        def resolve(self, reference: str) -> Strange:
+            return Strange()
+
+    run = await world.start("Hello\x00 \ud83d?")
+    events = await execute(world, loop_of(world, models=Only()))  # type: ignore[arg-type]
+    assert words(events) == "a\ufffdb \ufffd\n\na\ufffdb \ufffd"
+    assert run.conversation_id is not None
+    answer, question = await world.conversations.messages(world.principal, run.conversation_id)
+    assert question.content == "Hello\ufffd \ufffd?"
+    assert answer.content == words(events)
+
+
+async def test_a_run_that_kills_its_executors_is_given_up(world: World) -> None:
+    await world.start()
+    async with world.db.system() as connection:
+        await connection.execute("UPDATE runs SET epoch = 20")
+        await connection.execute("UPDATE runs SET lease_until = NULL")
+    events = await execute(world, loop_of(world))
+    assert events[-1].type is EventType.ERROR
+    assert events[-1].data["retryable"] is False
