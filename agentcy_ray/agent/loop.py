@@ -41,6 +41,8 @@ from agentcy_ray.llm.model import Done, Message, Model, ModelRequest, ToolOffer
 from agentcy_ray.llm.registry import Models
 
 _log = structlog.get_logger(__name__)
+TAKEOVERS = 20
+"""A run that has been taken up so often is given up: it may well be what kills its executors."""
 _SEPARATOR = "\n\n"
 """Between the words of two turns."""
 
@@ -130,6 +132,9 @@ class _Execution:
         parts, run = self._parts, self._run
         if run.cancel_requested:
             raise Stopped("cancelled")
+        if run.epoch > TAKEOVERS:
+            message = f"the run was taken up {TAKEOVERS} times without an end; ask anew"
+            return self._failed("internal", message, retryable=False)
         if run.status == "waiting_approval":  # a former executor's wait; ours begins anew
             await parts.runs.move(run.key, "running")
         self._agent = await self._profile()
@@ -216,6 +221,7 @@ class _Execution:
 
     async def _stream(self, model: Model, request: ModelRequest) -> Done:
         """Stream one answer; what was shown of it is in ``_half``, also when it fails."""
+        self._control.check()
         citations = CitationStream(self._citations, self._used)
         settings = self._parts.settings
         writer = DeltaWriter(

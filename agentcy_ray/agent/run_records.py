@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentcy_ray.agent.profiles import AgentProfile
 from agentcy_ray.agent.runlog import NewEvent, RunKey
 from agentcy_ray.core.events import EventType, Usage
 from agentcy_ray.core.ids import AgentId, ConversationId, MessageId, OrgId, RunId, encode
+from agentcy_ray.core.repair import repaired
 from agentcy_ray.core.states import RUN, ends
 from agentcy_ray.core.tenancy import Principal
 
@@ -83,7 +84,7 @@ class NewRun(BaseModel):
     model: str
     """Resolved reference, see ``choose_model``."""
     realm: str | None = None
-    text: str = Field(min_length=1)
+    text: Annotated[str, BeforeValidator(repaired), Field(min_length=1)]
     idempotency_key: str | None = None
     on_disconnect: Literal["continue", "cancel"] = "continue"
     parent_run_id: UUID | None = None

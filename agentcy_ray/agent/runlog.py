@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
+import structlog
 
 from agentcy_ray.agent.follow import Follower, run_channel
 from agentcy_ray.core.clock import rfc3339
-from agentcy_ray.core.errors import LeaseLostError
+from agentcy_ray.core.errors import AgentcyError, LeaseLostError
 from agentcy_ray.core.events import EventType, RunEvent
 from agentcy_ray.core.ids import encode
+from agentcy_ray.core.repair import repaired
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
@@ -40,6 +42,7 @@ INLINE_BYTES = 8 * 1024
 """Events up to this size travel with the ring; readers fetch larger ones."""
 EVENT_BYTES = 64 * 1024
 BATCH_APPENDS = 128
+_log = structlog.get_logger(__name__)
 
 _APPEND = """
 WITH want AS (SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::int[]) AS w(run_id, epoch, n)),
@@ -131,8 +134,11 @@ class RunLog:
 
     async def ring(self, events: Sequence[RunEvent]) -> None:
         """Tell readers of events that were written by ``append_on``, after their commit."""
-        for event in events:
-            await self._bell.ring(run_channel(event.run_id), _payload(event))
+        try:
+            for event in events:
+                await self._bell.ring(run_channel(event.run_id), _payload(event))
+        except AgentcyError as error:  # a ring is a hint; readers poll, and the events stand
+            _log.warning("ring_refused", reason=error.message)
 
     async def _drain(self, org_id: UUID) -> None:
         try:
@@ -194,9 +200,9 @@ def storable(data: Mapping[str, Any]) -> dict[str, Any]:
     try:
         raw = orjson.dumps(data, default=str)
     except TypeError:  # a lone surrogate, as when a provider cuts an emoji in two
-        raw = orjson.dumps(_repaired(dict(data)), default=str)
+        raw = orjson.dumps(repaired(dict(data)), default=str)
     if b"\\u0000" in raw:
-        raw = orjson.dumps(_repaired(orjson.loads(raw)))
+        raw = orjson.dumps(repaired(orjson.loads(raw)))
     kept: dict[str, Any] = orjson.loads(raw)
     while len(orjson.dumps(kept)) > EVENT_BYTES:
         name = max(kept, key=lambda field: len(orjson.dumps(kept[field])))
@@ -205,17 +211,6 @@ def storable(data: Mapping[str, Any]) -> dict[str, Any]:
         kept[name] = text[: len(text) // 2]
         kept["truncated"] = True
     return kept
-
-
-def _repaired(value: Any) -> Any:
-    if isinstance(value, str):
-        joined = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return joined.replace("\x00", "\ufffd")
-    if isinstance(value, Mapping):
-        return {_repaired(str(key)): _repaired(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_repaired(item) for item in value]
-    return value
 
 
 async def _insert(

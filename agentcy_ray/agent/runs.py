@@ -61,14 +61,22 @@ WHERE ($1::text IS NULL OR principal->>'user_id' = $1)
   AND ($2::uuid IS NULL OR conversation_id = $2) AND ($3::uuid IS NULL OR id < $3)
 ORDER BY id DESC LIMIT $4
 """
+_WAITS = """(r.status = 'queued' OR (r.status IN ('running', 'waiting_approval')
+    AND coalesce(r.lease_until, '-infinity') < clock_timestamp()))"""
 _CLAIM = f"""
-WITH ready AS (
-  SELECT r.id FROM runs r
-  WHERE (r.status = 'queued' OR (r.status IN ('running', 'waiting_approval')
-         AND coalesce(r.lease_until, '-infinity') < clock_timestamp()))
-    AND (SELECT count(*) FROM runs b WHERE b.org_id = r.org_id
-         AND b.status IN ('running', 'waiting_approval')
-         AND b.lease_until > clock_timestamp()) < $4
+WITH busy AS (
+  SELECT org_id, count(*) AS n FROM runs
+  WHERE status IN ('running', 'waiting_approval') AND lease_until > clock_timestamp()
+  GROUP BY org_id
+),
+lined_up AS (
+  SELECT r.id, coalesce(b.n, 0)
+    + row_number() OVER (PARTITION BY r.org_id ORDER BY r.created_at) AS place
+  FROM runs r LEFT JOIN busy b ON b.org_id = r.org_id WHERE {_WAITS}
+),
+ready AS (
+  SELECT r.id FROM runs r JOIN lined_up l ON l.id = r.id
+  WHERE l.place <= $4 AND {_WAITS}
   ORDER BY r.created_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED
 )
 UPDATE runs SET status = CASE status WHEN 'queued' THEN 'running' ELSE status END,

@@ -15,6 +15,7 @@ from agentcy_ray.agent.citations import CitationStream
 from agentcy_ray.agent.runlog import NewEvent
 from agentcy_ray.core.errors import ModelError
 from agentcy_ray.core.events import EventType
+from agentcy_ray.core.repair import repaired_text
 from agentcy_ray.llm.model import Done, Model, ModelRequest, TextDelta
 
 Append = Callable[[Sequence[NewEvent]], Awaitable[object]]
@@ -90,7 +91,7 @@ class DeltaWriter:
         await self._write(*self._citations.finish())
 
     async def _flush(self) -> None:
-        text = "".join(self._waiting)
+        text = repaired_text("".join(self._waiting))
         self._waiting.clear()
         self._size = 0
         if not self._closing:

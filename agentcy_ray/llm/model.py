@@ -11,10 +11,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentcy_ray.core.events import Usage
+from agentcy_ray.core.repair import repaired
 
+CleanText = Annotated[str, BeforeValidator(repaired)]
+CleanJson = Annotated[dict[str, Any], BeforeValidator(repaired)]
 StopReason = Literal["end_turn", "tool_calls", "max_tokens", "content_filter"]
 
 
@@ -31,14 +34,14 @@ class Text(Record):
     """Words."""
 
     kind: Literal["text"] = "text"
-    text: str
+    text: CleanText
 
 
 class Thinking(Record):
     """Reasoning, sent back only to the provider that signed it."""
 
     kind: Literal["thinking"] = "thinking"
-    text: str
+    text: CleanText
     id: str | None = None
     signature: str | None = None
     provider: str | None = None
@@ -51,8 +54,8 @@ class ToolUse(Record):
     kind: Literal["tool_call"] = "tool_call"
     id: str
     name: str
-    args: dict[str, Any]
-    invalid: str | None = None
+    args: CleanJson
+    invalid: CleanText | None = None
     """The raw text when the model's arguments are no JSON object; ``args`` is then empty."""
     provider: str | None = None
     details: dict[str, Any] | None = None
@@ -64,7 +67,7 @@ class ToolReply(Record):
     kind: Literal["tool_result"] = "tool_result"
     id: str
     name: str
-    text: str
+    text: CleanText
     is_error: bool = False
 
 
