@@ -17,16 +17,11 @@ from agentcy_ray.stores.endpoints import Endpoints
 EXTERNAL = os.environ.get("NEO4J_TEST_URI")
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        "basic-embedded",
-        pytest.param(
-            "basic-external",
-            marks=pytest.mark.skipif(not EXTERNAL, reason="NEO4J_TEST_URI names no Neo4j server"),
-        ),
-    ],
-)
+ENGINES = ["basic-embedded", *(["basic-external"] if EXTERNAL else [])]
+"""``NEO4J_TEST_URI`` (with ``_USER``, ``_PASSWORD``, ``_DATABASE``) adds a Neo4j server."""
+
+
+@pytest.fixture(scope="session", params=ENGINES)
 async def engine(
     request: pytest.FixtureRequest, settings: Settings, endpoints: Endpoints
 ) -> AsyncIterator[ContextEngine]:

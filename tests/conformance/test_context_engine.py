@@ -29,7 +29,8 @@ async def test_a_node_comes_back_as_it_went_in(engine: ContextEngine, org: UUID)
     properties = {
         "text": "naïve 😀 'quoted' `ticks` \\u0041",
         "whole": 3, "broken": 3.0, "yes": True, "big": 2**62, "huge": 2**63, "empty": "",
-        "tags": ["a", "b"], "none_of_them": [], "mixed": [1, "a", None], "nested": {"a": [{"b": 1}]},
+        "tags": ["a", "b"], "none_of_them": [], "mixed": [1, "a", None],
+        "nested": {"a": [{"b": 1}]},
         "id": "clash", "id_": "clash too", "org": "mine", "_labels": ["x"], "labels": ["bug"],
         "with space": 1, "dot.ted": 2, "": "nameless", "_": "underscore",
         "url": "https://example.com/" + "x" * 4000,

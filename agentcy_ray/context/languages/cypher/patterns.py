@@ -221,7 +221,7 @@ class PatternParser(ExpressionParser):
             self.refuse("IS before a label is not supported", "write a colon")
         if not self.take(":"):
             return None
-        if self.is_sign("$"):
+        if self.token.kind == "parameter":
             self.refuse(f"the label of {what} cannot be computed", "write it out")
         return self.label_expression()
 

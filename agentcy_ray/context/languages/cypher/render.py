@@ -1,10 +1,26 @@
-"""A syntax tree to Cypher text. Names are always quoted; strings and floats become parameters."""
+"""A syntax tree to Cypher text.
+
+Labels, types and property names are always quoted; strings and floats become parameters.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, assert_never
 
 from agentcy_ray.context.languages.cypher import tree
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_KEYWORDS = frozenset(
+    """
+    ALL ALLSHORTESTPATHS ALTER AND ANY AS ASC ASCENDING ASSERT BY CALL CASE COLLECT CONSTRAINT
+    CONTAINS COUNT CREATE CSV CYPHER DELETE DESC DESCENDING DETACH DISTINCT DROP ELSE END ENDS
+    EXISTS EXPLAIN EXTRACT FALSE FIELDTERMINATOR FILTER FINISH FOR FOREACH FROM GRANT IN INDEX
+    INSERT IS JOIN KEY LIMIT LOAD MANDATORY MATCH MERGE NODE NODETACH NONE NOT NULL OF OFFSET ON
+    OPTIONAL OR ORDER PROFILE REDUCE REMOVE RETURN SCAN SET SHORTEST SHORTESTPATH SHOW SINGLE SKIP
+    START STARTS THEN TO TRUE UNION UNIQUE UNWIND USE USING WHEN WHERE WITH XOR YIELD
+    """.split()  # noqa: SIM905 one name a line would be a page
+)
 
 _ARROWS = {"out": ("-", "->"), "in": ("<-", "-"), "both": ("-", "-")}
 
@@ -18,6 +34,14 @@ def quote(name: str) -> str:
     if not name or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} cannot be a Cypher name")
     return "`" + name.replace("`", "``") + "`"
+
+
+def variable(name: str) -> str:
+    """A variable, quoted only where it must be: the embedded server does not know a quoted one
+    again inside ``all(x IN … WHERE …)``.
+    """  # fmt: skip
+    plain = _PLAIN.fullmatch(name) and name.upper() not in _KEYWORDS
+    return name if plain else quote(name)
 
 
 class Renderer:
@@ -40,7 +64,7 @@ class Renderer:
                 paths = ", ".join(self._path(path) for path in clause.paths)
                 return f"{word} {paths}{self._where(clause.where)}"
             case tree.Unwind():
-                return f"UNWIND {self.expression(clause.source)} AS {quote(clause.variable)}"
+                return f"UNWIND {self.expression(clause.source)} AS {variable(clause.variable)}"
             case tree.Projection():
                 return self._projection(clause)
             case tree.CallSubquery():
@@ -71,7 +95,7 @@ class Renderer:
         same = (
             isinstance(column.expression, tree.Variable) and column.expression.name == column.alias
         )
-        return text if same or column.alias is None else f"{text} AS {quote(column.alias)}"
+        return text if same or column.alias is None else f"{text} AS {variable(column.alias)}"
 
     # -- patterns
 
@@ -81,10 +105,10 @@ class Renderer:
             text += self._relationship(relationship) + self._node(node)
         if path.shortest:
             text = f"shortestPath({text})"
-        return text if path.variable is None else f"{quote(path.variable)} = {text}"
+        return text if path.variable is None else f"{variable(path.variable)} = {text}"
 
     def _node(self, node: tree.NodePattern) -> str:
-        parts = "" if node.variable is None else quote(node.variable)
+        parts = "" if node.variable is None else variable(node.variable)
         if node.labels is not None:
             parts += f":{self._labels(node.labels)}"
         if node.properties is not None:
@@ -92,7 +116,7 @@ class Renderer:
         return f"({parts})"
 
     def _relationship(self, relationship: tree.RelationshipPattern) -> str:
-        parts = "" if relationship.variable is None else quote(relationship.variable)
+        parts = "" if relationship.variable is None else variable(relationship.variable)
         if relationship.types is not None:
             parts += f":{self._labels(relationship.types)}"
         if relationship.hops is not None:
@@ -131,7 +155,7 @@ class Renderer:
             case tree.Parameter(name=name):
                 return f"${name}"
             case tree.Variable(name=name):
-                return quote(name)
+                return variable(name)
             case tree.Property(subject=subject, key=key):
                 return f"{text(subject)}.{quote(key)}"
             case tree.Item(subject=subject, index=index):
@@ -167,19 +191,19 @@ class Renderer:
                 whens = " ".join(f"WHEN {text(a)} THEN {text(b)}" for a, b in branches)
                 otherwise = "" if default is None else f" ELSE {text(default)}"
                 return f"CASE {self._or_empty(subject)} {whens}{otherwise} END"
-            case tree.ListComprehension(variable=variable, source=source, where=where):
+            case tree.ListComprehension(variable=bound, source=source, where=where):
                 result = expression.result
                 tail = "" if result is None else f" | {text(result)}"
-                return f"[{quote(variable)} IN {text(source)}{self._where(where)}{tail}]"
-            case tree.Quantifier(kind=kind, variable=variable, source=source, where=where):
-                return f"{kind}({quote(variable)} IN {text(source)}{self._where(where)})"
-            case tree.Reduce(accumulator=total, initial=initial, variable=variable):
+                return f"[{variable(bound)} IN {text(source)}{self._where(where)}{tail}]"
+            case tree.Quantifier(kind=kind, variable=bound, source=source, where=where):
+                return f"{kind}({variable(bound)} IN {text(source)}{self._where(where)})"
+            case tree.Reduce(accumulator=total, initial=initial, variable=bound):
                 return (
-                    f"reduce({quote(total)} = {text(initial)}, {quote(variable)} IN "
+                    f"reduce({variable(total)} = {text(initial)}, {variable(bound)} IN "
                     f"{text(expression.source)} | {text(expression.body)})"
                 )
             case tree.MapProjection(subject=subject, items=items):
-                return f"{quote(subject.name)} {{{', '.join(self._map_item(i) for i in items)}}}"
+                return f"{variable(subject.name)} {{{', '.join(self._map_item(i) for i in items)}}}"
             case tree.Subquery(kind=kind, query=query):
                 return f"{kind} {{ {self.query(query)} }}"
             case _:

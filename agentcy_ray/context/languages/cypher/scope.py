@@ -117,8 +117,8 @@ class Scoper:
     def _match(self, clause: tree.Match, visible: frozenset[str]) -> list[tree.Clause]:
         paths = tuple(self._named(path) for path in clause.paths)
         within = visible | _variables(paths)
-        ends = [p for path in clause.paths for p in self._extra(path, within)]
-        ends += [p for path in paths for p in self._node_predicates(path)]
+        ends = [p for path in paths for p in self._node_predicates(path)]
+        ends += [p for path in clause.paths for p in self._extra(path, within)]
         inner = [p for path in paths for p in self._path_predicates(path)]
         where = [] if clause.where is None else [self._inside(clause.where, within)]
         bare = tuple(self._bare(path, visible) for path in paths)
