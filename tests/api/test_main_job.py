@@ -1,0 +1,114 @@
+"""The main job through the API: connect, sync, search, ask, act with approval, audit."""
+
+from __future__ import annotations
+
+from tests.api.platform import Platform, ask
+from tests.connectors.git.repos import Repo
+
+GUIDE = b"""# Gateway
+
+The gateway balances requests over three replicas with the least-connections rule.
+
+## Restart
+
+To restart the gateway, drain it first, then run `make restart-gateway` on the bastion host.
+"""
+
+
+async def test_a_person_connects_a_repository_asks_it_and_acts_with_an_approval(
+    platform: Platform,
+) -> None:
+    owner = await platform.as_("owner")
+    repo = Repo(platform.roots / "gateway.git")
+    repo.commit({"docs/gateway.md": GUIDE, "app.py": b"def main() -> None: ...\n"}, author="Ada")
+    repo.commit({"app.py": b"def main() -> int: return 0\n"}, author="Grace", message="Return 0\n")
+
+    # connect and sync
+    source = await platform.source(name="gateway", connector="git", config={"url": str(repo.path)})
+    assert source["realm"] == "development"
+    tested = await owner.post(f"/sources/{source['id']}/test")
+    assert tested.json() == {"ok": True, "faults": []}
+    run = await platform.sync(source["id"])
+    assert (run["status"], run["error"]) == ("synced", None)
+    again = await platform.sync(source["id"])
+    assert again["status"] == "synced"
+
+    # the graph
+    stats = (await owner.get("/context/stats", params={"realm": "development"})).json()
+    assert stats["labels"]["GitCommit"] == 2
+    assert stats["labels"]["GitAuthor"] == 2
+    schema = (await owner.get("/context/schema")).json()
+    assert "TOUCHES" in {kind["name"] for kind in schema["types"]}
+    asked = {"query": "MATCH (c:GitCommit) RETURN count(c) AS n", "realm": "development"}
+    answer = (await owner.post("/context/query", json=asked)).json()
+    assert (answer["rows"], answer["truncated"]) == ([[2]], False)
+
+    # retrieval
+    found = await owner.post("/rag/hybrid", json={"query": "how to restart the gateway"})
+    assert found.status_code == 200, found.text
+    hit = found.json()["hits"][0]
+    assert "restart-gateway" in hit["snippet"]
+    assert hit["source"]["connector"] == "git"
+
+    # a question over the stream, answered offline with citations
+    conversation = await platform.conversation(realm="development")
+    events = await ask(platform, conversation, "How do I restart the gateway?")
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    text = "".join(e.data["delta"] for e in events if e.type == "content_delta")
+    assert text.startswith("Offline answer (retrieval only).")
+    assert "make restart-gateway" in text
+    assert events[-1].type == "message_end"
+    cited = [event.data for event in events if event.type == "citation"]
+    assert any(one["node_id"] == hit["node_id"] for one in cited)
+    messages = (await owner.get(f"/chat/conversations/{conversation}/messages")).json()["items"]
+    assert [message["role"] for message in messages] == ["assistant", "user"]
+    assert messages[0]["citations"]
+
+    # a governed action: it waits, a person approves, it happens once
+    folder = platform.roots / "runbooks"
+    folder.mkdir()
+    await platform.source(
+        name="runbooks", connector="files", realm="knowledge",
+        config={"root": str(folder), "writable": True},
+    )  # fmt: skip
+    desk = await platform.conversation()
+    call = {
+        "connector": "files",
+        "tool": "write_file",
+        "args": {"path": "restart.md", "content": "Drain it first.\n"},
+    }
+    path = f"/chat/conversations/{desk}/tool-calls"
+    waiting = await owner.post(path, json=call)
+    assert waiting.status_code == 202, waiting.text
+    assert waiting.json()["status"] == "pending_approval"
+    assert not list(folder.iterdir())
+    pending = (await owner.get("/approvals", params={"status": "pending"})).json()["items"]
+    assert [one["id"] for one in pending] == [waiting.json()["approval_id"]]
+    decided = await owner.post(f"/approvals/{pending[0]['id']}", json={"approved": True})
+    assert decided.status_code == 200, decided.text
+    twice = await owner.post(f"/approvals/{pending[0]['id']}", json={"approved": False})
+    assert (twice.status_code, twice.json()["error"]["code"]) == (409, "already_decided")
+    done = await _settled(platform, f"{path}/{waiting.json()['tool_call_id']}")
+    assert done["status"] == "completed", done
+    assert (folder / "restart.md").read_text() == "Drain it first.\n"
+
+    # the audit log knows all of it, and its chain holds
+    rows = (await owner.get("/policies/audit", params={"limit": 200})).json()["items"]
+    actions = [row["action"] for row in rows]
+    assert {"source.create", "chat.tool.execute", "chat.approve"} <= set(actions)
+    verified = (await owner.get("/policies/audit/verify")).json()
+    assert verified["ok"]
+    assert verified["checked"] == rows[0]["seq"]
+
+
+async def _settled(platform: Platform, path: str) -> dict[str, str]:
+    """The tool call once it has ended; an approved one is carried out in the background."""
+    import asyncio
+
+    owner = await platform.as_("owner")
+    async with asyncio.timeout(15):
+        while True:
+            answer = (await owner.get(path)).json()
+            if answer["status"] not in ("pending_approval", "waiting_approval", "dispatched"):
+                return answer
+            await asyncio.sleep(0.05)
