@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +226,7 @@ class Client:
 
 
 @contextmanager
-def open_target(file: str) -> Iterator[BinaryIO]:
+def open_target(file: str) -> Generator[BinaryIO]:
     """The file to write to; standard output for ``-``."""
     if file == "-":
         yield sys.stdout.buffer

@@ -55,8 +55,12 @@ def up(
     for warning in unclaimed():
         notes().print(f"[yellow]{warning}[/]")
     ended = threading.Event()
+
+    def stop(_signal: int, _frame: object) -> None:
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, stop)
     platform = Platform(settings, say=lambda text: notes().print(f"[dim]· {text}[/]"))
     running = platform.start()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -33,6 +33,7 @@ SNIPPET_CHARS = 1_600
 EMBEDDED_CHARS = 4_000
 """Of a longer query only the beginning is embedded; no model here reads further."""
 
+Q = TypeVar("Q", bound=RagQuery)
 Build = Callable[[int], Statement]
 
 
@@ -69,6 +70,7 @@ class SearchService:
         if query.vector_weight + query.text_weight <= 0:
             raise _invalid("text_weight", "give text_weight or vector_weight a value above 0")
         started = time.perf_counter()
+        query = _without_nul(query)
         found = await self._prepare(org_id, realms, query)
         if found is None:
             return _nothing(started)
@@ -93,6 +95,7 @@ class SearchService:
         Score: (0.7 · cosine + 0.3 · BM25) · recency. Arguments and errors as in ``hybrid``.
         """
         started = time.perf_counter()
+        query = _without_nul(query)
         found = await self._prepare(org_id, realms, query)
         if found is None:
             return _nothing(started)
@@ -123,7 +126,7 @@ class SearchService:
         self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery
     ) -> tuple[Space, Any, Sequence[str] | None] | None:
         """Space, query vector and realms; None when there is nothing to search in."""
-        text = query.query.replace("\x00", "").strip()
+        text = query.query.strip()
         if not text:
             raise _invalid("query", "the query is blank; say what to look for")
         seen = _narrowed(realms, query.realms)
@@ -133,8 +136,8 @@ class SearchService:
             space = await self._active.get(org_id)
         if space is None or seen == ():
             return None
-        space.require(self._embedder.info)
         vectors: Matrix = await self._embedder.embed([text[:EMBEDDED_CHARS]])
+        space.require(self._embedder.info)  # known once it has answered, if it is far away
         return space, vectors[0], seen
 
     async def _rows(
@@ -167,6 +170,13 @@ class SearchService:
             raise QueryTimeoutError(
                 "the search took too long and was stopped; narrow it by realms, labels or sources"
             ) from error
+
+
+def _without_nul(query: Q) -> Q:
+    """``query`` without the one character that no text of Postgres holds."""
+    if "\x00" not in query.query:
+        return query
+    return query.model_copy(update={"query": query.query.replace("\x00", "")})
 
 
 def _narrowed(realms: Sequence[str] | None, asked: Sequence[str]) -> tuple[str, ...] | None:

@@ -99,6 +99,7 @@ def start(settings: Settings, config: ClusterConfig) -> dict[str, Any]:
     """
     import ray
 
+    context: Any
     common: dict[str, Any] = {
         "namespace": NAMESPACE,
         "log_to_driver": False,

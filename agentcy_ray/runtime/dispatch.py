@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from agentcy_ray.connectors.local_dispatch import settle
 from agentcy_ray.core.errors import ConnectorUnavailableError, OutcomeUnknownError
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 from agentcy_ray.runtime.cluster import NAMESPACE
@@ -140,7 +141,8 @@ class RayDispatcher:
             ConnectorUnavailableError: the host is not up; nothing was sent.
             OutcomeUnknownError: the host died with the call in flight.
         """
-        return await self._lanes[choose_host(request.source_id, self._hosts)].submit(request)
+        lane = self._lanes[choose_host(request.source_id, self._hosts)]
+        return settle(await lane.submit(request))
 
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         """Stop waiting for reads in flight."""
@@ -156,7 +158,7 @@ class RayDispatcher:
         """
         name = choose_host(source_id, self._hosts)
         try:
-            host = ray.get_actor(name, namespace=NAMESPACE)
+            host: Any = ray.get_actor(name, namespace=NAMESPACE)
             fault = await host.check_source.remote(org_id, source_id)
         except (RayError, ValueError) as error:
             raise ConnectorUnavailableError(

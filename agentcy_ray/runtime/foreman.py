@@ -20,9 +20,8 @@ from agentcy_ray.runtime.ingest_workers import IngestWorker
 from agentcy_ray.runtime.session_hosts import SessionHost
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
 class Foreman:
-    """Creates the shared actors and keeps their handles, which keeps them alive."""
+    """Actor class. Creates the shared actors and keeps their handles, which keeps them alive."""
 
     def __init__(self) -> None:
         config = load_cluster_config(Settings.load().agentcy_cluster_config)
@@ -37,25 +36,38 @@ class Foreman:
         return list(self._actors)
 
 
-def _options(name: str, **resources: float) -> dict[str, Any]:
-    return {"name": name, "namespace": NAMESPACE, "get_if_exists": True, **resources}
+def _make(cls: type[Any], name: str, concurrency: int, args: tuple[Any, ...], **need: float) -> Any:
+    """Start a named actor that Ray restarts when it dies.
+
+    Calls are never retried by Ray: a tool call may have had its effect already.
+    """
+    remote: Any = ray.remote(cls)
+    return remote.options(
+        name=name,
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=concurrency,
+        **need,
+    ).remote(*args)
 
 
 def _session_hosts(config: ClusterConfig) -> dict[str, Any]:
     cpus = config.session_hosts.num_cpus
     return {
-        name: SessionHost.options(**_options(name, num_cpus=cpus)).remote()
+        name: _make(SessionHost, name, 1000, (), num_cpus=cpus)
         for name in names.session_hosts(config)
     }
 
 
 def _embedders(config: ClusterConfig) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    part, made = config.embedding, dict[str, Any]()
     for name in names.embedders(config):
-        options = _options(
-            name, num_cpus=config.embedding.num_cpus, num_gpus=config.embedding.num_gpus
-        )
-        made[name] = EmbeddingActor.options(**options).remote(config.embedding.threads)
+        made[name] = _make(
+            EmbeddingActor, name, 200, (part.threads,),
+            num_cpus=part.num_cpus, num_gpus=part.num_gpus,
+        )  # fmt: skip
         made[name].warm.remote()
     return made
 
@@ -63,8 +75,6 @@ def _embedders(config: ClusterConfig) -> dict[str, Any]:
 def _ingest_workers(config: ClusterConfig) -> dict[str, Any]:
     cpus = config.ingest.num_cpus
     return {
-        name: IngestWorker.options(**_options(name, num_cpus=cpus)).remote(
-            name, names.embedders(config)
-        )
+        name: _make(IngestWorker, name, 2, (name, names.embedders(config)), num_cpus=cpus)
         for name in names.ingest_workers(config)
     }

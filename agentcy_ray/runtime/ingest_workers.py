@@ -11,7 +11,6 @@ import os
 import threading
 from typing import Any
 
-import ray
 import structlog
 
 from agentcy_ray.core.settings import Settings
@@ -19,9 +18,8 @@ from agentcy_ray.core.settings import Settings
 log = structlog.get_logger(__name__)
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class IngestWorker:
-    """Runs one job at a time."""
+    """Actor class. Runs one job at a time."""
 
     def __init__(self, name: str, embedders: list[str]) -> None:
         self._name = name

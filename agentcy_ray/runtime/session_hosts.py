@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import ray
-
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
@@ -51,9 +49,8 @@ class _Mailbox:
         return ready
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=1000)
 class SessionHost:
-    """Holds the sessions of the sources that hash to it."""
+    """Actor class. Holds the sessions of the sources that hash to it."""
 
     def __init__(self) -> None:
         self._boxes: dict[str, _Mailbox] = {}

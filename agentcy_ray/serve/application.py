@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
@@ -22,7 +23,7 @@ def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
     """Run both applications on the connected cluster; returns when they answer."""
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
-        http_options=HTTPOptions(host=settings.agentcy_host, port=port, access_log=False),
+        http_options=HTTPOptions(host=settings.agentcy_host, port=port),
         logging_config=quiet,
     )
     targets = [
@@ -65,7 +66,7 @@ def build_agent(config: ClusterConfig, logging_config: LoggingConfig) -> Any:
         logging_config=logging_config,
         deployment_actors=[
             DeploymentActorConfig(
-                name="foreman", actor_class=Foreman, actor_options={"num_cpus": 0}
+                name="foreman", actor_class=ray.remote(Foreman), actor_options={"num_cpus": 0}
             )
         ],
     ).bind(config.agent.runs_per_replica)

@@ -11,7 +11,7 @@ from agentcy_ray.serve.wiring import api_application, open_platform
 
 
 @serve.deployment(name="api")
-@serve.ingress(api_application)
+@serve.ingress(api_application)  # pyright: ignore[reportUntypedClassDecorator]
 class Api:
     """Serves HTTP. Stateless: any replica answers any request and follows any run's log."""
 
