@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.ids import SourceId, SpaceId
 
@@ -13,8 +13,16 @@ MAX_QUERY_CHARS = 65_536
 MAX_TOP_K = 100
 MAX_FILTER_VALUES = 100
 
-Scalar = str | int | float | bool
-Values = Annotated[tuple[str, ...], Field(max_length=MAX_FILTER_VALUES)]
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("contains the character U+0000, which no stored text holds")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Scalar = Text | int | float | bool
+Values = Annotated[tuple[Text, ...], Field(max_length=MAX_FILTER_VALUES)]
 
 
 class Filters(BaseModel):
@@ -31,7 +39,7 @@ class Filters(BaseModel):
     before: datetime | None = None
     """Last seen or changed before this time."""
     exclude: Annotated[
-        dict[str, Scalar | Annotated[list[Scalar], Field(max_length=MAX_FILTER_VALUES)]],
+        dict[Text, Scalar | Annotated[list[Scalar], Field(max_length=MAX_FILTER_VALUES)]],
         Field(max_length=MAX_FILTER_VALUES),
     ] = Field(default_factory=dict)
     """Property → value or values; a node with an equal property is left out."""

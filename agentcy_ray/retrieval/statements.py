@@ -118,8 +118,8 @@ class _Builder:
         if filters.sources:
             names, ids = self.add(list(filters.sources)), self.add(_source_ids(filters.sources))
             tests.append(
-                "source_id = ANY(ARRAY(SELECT s.id FROM sources s "
-                f"WHERE s.name = ANY({names}::text[]) OR s.id = ANY({ids}::uuid[])))"
+                f"source_id = ANY({ids}::uuid[] || ARRAY("
+                f"SELECT s.id FROM sources s WHERE s.name = ANY({names}::text[])))"
             )
         if filters.after:
             tests.append(f"seen_at >= {self.add(filters.after)}")
