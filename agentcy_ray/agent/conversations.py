@@ -267,6 +267,13 @@ class ConversationStore:
             ) from None
 
 
+async def note_read(
+    connection: Connection, org_id: UUID, conversation_id: UUID, user_id: UUID, seq: int
+) -> None:
+    """Note inside the caller's transaction that a user has read up to ``seq``."""
+    await connection.execute(_READ, org_id, conversation_id, user_id, seq)
+
+
 async def add_message(
     connection: Connection,
     org_id: UUID,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -27,13 +28,12 @@ CLAIM_AT_ONCE = 16
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
 class _Held:
     """A run in execution."""
 
-    def __init__(self, run: Run, task: asyncio.Task[None], control: RunControl) -> None:
-        self.run = run
-        self.task = task
-        self.control = control
+    run: Run
+    control: RunControl
 
 
 class Executor:
@@ -71,6 +71,7 @@ class Executor:
         self._renew_secs = renew_secs
         self._poll_secs = poll_secs
         self._held: dict[UUID, _Held] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def held(self) -> tuple[UUID, ...]:
@@ -97,9 +98,8 @@ class Executor:
             finally:
                 for held in self._held.values():
                     held.control.stop("handover")
-                tasks = [held.task for held in self._held.values()]
-                if tasks:
-                    await asyncio.wait(tasks)
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
                 for helper in helpers:
                     helper.cancel()
 
@@ -114,9 +114,13 @@ class Executor:
             _log.warning("no_claims", reason=error.message)
             return False
         for run in claimed:
+            if run.id in self._held:  # our own lease had lapsed; we are our successor
+                self._held[run.id].control.stop("lost")
             control = RunControl()
             task = asyncio.create_task(self._execute(run, control, ear), name=f"run-{run.id.hex}")
-            self._held[run.id] = _Held(run, task, control)
+            task.add_done_callback(self._tasks.discard)
+            self._tasks.add(task)
+            self._held[run.id] = _Held(run, control)
         return bool(claimed)
 
     async def _execute(self, run: Run, control: RunControl, ear: Ear) -> None:
@@ -133,7 +137,9 @@ class Executor:
         except Exception:
             log.exception("run_left", reason="internal")
         finally:
-            del self._held[run.id]
+            held = self._held.get(run.id)
+            if held is not None and held.control is control:  # else it is our successor's
+                del self._held[run.id]
             ear.hear(None)  # there is room for another
 
     def _cancel(self, run_id: UUID) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from agentcy_ray.agent.conversations import add_message
+from agentcy_ray.agent.conversations import add_message, note_read
 from agentcy_ray.agent.run_records import Ending, NewRun, Run, RunInput, Started, cancelled
 from agentcy_ray.agent.runlog import NewEvent, RunKey, RunLog, append_on, lease_lost
 from agentcy_ray.core.errors import ConflictError, NotFoundError, TooLargeError
@@ -289,10 +289,11 @@ async def _insert(
     assert row is not None
     run = _run(row)
     if new.conversation_id is not None:
-        await add_message(
+        seq = await add_message(
             connection, principal.org_id, new.conversation_id, message_id=new_id(), role="user",
             content=new.text, run_id=run_id,
         )  # fmt: skip
+        await note_read(connection, principal.org_id, new.conversation_id, principal.user_id, seq)
     conversation = new.conversation_id
     start: NewEvent = (
         EventType.MESSAGE_START,

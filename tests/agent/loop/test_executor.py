@@ -15,7 +15,7 @@ from agentcy_ray.agent.executor import Executor
 from agentcy_ray.agent.loop import AgentLoop
 from agentcy_ray.agent.run_records import NewRun, Run
 from agentcy_ray.agent.runlog import RunLog
-from agentcy_ray.agent.runs import RUNS_PER_ORG, RunStore
+from agentcy_ray.agent.runs import QUEUED_CHANNEL, RUNS_PER_ORG, RunStore
 from agentcy_ray.connectors.source_records import NewSource
 from agentcy_ray.core.events import EventType, RunEvent
 from agentcy_ray.llm.scripted import scripted_reference
@@ -178,6 +178,27 @@ async def test_a_run_whose_lease_was_taken_is_let_go(world: World) -> None:
         while executor.held:
             await asyncio.sleep(0)
     assert not (await log_of(world, run))[-1].terminal
+
+
+async def test_an_executor_may_be_its_own_successor(world: World) -> None:
+    run = await world.start(model="scripted:tokens=150,itl=2")
+    async with working(world, loop_of(world)) as executor:
+        await seen(world, run, lambda event: event.type is EventType.CONTENT_DELTA)
+        async with world.db.system() as connection:
+            await connection.execute("UPDATE runs SET lease_until = now() - interval '1 second'")
+        await world.bell.ring(QUEUED_CHANNEL, {"run": run.id.hex})
+        restarted = await seen(world, run, lambda event: event.type is EventType.WARNING)
+        await seen(
+            world, run, lambda e: e.type is EventType.CONTENT_DELTA and e.seq > restarted.seq
+        )
+        assert executor.held == (run.id,)  # the successor's hold outlives the former's end
+        events = await ended(world, run)
+        while executor.held:
+            await asyncio.sleep(0)
+    again = await world.runs.get(world.principal, run.id)
+    assert (again.status, again.finish_reason) == ("completed", "end_turn")
+    assert again.epoch == 2
+    assert len(of(events, EventType.WARNING)) == 1
 
 
 # -- killed processes, with the real gates -------------------------------------------------------

@@ -72,8 +72,11 @@ async def test_a_run_streams_from_start_to_one_end_and_leaves_its_message(world:
     assert (answer.role, answer.content, answer.seq) == ("assistant", "Good day to you.", 2)
     assert answer.id == run.message_id
     conversation = await world.conversations.get(world.principal, run.conversation_id)
-    assert (conversation.title, conversation.unread_count) == ("Hello?", 2)
+    assert (conversation.title, conversation.unread_count) == ("Hello?", 1)
     assert conversation.active_run_id is None
+    await world.conversations.mark_read(world.principal, run.conversation_id, 99)
+    (conversation,) = await world.conversations.list(world.principal)
+    assert conversation.unread_count == 0
 
 
 async def test_the_transcript_of_the_conversation_is_told_to_the_model(world: World) -> None:
