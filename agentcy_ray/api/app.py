@@ -11,20 +11,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from starlette.middleware.cors import CORSMiddleware
 
 from agentcy_ray import __version__
-from agentcy_ray.api import errors
+from agentcy_ray.api import errors, openapi
 from agentcy_ray.api.authentication import Caller
 from agentcy_ray.api.metrics import Metrics
-from agentcy_ray.api.middleware import Authentication, BodyLimit, RequestFrame
+from agentcy_ray.api.middleware import Cors, Frame, Gate
+from agentcy_ray.api.openapi import PREFIX
 from agentcy_ray.api.routes import all_routers, outside
 from agentcy_ray.api.services import Services
 from agentcy_ray.core.errors import StoreUnavailableError
 from agentcy_ray.core.settings import Settings
 
-PREFIX = "/api/v1"
 Opener = Callable[[], Awaitable[Services]]
 
 
@@ -52,6 +50,7 @@ def create_app(settings: Settings, open_services: Opener) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        redirect_slashes=False,
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -59,18 +58,20 @@ def create_app(settings: Settings, open_services: Opener) -> FastAPI:
     for router in all_routers():
         app.include_router(router, prefix=PREFIX)
     outside(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
-    app.add_middleware(Authentication, authenticator=_LateAuthenticator(app))
     app.add_middleware(
-        CORSMiddleware,
-        allow_origins=list(settings.cors_allowed_origins),
-        allow_methods=["*"],
-        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-        expose_headers=["x-request-id", "idempotent-replay"],
+        Gate, authenticator=_LateAuthenticator(app), limit=settings.agentcy_max_body_bytes
     )
-    app.add_middleware(BodyLimit, limit=settings.agentcy_max_body_bytes)
-    app.add_middleware(RequestFrame, observe=app.state.metrics.request)
+    if settings.cors_allowed_origins:
+        app.add_middleware(
+            Cors,
+            allow_origins=settings.cors_allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["x-request-id", "idempotent-replay"],
+        )
+    app.add_middleware(Frame, observe=app.state.metrics.request)
     return app
 
 
@@ -87,30 +88,8 @@ class _LateAuthenticator:
         return await services.authenticator.bearer(header)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The schema with the one error body on every operation, built once."""
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, built once."""
     if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-        )
-        schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-        model = errors.ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= model.pop("$defs", {}) | {"ErrorBody": model}
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        schema["components"]["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-        }
-        answer = {
-            "description": "Error",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
-        }
-        for path in schema.get("paths", {}).values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-                operation["responses"]["4XX"] = operation["responses"]["5XX"] = answer
-        app.openapi_schema = schema
+        app.openapi_schema = openapi.build(app)
     return app.openapi_schema

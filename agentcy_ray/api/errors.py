@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from agentcy_ray.core.errors import AgentcyError, InvalidError, RateLimitedError
+from agentcy_ray.core.errors import AgentcyError, BadRequestError, InvalidError, RateLimitedError
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +75,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        broken = next((f for f in error.errors() if f["type"] == "json_invalid"), None)
+        if broken is not None:
+            why = broken.get("ctx", {}).get("error", "it does not parse")
+            message = f"the body is not JSON at byte {broken['loc'][-1]}: {why}"
+            return error_response(BadRequestError(message), request_id(request))
         faults = [
             {"loc": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
             for fault in error.errors()
@@ -86,6 +91,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, AgentcyError):  # raised while the body was read
+            return error_response(error.__cause__, request_id(request))
         code = _FRAMEWORK.get(error.status_code, "bad_request")
         body = {
             "code": code,

@@ -19,11 +19,18 @@ class Metrics:
             ["method", "route", "status"], registry=self.registry,
         )  # fmt: skip
         self.streams = Gauge("agentcy_sse_streams", "Open event streams.", registry=self.registry)
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route, str(status)).observe(seconds)
+        key = (method, route, status)
+        found = self._children.get(key)
+        if found is None:  # finding a child by its labels costs more than counting with it
+            labels = (method, route, str(status))
+            found = (self._requests.labels(*labels), self._seconds.labels(*labels))
+            self._children[key] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def text(self) -> bytes:
         """The exposition text."""

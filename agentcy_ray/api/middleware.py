@@ -1,40 +1,61 @@
-"""The way in: request id, body limit, authentication. Plain ASGI, since every request pays for it.
+"""The way in, as plain ASGI, since every request pays for it.
 
-Order: request id → body and header limits → CORS → authentication → (in the route) permission and
-policy on the action → handler → error shape.
+Order: request id → body and header limits → authentication → (in the route) permission and policy
+on the action → handler → error shape. CORS, where it is on, lies between frame and gate.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentcy_ray.api.authentication import Authenticator
+from agentcy_ray.api.authentication import Caller
 from agentcy_ray.api.errors import error_response, internal_response
-from agentcy_ray.core.errors import AgentcyError, TooLargeError
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    BadRequestError,
+    MediaTypeError,
+    TooLargeError,
+)
 from agentcy_ray.core.ids import base32, new_id
 
 log = structlog.get_logger(__name__)
 
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9_-]{8,64}$")
-_SECURITY_HEADERS = (
+MAX_HEADER_BYTES = 65_536
+Observe = Callable[[str, str, int, float], None]
+"""(method, route, status, seconds) of an answered request."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+_BODIES = frozenset({"POST", "PUT", "PATCH"})
+_JSON = re.compile(rb"application/(json|[a-z0-9.+-]+\+json)\s*(;|$)", re.IGNORECASE)
+_SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (b"cache-control", b"no-store"),
-)
+]
+_NO_STORE = (b"cache-control", b"no-store")
 
 
-class RequestFrame:
+class BearerAuthenticator(Protocol):
+    """Finds the caller behind an ``Authorization`` header."""
+
+    async def bearer(self, header: bytes) -> Caller:
+        """The caller, or ``UnauthenticatedError``."""
+        ...
+
+
+class Frame:
     """Outermost: gives the request its id, answers what nothing else has, counts and times."""
 
-    def __init__(self, app: ASGIApp, observe: Any) -> None:
+    def __init__(self, app: ASGIApp, observe: Observe) -> None:
         self._app = app
         self._observe = observe
 
@@ -43,8 +64,7 @@ class RequestFrame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else f"req_{base32(new_id().int)}"
+        request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.perf_counter(), 0
 
@@ -52,18 +72,11 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
-                headers["x-request-id"] = request_id
-                present = {name for name, _ in message["headers"]}
-                message["headers"] += [h for h in _SECURITY_HEADERS if h[0] not in present]
+                _dress(message, request_id)
             await send(message)
 
         try:
             await self._app(scope, receive, sender)
-        except AgentcyError as error:
-            if status:
-                raise
-            await error_response(error, request_id)(scope, receive, sender)
         except Exception:
             log.exception("request failed", request_id=request_id, path=scope["path"])
             if status:
@@ -77,11 +90,32 @@ class RequestFrame:
             )  # fmt: skip
 
 
-class BodyLimit:
-    """Refuse bodies over the cap, by their declared length or as they arrive."""
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return f"req_{base32(new_id().int)}"
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+
+def _dress(message: Message, request_id: str) -> None:
+    """Add the headers that every answer carries."""
+    headers = message["headers"] = list(message.get("headers", ()))
+    headers.append((b"x-request-id", request_id.encode()))
+    headers.extend(_SECURITY_HEADERS)
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append(_NO_STORE)
+
+
+class Gate:
+    """Limits of headers and body, JSON bodies only, and the caller behind a bearer token.
+
+    A route that needs a caller asks for it by its permission; a bad token is refused here, on any
+    route.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: BearerAuthenticator, limit: int) -> None:
         self._app = app
+        self._authenticator = authenticator
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,41 +123,71 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with suppress(ValueError):
-            if int(Headers(scope=scope).get("content-length", "0")) > self._limit:
-                raise self._too_large()
-        seen = 0
-
-        async def receiver() -> Message:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self._limit:
-                    raise self._too_large()
-            return message
-
-        await self._app(scope, receiver, send)
-
-    def _too_large(self) -> TooLargeError:
-        return TooLargeError(f"the body passes {self._limit:,} bytes; send less at once")
-
-
-class Authentication:
-    """Put the principal of a bearer token into the request's state.
-
-    A route that needs one asks for it by its permission; a bad token is refused here, on any route.
-    """
-
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
-        self._app = app
-        self._authenticator = authenticator
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] == "http":
-            for name, value in scope["headers"]:
-                if name == b"authorization":
-                    scope["state"]["caller"] = await self._authenticator.bearer(value)
-                    break
+        try:
+            receive = await self._enter(scope, receive)
+        except AgentcyError as error:
+            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
         await self._app(scope, receive, send)
+
+    async def _enter(self, scope: Scope, receive: Receive) -> Receive:
+        """Check the head of the request; returns a ``receive`` that watches its body.
+
+        Raises:
+            AgentcyError: why it may not go on.
+        """
+        size, token, length, kind, chunked = 0, None, b"", b"", False
+        for name, value in scope["headers"]:
+            size += len(name) + len(value)
+            if name == b"authorization":
+                token = value
+            elif name == b"content-length":
+                length = value
+            elif name == b"content-type":
+                kind = value
+            elif name == b"transfer-encoding":
+                chunked = True
+        if size > MAX_HEADER_BYTES:
+            raise BadRequestError(f"the headers pass {MAX_HEADER_BYTES:,} bytes; send less")
+        if length.isdigit() and int(length) > self._limit:
+            raise too_large(self._limit)
+        if token is not None:
+            scope["state"]["caller"] = await self._authenticator.bearer(token)
+        if not chunked and length in (b"", b"0"):
+            return receive
+        if scope["method"] in _BODIES and not _JSON.match(kind):
+            raise MediaTypeError("send the body as application/json, with that Content-Type")
+        return _limited(receive, self._limit) if chunked else receive
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Count a body that came without its length as it arrives."""
+    seen = 0
+
+    async def receiver() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise too_large(limit)
+        return message
+
+    return receiver
+
+
+def too_large(limit: int) -> TooLargeError:
+    """The refusal of a body over the cap."""
+    return TooLargeError(f"the body passes {limit:,} bytes; send less at once")
+
+
+class Cors(CORSMiddleware):
+    """Cross-origin requests from the allowed origins; a refused preflight has our error shape."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight request."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        said = bytes(answer.body).decode()
+        error = BadRequestError(f"{said}; allow the origin by CORS_ALLOWED_ORIGINS")
+        return error_response(error, "req_preflight")

@@ -14,6 +14,7 @@ AgentcyError                      code, status, message, details; picklable, so 
 │   │   └── CancelledByRequestError       cancelled: somebody asked for the work to stop
 │   ├── GoneError                     410  approval_expired, event_log_gone
 │   ├── TooLargeError                 413  payload_too_large, result_too_large
+│   ├── MediaTypeError                415  unsupported_media_type
 │   ├── RateLimitedError              429  rate_limited, quota_exceeded
 │   └── InvalidError                  422  validation_failed
 │       ├── SourceConfigError             source_config_invalid, with its kind
@@ -180,6 +181,13 @@ class TooLargeError(RequestError):
 
     code = "payload_too_large"
     status = 413
+
+
+class MediaTypeError(RequestError):
+    """The body has a media type that the route does not read."""
+
+    code = "unsupported_media_type"
+    status = 415
 
 
 class RateLimitedError(Transient, RequestError):

@@ -25,6 +25,8 @@ from agentcy_ray.core.errors import NotFoundError
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES = {c: i for i, c in enumerate(ALPHABET)} | {"O": 0, "I": 1, "L": 1}
 _TEXT_LENGTH = 26  # 128 bits in groups of 5, the first group holds 3
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+_SHIFTS = range(120, -1, -10)
 
 
 def new_id() -> UUID:
@@ -38,7 +40,7 @@ def new_id() -> UUID:
 
 def base32(value: int) -> str:
     """128 bits as 26 characters of Crockford base32, upper case."""
-    return "".join(ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
 
 
 def encode(prefix: str, value: UUID) -> str:

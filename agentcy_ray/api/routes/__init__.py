@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
+from agentcy_ray.api.openapi import PING
 from agentcy_ray.api.routes import (
     agents,
     approvals,
@@ -21,8 +22,6 @@ from agentcy_ray.api.routes import (
     tools,
 )
 
-PREFIX = "/api/v1"
-
 
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
@@ -37,4 +36,4 @@ def outside(app: FastAPI) -> None:
     """Routes outside the versioned API, and the hot ones that bypass FastAPI's machinery."""
     health.install(app)
     # First, so that a request for it is not matched against every other route before.
-    app.router.routes.insert(0, Route(f"{PREFIX}/auth/ping", auth.ping, methods=["GET"]))
+    app.router.routes.insert(0, Route(PING, auth.ping, methods=["GET"]))

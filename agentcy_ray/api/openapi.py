@@ -1,0 +1,97 @@
+"""The OpenAPI document: every route, its permission, and the one error body on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from agentcy_ray.api.errors import ErrorBody
+from agentcy_ray.api.permit import ANY, permission_of
+
+PREFIX = "/api/v1"
+PING = f"{PREFIX}/auth/ping"
+OPEN = frozenset({"/auth/config", "/auth/login", "/auth/refresh"})
+"""Routes below the prefix that ask for no login."""
+
+
+def permissions(app: FastAPI) -> dict[tuple[str, str], str | None]:
+    """(method, path) of each route below the prefix → its permission; None = it names none."""
+    return {
+        (method, route.path): next(_named(route.dependant), None)
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.path.startswith(PREFIX)
+        for method in route.methods
+    } | {("GET", PING): ANY}
+
+
+def _named(dependant: Dependant) -> Iterator[str]:
+    for child in dependant.dependencies:
+        name = permission_of(child.call)
+        if name is not None:
+            yield name
+        yield from _named(child)
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """The document, with what FastAPI does not know of."""
+    schema = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    paths: dict[str, Any] = schema.setdefault("paths", {})
+    paths[PING] = {"get": _ping()}
+    paths[f"{PREFIX}/openapi.json"] = {"get": _document()}
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    model = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= model.pop("$defs", {}) | {"ErrorBody": model}
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    }
+    needed = permissions(app)
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            _complete(operation, needed.get((method.upper(), path)))
+    return schema
+
+
+def _complete(operation: dict[str, Any], permission: str | None) -> None:
+    """Put error body and permission into an operation."""
+    answer = {
+        "description": "Error",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    }
+    operation["responses"].pop("422", None)
+    operation["responses"]["4XX"] = operation["responses"]["5XX"] = answer
+    operation["security"] = [] if permission is None else [{"bearer": []}]
+    if permission not in (None, ANY):
+        operation["x-permission"] = permission
+
+
+def _ping() -> dict[str, Any]:
+    return {
+        "tags": ["auth"],
+        "summary": "The cheapest authenticated route",
+        "operationId": "ping",
+        "responses": {
+            "200": {
+                "description": "The token is good.",
+                "content": {"application/json": {"example": {"ok": True}}},
+            }
+        },
+    }
+
+
+def _document() -> dict[str, Any]:
+    return {
+        "tags": ["auth"],
+        "summary": "This document",
+        "operationId": "openapi",
+        "responses": {"200": {"description": "OpenAPI 3.1.", "content": {"application/json": {}}}},
+    }
