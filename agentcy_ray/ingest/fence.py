@@ -4,7 +4,7 @@ A publisher writes inside ``Lease.hold``: a transaction that has the engine's wr
 writer at a time per engine) and a share lock on the lease row at its own epoch. A successor raises
 the epoch by updating that row, so it waits for the write that is under way, and every later write
 of the former owner finds another epoch and is refused. A former owner that hangs inside ``hold`` is
-cut off by the server after the lease time and loses the transaction with its locks.
+cut off by the server after some lease times and loses the transaction with its locks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from agentcy_ray.stores.postgres import Database
+
+HANG_LEASES = 5
+"""An owner that does nothing inside ``hold`` for so many lease times is cut off by the server."""
 
 _log = structlog.get_logger(__name__)
 
@@ -90,7 +93,9 @@ class Lease:
         """
         async with self.db.tenant(self.org_id) as connection:
             await connection.execute(
-                _LOCK_ENGINE, self.engine_lock if engine else None, str(int(self.secs * 1000))
+                _LOCK_ENGINE,
+                self.engine_lock if engine else None,
+                str(int(HANG_LEASES * self.secs * 1000)),
             )
             if not await connection.fetchval(_CHECK, self.source_id, self.epoch):
                 raise self._lost()

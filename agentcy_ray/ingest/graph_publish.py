@@ -1,8 +1,9 @@
 """Writing a difference into the context engine, in an order that can be cut off anywhere.
 
-Nodes first, then edges, then what is gone: edges before nodes. Each batch is written under the
-fence together with its cursor. A publish that resumes begins again at the window it was in; engine
-writes are idempotent, so doing up to a window twice leaves the same graph.
+Nodes first, then edges, then what is gone: edges before nodes. Each window of rows is written under
+the fence together with its cursor, two batches at a time: the engine encodes one while its server
+writes the other. A publish that resumes begins again at the window it was in; engine writes are
+idempotent, so doing part of a window twice leaves the same graph.
 
 An edge is applied when both its ends are in the new state, else it waits in ``dangling_edges``. An
 edge whose end went away goes back there, and is archived in the engine.
@@ -25,7 +26,7 @@ from agentcy_ray.ingest.dangling import drop_dangling, put_dangling
 from agentcy_ray.ingest.diff import Difference
 from agentcy_ray.ingest.fence import Lease
 from agentcy_ray.ingest.merge import flat
-from agentcy_ray.ingest.pipeline import ahead
+from agentcy_ray.ingest.pipeline import ahead, overlapped
 from agentcy_ray.ingest.progress import Meter, Track
 from agentcy_ray.ingest.state import Keys
 
@@ -100,14 +101,16 @@ class GraphPublisher:
 
     async def _upsert(self, stage: str, work: Iterator[Upserts], track: Track) -> None:
         write = self.engine.upsert_nodes if stage == "nodes" else self.engine.upsert_edges
+
+        async def one(batch: pa.RecordBatch) -> None:
+            await write(self.lease.org_id, batch, self.at)
+            self.meter.add(track, batch.num_rows)
+            self.probe(f"{stage}_batch")
+
         async with aclosing(ahead(work)) as windows:
             async for window in windows:
-                for batch in window.batches:
-                    async with self.lease.hold(engine=True):
-                        await write(self.lease.org_id, batch, self.at)
-                    self.meter.add(track, batch.num_rows)
-                    self.probe(f"{stage}_batch")
                 async with self._window(stage, window.last) as connection:
+                    await overlapped(window.batches, one)
                     await self._move_waiting(connection, window)
 
     async def _move_waiting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
@@ -53,6 +53,24 @@ async def buffered(items: AsyncIterator[T], depth: int = 2) -> AsyncGenerator[T]
     finally:
         producer.cancel()
         await asyncio.wait({producer})
+
+
+async def overlapped(
+    items: Iterable[T], work: Callable[[T], Awaitable[None]], depth: int = 2
+) -> None:
+    """Work on items in their order of start, ``depth`` at a time; the first error ends all."""
+    room = asyncio.Semaphore(depth)
+
+    async def one(item: T) -> None:
+        try:
+            await work(item)
+        finally:
+            room.release()
+
+    async with tasks() as group:
+        for item in items:
+            await room.acquire()
+            group.create_task(one(item))
 
 
 @asynccontextmanager
