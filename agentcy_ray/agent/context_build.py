@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -16,8 +17,15 @@ from agentcy_ray.agent.citations import Citations, Piece
 from agentcy_ray.agent.conversations import ConversationStore
 from agentcy_ray.agent.profiles import AgentProfile
 from agentcy_ray.agent.run_records import Run
-from agentcy_ray.context.engine import ContextEngine, Node, Scope, SearchQuery, Subgraph
-from agentcy_ray.core.errors import BackendError
+from agentcy_ray.context.engine import (
+    ContextEngine,
+    Node,
+    Query,
+    Scope,
+    SearchQuery,
+    Subgraph,
+)
+from agentcy_ray.core.errors import BackendError, RequestError
 from agentcy_ray.llm.model import Evidence, Message, Record, estimate_tokens
 from agentcy_ray.retrieval.queries import HybridQuery, SearchHits
 
@@ -25,6 +33,10 @@ ENTITIES = 5
 HITS = 6
 CANDIDATES = 8
 NEIGHBOURS = 25
+SEARCHES = 2
+SEARCH_SECS = 1.0
+TERM_WORDS = 6
+_BY_NAME = "MATCH (n) WHERE n.name IN $names RETURN n.id"
 PIECE_CHARS = 4000
 TRANSCRIPT_SHARE = 0.5
 """Part of the window that the transcript may take."""
@@ -104,7 +116,7 @@ class ContextBuilder:
         pieces: list[Piece] = []
         warnings: list[str] = []
         for part in found:
-            if isinstance(part, BackendError):
+            if isinstance(part, BackendError | RequestError):
                 warnings.append(part.message)
             elif isinstance(part, BaseException):
                 raise part
@@ -144,22 +156,49 @@ class ContextBuilder:
         return (*reversed(kept), asked)
 
     async def _entities(self, scope: Scope, question: str) -> list[Piece]:
-        if scope.realms == ():
-            return []
+        """Entities whose name stands in the question, with what is one hop away."""
         terms = named_terms(question)
-        answers = await asyncio.gather(
-            *(self._engine.search(scope, SearchQuery(text=term, limit=10)) for term in terms)
-        )
-        nodes: dict[str, Node] = {}
-        for term, answer in zip(terms, answers, strict=True):
-            for node in answer.hits:
-                if _names(node, term):
-                    nodes.setdefault(node.id, node)
-        chosen = list(nodes.values())[:ENTITIES]
+        if not terms or scope.realms == ():
+            return []
+        nodes = await self._named(scope, terms)
+        left = [term for term in terms if not any(_names(node, term) for node in nodes)]
+        for node in await self._found(scope, left[:SEARCHES]):
+            if node.id not in {known.id for known in nodes}:
+                nodes.append(node)
+        chosen = nodes[:ENTITIES]
         around = await asyncio.gather(
             *(self._engine.neighbors(scope, node.id, limit=NEIGHBOURS) for node in chosen)
         )
         return [_entity(node, graph) for node, graph in zip(chosen, around, strict=True)]
+
+    async def _named(self, scope: Scope, terms: Sequence[str]) -> list[Node]:
+        """Nodes of exactly these names, by the index on names."""
+        query = Query(text=_BY_NAME, params={"names": list(terms)}, limit=2 * ENTITIES)
+        answer = await self._engine.query(scope, query)
+        return await self._engine.nodes_by_id(scope, [str(row[0]) for row in answer.rows])
+
+    async def _found(self, scope: Scope, terms: Sequence[str]) -> list[Node]:
+        """Nodes whose path ends, or whose hash begins, with a term.
+
+        That is a search through all texts, so it gets little time: what it would have found in a
+        large graph is left to the retrieval of passages.
+        """
+        try:
+            async with asyncio.timeout(SEARCH_SECS):
+                answers = await asyncio.gather(
+                    *(
+                        self._engine.search(scope, SearchQuery(text=term, limit=10))
+                        for term in terms
+                    )
+                )
+        except TimeoutError:
+            return []
+        return [
+            node
+            for term, answer in zip(terms, answers, strict=True)
+            for node in answer.hits
+            if _names(node, term)
+        ]
 
     async def _passages(self, run: Run, realms: tuple[str, ...] | None) -> list[Piece]:
         if realms == ():
@@ -195,7 +234,7 @@ def named_terms(question: str) -> list[str]:
     for pattern in _TERMS:
         for match in pattern.finditer(question):
             term = match.group(1).strip(" .,;:!?")
-            if len(term) >= 2:
+            if len(term.replace(" ", "")) >= 2 and len(term.split()) <= TERM_WORDS:
                 places.setdefault(term, match.start(1))
     return sorted(places, key=lambda term: places[term])[:CANDIDATES]
 

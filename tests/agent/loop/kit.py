@@ -16,7 +16,16 @@ from agentcy_ray.agent.metatools import META_TOOLS
 from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.tool_turn import Tools
 from agentcy_ray.agent.turns import TurnStore
-from agentcy_ray.context.engine import Node, Scope, SearchAnswer, SearchQuery, SourceRef, Subgraph
+from agentcy_ray.context.engine import (
+    Node,
+    Query,
+    QueryResult,
+    Scope,
+    SearchAnswer,
+    SearchQuery,
+    SourceRef,
+    Subgraph,
+)
 from agentcy_ray.core.events import EventType, RunEvent
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tools import Effect, ToolCall, ToolFault, ToolResult, ToolStatus
@@ -120,6 +129,14 @@ class Graph:
         return SearchAnswer(
             hits=hits, total=len(hits), labels=(), sources=(), interval="day", histogram=()
         )
+
+    async def query(self, scope: Scope, query: Query) -> QueryResult:
+        self.scopes.append(scope)
+        rows = tuple((n.id,) for n in self.nodes if n.name in query.params["names"])
+        return QueryResult(columns=(), rows=rows, truncated=False, took_ms=0.0, engine="basic")
+
+    async def nodes_by_id(self, scope: Scope, ids: Sequence[str]) -> list[Node]:
+        return [n for wanted in ids for n in self.nodes if n.id == wanted]
 
     async def neighbors(self, scope: Scope, node_id: str, **_: Any) -> Subgraph:
         return Subgraph(nodes=(), edges=())
