@@ -34,7 +34,7 @@ class WordEmbedder:
 
     texts: list[str] = field(default_factory=list)
     error: Exception | None = None
-    info: EmbedderInfo = EmbedderInfo("words", "words/1", 16, 512)
+    info: EmbedderInfo = field(default_factory=lambda: EmbedderInfo("words", "words/1", 16, 512))
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         if self.error is not None and texts:
