@@ -40,6 +40,10 @@ RETURNING org_id, user_id, family_id
 _REVOKE_FAMILY = """
 UPDATE login_sessions SET revoked_at = $2 WHERE family_id = $1 AND revoked_at IS NULL
 """
+_STORE_PASSWORD = """
+UPDATE users SET password_hash = $2, must_change_password = must_change_password AND NOT $3
+WHERE id = $1
+"""
 _PRINCIPAL = """
 SELECT u.id, u.org_id, u.roles, u.permissions, u.realms, u.external_id, u.active,
        bool_or(s.revoked_at IS NULL) AS alive
@@ -109,7 +113,7 @@ class LocalIdentity:
                 "this account is disabled; ask an admin to enable it", code="account_disabled"
             )
         if self._passwords.outdated(row["password_hash"]):
-            await self._store_password(row["org_id"], row["id"], password)
+            await self._store_password(row["org_id"], row["id"], password, chosen=False)
         return await self._open(row, family_id=new_id(), client=client or Client())
 
     async def refresh(self, refresh_token: str, client: Client | None = None) -> Login:
@@ -165,7 +169,7 @@ class LocalIdentity:
                 "the current password is wrong; try again", code="invalid_credentials"
             )
         check_new(new, row["email"])
-        await self._store_password(principal.org_id, principal.user_id, new)
+        await self._store_password(principal.org_id, principal.user_id, new, chosen=True)
         async with self._db.tenant(principal.org_id) as connection:
             await connection.execute(
                 "UPDATE login_sessions SET revoked_at = $3 WHERE user_id = $1 AND family_id <> $2"
@@ -216,13 +220,13 @@ class LocalIdentity:
             role=role,
         )
 
-    async def _store_password(self, org_id: UUID, user_id: UUID, password: str) -> None:
+    async def _store_password(
+        self, org_id: UUID, user_id: UUID, password: str, *, chosen: bool
+    ) -> None:
+        """Keep a password's hash; ``chosen`` = by the user, who then need not change it."""
         hashed = await self._passwords.hash(password)
         async with self._db.tenant(org_id) as connection:
-            await connection.execute(
-                "UPDATE users SET password_hash = $2, must_change_password = false WHERE id = $1",
-                user_id, hashed,
-            )  # fmt: skip
+            await connection.execute(_STORE_PASSWORD, user_id, hashed, chosen)
 
 
 def highest(roles: list[str]) -> Role:

@@ -87,7 +87,7 @@ class Tokens:
                 session_id=UUID(hex=claims["sid"]),
                 expires_at=float(expires),
             )
-        except (KeyError, ValueError, TypeError, AttributeError):
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
             raise _invalid() from None
         now = self._clock.now().timestamp()
         if issued > now + LEEWAY_SECS:
