@@ -21,6 +21,7 @@ from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, remote_fault
 from agentcy_ray.core.errors import AgentcyError, ConnectorError
 
 REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+CACHE_BYTES = 32 * 1024 * 1024
 CONNECT_MILLIS, SERVER_MILLIS = 15_000, 60_000
 _POLL_SECS = 0.5
 
@@ -32,9 +33,7 @@ def open_local(path: Path, roots: tuple[Path, ...]) -> pygit2.Repository:
         SourceConfigError: kind ``config``; there is none, or it keeps its data outside of the
             file roots (a linked worktree or a submodule does).
     """
-    # libgit2 runs nothing that a repository's config names, so whose folder it is matters not:
-    # SOURCE_FILE_ROOTS is the permission.
-    pygit2.settings.owner_validation = False
+    prepare_library()
     try:
         repo = pygit2.Repository(path, enums.RepositoryOpenFlag.NO_SEARCH)
     except LIBRARY_ERRORS as error:
@@ -143,7 +142,6 @@ class Mirror:
         Raises:
             SourceConfigError: it cannot be reached or refuses.
         """
-        _set_timeouts()
         repo = self._open()
         with talking(self._remote.url):
             repo.remotes["origin"].list_heads(callbacks=Callbacks(self._config), proxy=True)
@@ -181,7 +179,6 @@ class Mirror:
         yield Progress(done, total, "objects", "fetched")
 
     def _fetch(self, callbacks: Callbacks) -> None:
-        _set_timeouts()
         with locked(self._lock):
             repo = self._open()
             origin = repo.remotes["origin"]
@@ -200,6 +197,7 @@ class Mirror:
             self._stamp.touch()
 
     def _open(self) -> pygit2.Repository:
+        prepare_library()
         try:
             repo = pygit2.Repository(self._folder, enums.RepositoryOpenFlag.NO_SEARCH)
         except LIBRARY_ERRORS:
@@ -233,7 +231,13 @@ def _ended(job: Future[None]) -> bool:
     return True
 
 
-def _set_timeouts() -> None:
-    # Settings of the library, for the whole process: without them a silent server hangs a thread.
+def prepare_library() -> None:
+    """Settings of libgit2, which hold for the whole process; setting them again changes nothing."""
+    # It runs nothing that a repository's config names, so whose folder it is matters not:
+    # SOURCE_FILE_ROOTS is the permission.
+    pygit2.settings.owner_validation = False
+    # A walk meets each object once or twice: the default of 256 MiB only fills up.
+    pygit2.settings.cache_max_size(CACHE_BYTES)
+    # Without these a silent server would hold a thread for ever.
     pygit2.settings.server_connect_timeout = CONNECT_MILLIS
     pygit2.settings.server_timeout = SERVER_MILLIS
