@@ -37,6 +37,8 @@ LABEL = "Offline answer (retrieval only)."
 QUOTES = 4
 """At most this many passages are quoted."""
 QUOTE_CHARS = 420
+WEAKEST = 0.4
+"""A third or fourth quotation needs this part of the best one's score."""
 _SEARCH_TOOL = "execute_connector_tool"
 _SEARCH_CALL_ID = "offline-search"
 _DELTA_CHARS = 48
@@ -118,11 +120,14 @@ def best_quotes(question: str, evidence: Sequence[Evidence]) -> list[Quote]:
         if piece.node_id not in best or score > best[piece.node_id][0]:
             best[piece.node_id] = (score, position, index)
     quotes = [
-        Quote(sentences[position][0], _grown(sentences[position][0], index), score)
+        Quote(sentences[position][0], _grown(sentences[position][0], index, terms), score)
         for score, position, index in best.values()
     ]
     quotes.sort(key=lambda quote: (-quote.score, quote.evidence.key))
-    return quotes[:QUOTES]
+    floor = quotes[0].score * WEAKEST if quotes else 0.0
+    return [
+        quote for place, quote in enumerate(quotes[:QUOTES]) if place < 2 or quote.score >= floor
+    ]
 
 
 def compose(quotes: Sequence[Quote], evidence: Sequence[Evidence]) -> str:
@@ -164,8 +169,8 @@ def _sentences(piece: Evidence) -> list[tuple[int, str]]:
     return [(index, part) for index, part in enumerate(part for part in parts if part)]
 
 
-def _grown(piece: Evidence, index: int) -> str:
-    """The sentence at ``index`` with those after it, while the quotation stays short."""
+def _grown(piece: Evidence, index: int, terms: set[str]) -> str:
+    """The sentence at ``index`` with those after it while it is short, or its best lines."""
     parts = [part for _, part in _sentences(piece)]
     text = parts[index]
     for following in parts[index + 1 :]:
@@ -174,7 +179,23 @@ def _grown(piece: Evidence, index: int) -> str:
         text = f"{text}\n{following}"
     # An inner "[3]" would read as a citation key of ours.
     text = re.sub(r"\[(\d{1,3})\]", r"(\1)", text)
-    return text if len(text) <= QUOTE_CHARS else text[: QUOTE_CHARS - 1].rstrip() + "…"
+    return text if len(text) <= QUOTE_CHARS else _cropped(text, terms)
+
+
+def _cropped(text: str, terms: set[str]) -> str:
+    """The lines of ``text`` that hold most of the terms, within the length of a quotation."""
+    lines = text.splitlines()
+    best, most = "", -1
+    for start in range(len(lines)):
+        chosen = ""
+        for line in lines[start:]:
+            if chosen and len(chosen) + len(line) + 1 > QUOTE_CHARS:
+                break
+            chosen = f"{chosen}\n{line}" if chosen else line
+        shared = len(terms & _terms(chosen))
+        if shared > most:
+            best, most = ("…\n" if start else "") + chosen, shared
+    return best if len(best) <= QUOTE_CHARS + 2 else best[:QUOTE_CHARS].rstrip() + "…"
 
 
 def _question(messages: Sequence[Message]) -> str:

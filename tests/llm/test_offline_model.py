@@ -123,3 +123,26 @@ async def test_a_key_like_text_inside_a_quotation_is_not_mistaken_for_a_citation
         await run("array access", piece(7, "The array access list[0] and [3] fail."))
     )
     assert set(re.findall(r"\[(\d+)\]", answer)) == {"7"}
+
+
+async def test_of_a_long_passage_the_lines_that_fit_the_question_are_quoted() -> None:
+    lines = [f"filler number {n} says nothing of use" for n in range(40)]
+    lines[30] = "the lease of a run lasts fifteen seconds"
+    answer = answer_of(await run("How long does a run's lease last?", piece(1, "\n".join(lines))))
+    assert "> the lease of a run lasts fifteen seconds" in answer
+    assert len(answer) < 900
+
+
+async def test_passages_that_hardly_fit_are_left_out() -> None:
+    weak = [piece(n, f"Only seconds are common to text {n}.", f"{n}.md") for n in range(10, 14)]
+    answer = answer_of(
+        await run("How many seconds does a lease last until renewed?", CORPUS[1], *weak)
+    )
+    assert answer.count("\n— ") == 2
+
+
+async def test_passages_with_no_word_in_common_are_not_quoted() -> None:
+    events = await run("What is quantum entanglement?", *CORPUS)
+    assert any(isinstance(event, ToolCallReady) for event in events)
+    without_tools = await run("What is quantum entanglement?", *CORPUS, tools=())
+    assert "Nothing in the synchronised sources" in answer_of(without_tools)
