@@ -53,6 +53,8 @@ class _Chunked:
     chunks: pa.RecordBatch
     missing: pa.RecordBatch
     """Chunks that the table does not hold yet."""
+    touched: pa.RecordBatch
+    """Chunks of nodes whose properties alone changed."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class VectorPublisher:
     async def _finish(self, chunked: _Chunked) -> None:
         """Drop the chunks that a window made stale, and hide those of nodes that are gone."""
         window = chunked.window
+        if chunked.touched.num_rows:
+            await self.index.refresh_nodes(self.space, chunked.touched)
         if window.nodes.num_rows:
             ids = window.nodes["id"].to_pylist()
             keys = chunked.chunks["chunk_key"].to_pylist()
@@ -132,7 +136,7 @@ class VectorPublisher:
 
     async def _chunked(self, after: str | None) -> AsyncGenerator[_Chunked]:
         async with aclosing(ahead(self._windows(after), 1)) as windows:
-            async for window, chunks in windows:
+            async for window, chunks, touched in windows:
                 there: set[str] = set()
                 if chunks.num_rows:
                     async with self.lease.hold():  # revives what an earlier state left hidden
@@ -140,13 +144,19 @@ class VectorPublisher:
                     ids = window.nodes["id"].to_pylist()
                     there = await self.index.existing_keys(self.space, ids)
                 mask = pc.is_in(chunks["chunk_key"], value_set=pa.array(sorted(there), pa.string()))
-                yield _Chunked(window, chunks, chunks.filter(pc.invert(mask)))
+                yield _Chunked(window, chunks, chunks.filter(pc.invert(mask)), touched)
 
-    def _windows(self, after: str | None) -> Iterator[tuple[TextWindow, pa.RecordBatch]]:
+    def _windows(
+        self, after: str | None
+    ) -> Iterator[tuple[TextWindow, pa.RecordBatch, pa.RecordBatch]]:
         for window in self.texts.windows(after=after):
-            nodes = _one(window.nodes, NODES)
+            nodes, touched = _one(window.nodes, NODES), _one(window.touched, NODES)
             documents = _one(window.documents, DOCUMENTS)
-            yield window, chunk_batch(nodes, documents, self.chunker, seen_at=self.at)
+            yield (
+                window,
+                chunk_batch(nodes, documents, self.chunker, seen_at=self.at),
+                chunk_batch(touched, None, self.chunker, seen_at=self.at),
+            )
 
 
 def _by_length(chunks: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

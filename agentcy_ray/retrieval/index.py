@@ -28,6 +28,18 @@ class VectorIndex(Protocol):
         """
         ...
 
+    async def refresh_nodes(self, space: Space, chunks: pa.RecordBatch) -> int:
+        """Bring the properties of nodes up to date in all their chunks, whatever these say.
+
+        Args:
+            space: where the chunks lie.
+            chunks: at least one row of ``CHUNKS`` for each node; its key and text do not matter.
+
+        Returns:
+            How many rows differed.
+        """
+        ...
+
     async def existing_keys(self, space: Space, node_ids: Sequence[str]) -> set[str]:
         """Keys of the live chunks of these nodes: what needs no new vector."""
         ...

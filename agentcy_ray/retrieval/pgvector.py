@@ -51,6 +51,11 @@ UPDATE {{table}} t SET ({", ".join(_META)}, archived_at) = ROW({_NEW}, NULL)
 FROM incoming i WHERE t.chunk_key = i.chunk_key
   AND (t.archived_at IS NOT NULL OR {_DIFFERS} ({_NEW}))
 """
+_REFRESH_NODES = """
+UPDATE {table} t SET properties = i.properties::jsonb FROM incoming i
+WHERE t.node_id = i.node_id AND t.archived_at IS NULL
+  AND t.properties IS DISTINCT FROM i.properties::jsonb
+"""
 _EXISTING = "SELECT chunk_key FROM {table} WHERE node_id = ANY($1) AND archived_at IS NULL"
 _DROP = "DELETE FROM {table} WHERE node_id = ANY($1) AND NOT (chunk_key = ANY($2))"
 _ARCHIVE = "UPDATE {table} SET archived_at = $2 WHERE node_id = ANY($1) AND archived_at IS NULL"
@@ -92,13 +97,21 @@ class PgVectorIndex:
 
     async def refresh(self, space: Space, chunks: pa.RecordBatch) -> int:
         """Bring everything but the vector up to date; returns how many rows differed."""
+        return await self._update(space, chunks, _REFRESH)
+
+    async def refresh_nodes(self, space: Space, chunks: pa.RecordBatch) -> int:
+        """Bring the properties of nodes up to date in all their chunks; returns how many."""
+        return await self._update(space, chunks, _REFRESH_NODES)
+
+    async def _update(self, space: Space, chunks: pa.RecordBatch, sql: str) -> int:
+        """Run ``sql`` over ``chunks`` laid into the transaction's table ``incoming``."""
         changed = 0
         for start in range(0, chunks.num_rows, self._rows):
             rows = _records(space, chunks.slice(start, self._rows), None)
             async with self._db.tenant(space.org_id) as connection:
                 await connection.execute(_STAGE.format(table=space.table_name, vector=""))
                 await connection.copy_records_to_table("incoming", records=rows, columns=_COPIED)
-                changed += _affected(await connection.execute(_sql(_REFRESH, space)))
+                changed += _affected(await connection.execute(_sql(sql, space)))
         return changed
 
     async def existing_keys(self, space: Space, node_ids: Sequence[str]) -> set[str]:

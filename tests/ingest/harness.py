@@ -154,6 +154,22 @@ class House:
             found.setdefault((row["label"], row["external_id"]), []).append(row["text"])
         return found
 
+    async def space_is_empty(self) -> bool:
+        """Whether nothing was ever embedded."""
+        return await self.stores.spaces.active(self.org_id) is None
+
+    async def hits(self) -> dict[NodeKey, dict[str, Any]]:
+        """Properties beside the live chunks, by node."""
+        space = await self.stores.spaces.active(self.org_id)
+        assert space is not None
+        async with self.db.tenant(self.org_id) as connection:
+            rows = await connection.fetch(
+                f"SELECT labels[1] AS label, external_id, properties FROM {space.table_name}"
+                " WHERE archived_at IS NULL AND source_id = $1",
+                self.source_id,
+            )
+        return {(row["label"], row["external_id"]): row["properties"] for row in rows}
+
     async def cursors(self) -> dict[str, Any]:
         async with self.db.tenant(self.org_id) as connection:
             rows = await connection.fetch("SELECT stream, cursor FROM source_cursors")
@@ -173,6 +189,7 @@ class House:
         """Engine and vectors show exactly this graph."""
         assert await self.nodes() == graph.nodes
         assert await self.edges() == graph.visible()
+        assert await self.space_is_empty() or await self.hits() == graph.nodes
         chunks = await self.chunks()
         assert chunks.keys() == graph.nodes.keys()
         for key, texts in chunks.items():

@@ -105,6 +105,7 @@ async def test_a_property_that_is_not_embedded_costs_no_vector(house: House):
     assert run.counts["nodes"]["updated"] == 1
     assert run.counts["embedded"] == 0
     assert (await house.nodes())["Item", "i3"]["n"] == 99
+    assert (await house.hits())["Item", "i3"] == {"name": "item 3", "n": 99}
 
 
 @pytest.mark.requirement("ING-05")
@@ -493,6 +494,9 @@ async def test_an_empty_source_syncs(house: House):
     await house.assert_holds(house.source.graph)
 
 
+INDEX_WRITES = ("upsert", "refresh", "refresh_nodes", "replace_node_chunks", "archive_nodes")
+
+
 class Watch:
     """Counts what is written into engine and vectors from now on."""
 
@@ -501,7 +505,7 @@ class Watch:
         self.rows = 0
         for target, names in (
             (house.engine, ("upsert_nodes", "upsert_edges", "archive")),
-            (house.stores.index, ("upsert", "refresh", "replace_node_chunks", "archive_nodes")),
+            (house.stores.index, INDEX_WRITES),
         ):
             for name in names:
                 self._wrap(target, name)
