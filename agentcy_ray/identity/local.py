@@ -40,7 +40,7 @@ RETURNING org_id, user_id, family_id
 _REVOKE_FAMILY = """
 UPDATE login_sessions SET revoked_at = $2 WHERE family_id = $1 AND revoked_at IS NULL
 """
-_STORE_PASSWORD = """
+_KEEP_HASH = """
 UPDATE users SET password_hash = $2, must_change_password = must_change_password AND NOT $3
 WHERE id = $1
 """
@@ -226,7 +226,7 @@ class LocalIdentity:
         """Keep a password's hash; ``chosen`` = by the user, who then need not change it."""
         hashed = await self._passwords.hash(password)
         async with self._db.tenant(org_id) as connection:
-            await connection.execute(_STORE_PASSWORD, user_id, hashed, chosen)
+            await connection.execute(_KEEP_HASH, user_id, hashed, chosen)
 
 
 def highest(roles: list[str]) -> Role:
