@@ -29,9 +29,10 @@ _META = (
 _COPIED = ("chunk_key", "org_id", *_META, "text")
 
 # COPY does not go through row-level security, so rows land in a table of the transaction first.
+# It is named after the space, since asyncpg remembers the column types of a table by its name.
 # Properties travel as text: asyncpg has no binary form of jsonb, and COPY knows no other.
 _STAGE = f"""
-CREATE TEMP TABLE incoming ON COMMIT DROP AS
+CREATE TEMP TABLE new_{{table}} ON COMMIT DROP AS
 SELECT {", ".join(c for c in _COPIED if c != "properties")}, ''::text AS properties{{vector}}
 FROM {{table}} WITH NO DATA
 """
@@ -42,17 +43,17 @@ _DIFFERS = f"({', '.join(f't.{c}' for c in _META)}) IS DISTINCT FROM "
 _MERGE = f"""
 INSERT INTO {{table}} AS t (chunk_key, org_id, text, embedding, {", ".join(_META)})
 SELECT DISTINCT ON (chunk_key) chunk_key, org_id, text, embedding, {_NEW}
-FROM incoming i ORDER BY chunk_key
+FROM new_{{table}} i ORDER BY chunk_key
 ON CONFLICT (chunk_key) DO UPDATE SET {_SET}, archived_at = NULL
 WHERE t.archived_at IS NOT NULL OR {_DIFFERS} ({", ".join(f"excluded.{c}" for c in _META)})
 """
 _REFRESH = f"""
 UPDATE {{table}} t SET ({", ".join(_META)}, archived_at) = ROW({_NEW}, NULL)
-FROM incoming i WHERE t.chunk_key = i.chunk_key
+FROM new_{{table}} i WHERE t.chunk_key = i.chunk_key
   AND (t.archived_at IS NOT NULL OR {_DIFFERS} ({_NEW}))
 """
 _REFRESH_NODES = """
-UPDATE {table} t SET properties = i.properties::jsonb FROM incoming i
+UPDATE {table} t SET properties = i.properties::jsonb FROM new_{table} i
 WHERE t.node_id = i.node_id AND t.archived_at IS NULL
   AND t.properties IS DISTINCT FROM i.properties::jsonb
 """
@@ -90,7 +91,7 @@ class PgVectorIndex:
                 stage = _STAGE.format(table=space.table_name, vector=", embedding")
                 await connection.execute(stage)
                 await connection.copy_records_to_table(
-                    "incoming", records=rows, columns=[*_COPIED, "embedding"]
+                    f"new_{space.table_name}", records=rows, columns=[*_COPIED, "embedding"]
                 )
                 written += _affected(await connection.execute(_sql(_MERGE, space)))
         return written
@@ -104,13 +105,15 @@ class PgVectorIndex:
         return await self._update(space, chunks, _REFRESH_NODES)
 
     async def _update(self, space: Space, chunks: pa.RecordBatch, sql: str) -> int:
-        """Run ``sql`` over ``chunks`` laid into the transaction's table ``incoming``."""
+        """Run ``sql`` over ``chunks`` laid into the transaction's table of new rows."""
         changed = 0
         for start in range(0, chunks.num_rows, self._rows):
             rows = _records(space, chunks.slice(start, self._rows), None)
             async with self._db.tenant(space.org_id) as connection:
                 await connection.execute(_STAGE.format(table=space.table_name, vector=""))
-                await connection.copy_records_to_table("incoming", records=rows, columns=_COPIED)
+                await connection.copy_records_to_table(
+                    f"new_{space.table_name}", records=rows, columns=_COPIED
+                )
                 changed += _affected(await connection.execute(_sql(sql, space)))
         return changed
 

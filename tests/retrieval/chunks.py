@@ -13,8 +13,11 @@ import orjson
 import pyarrow as pa
 
 from agentcy_ray.core.batches import CHUNKS
+from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
 from agentcy_ray.retrieval.passages import chunk_key
+from agentcy_ray.retrieval.spaces import SpaceStore
+from agentcy_ray.stores.postgres import Database
 
 SOURCE = UUID(int=0x5150)
 
@@ -67,6 +70,14 @@ class ChosenEmbedder:
             return self.chosen[text]
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
         return np.random.default_rng(seed).standard_normal(self.info.dim)
+
+
+class Versioned(SpaceStore):
+    """Reports a version of pgvector that a test names."""
+
+    def __init__(self, db: Database, settings: Settings, version: tuple[int, int]) -> None:
+        super().__init__(db, settings)
+        self._version = version
 
 
 def at(text: str) -> datetime:

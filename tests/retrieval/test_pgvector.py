@@ -11,9 +11,12 @@ import pytest
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
+from agentcy_ray.retrieval.queries import HybridQuery
+from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
+from agentcy_ray.retrieval.statements import hybrid_statement
 from agentcy_ray.stores.postgres import Database
-from tests.retrieval.chunks import SOURCE, ChosenEmbedder, at, batch, chunk
+from tests.retrieval.chunks import SOURCE, ChosenEmbedder, Versioned, at, batch, chunk
 from tests.retrieval.conftest import MakeOrg
 
 DIM = 8
@@ -128,6 +131,36 @@ async def test_refresh_brings_properties_up_to_date_without_a_vector(
     assert (row["realm"], row["properties"]) == ("crm", {"state": "closed"})
 
 
+async def test_new_properties_of_a_node_reach_all_its_live_chunks(
+    db: Database, index: PgVectorIndex, space: Space, chosen: ChosenEmbedder
+) -> None:
+    rows = [chunk("n_a", "one"), chunk("n_a", "two", ordinal=1), chunk("n_b", "three")]
+    await index.upsert(space, batch(rows), await chosen.embed(["one", "two", "three"]))
+    changed = batch([chunk("n_a", "whatever", properties={"state": "closed"})])
+    assert await index.refresh_nodes(space, changed) == 2
+    assert await index.refresh_nodes(space, changed) == 0
+    async with db.tenant(space.org_id) as connection:
+        stored = await connection.fetch(f"SELECT node_id, properties FROM {space.table_name}")
+    assert {row["node_id"]: row["properties"] for row in stored} == {
+        "n_a": {"state": "closed"},
+        "n_b": {},
+    }
+
+
+async def test_before_halfvec_existed_vectors_are_kept_and_searched_whole(
+    org: UUID, db: Database, settings: Settings, index: PgVectorIndex, chosen: ChosenEmbedder
+) -> None:
+    old = Versioned(db, settings, (0, 5))
+    space = await old.ensure_active(org, chosen.info)
+    assert space.storage == "vector"
+    rows = [chunk(f"n_{i}", f"text {i}") for i in range(30)]
+    await index.upsert(space, batch(rows), await chosen.embed([row["text"] for row in rows]))
+    service = SearchService(db, chosen, old, settings)
+    found = await service.hybrid(org, None, HybridQuery(query="text 7", top_k=1))
+    assert found.hits[0].node_id == "n_7"
+    assert found.hits[0].scores["vector"] == pytest.approx(1.0)
+
+
 async def test_replacing_drops_only_stale_chunks_of_the_named_nodes(
     index: PgVectorIndex, space: Space, chosen: ChosenEmbedder
 ) -> None:
@@ -190,3 +223,14 @@ async def test_text_search_of_a_request_uses_the_trigram_index(
             f"EXPLAIN SELECT chunk_key FROM live.{space.table_name} WHERE text ILIKE '%payment%'"
         )
     assert any("Index Cond: (text ~~*" in row[0] for row in plan), [row[0] for row in plan]
+
+
+@pytest.mark.requirement("RAG-02")
+async def test_hybrid_is_one_statement_over_vector_distance_and_trigram_similarity(
+    space: Space, chosen: ChosenEmbedder
+) -> None:
+    vector = (await chosen.embed(["payment"]))[0]
+    made = hybrid_statement(space, vector, None, HybridQuery(query="payment service"), 40)
+    assert "embedding <=> " in made.sql
+    assert "word_similarity(" in made.sql
+    assert ";" not in made.sql

@@ -17,19 +17,11 @@ from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.stores.postgres import Database
-from tests.retrieval.chunks import ChosenEmbedder, batch, chunk, units
+from tests.retrieval.chunks import ChosenEmbedder, Versioned, batch, chunk, units
 from tests.retrieval.conftest import MakeOrg
 
 ROWS, DIM, CLUSTERS, QUERIES, K = 3_000, 96, 60, 60, 10
 DAY = datetime(2000, 1, 1, tzinfo=UTC)  # so old that recency orders nothing
-
-
-class Versioned(SpaceStore):
-    """Reports a version of pgvector that a test names."""
-
-    def __init__(self, db: Database, settings: Settings, version: tuple[int, int]) -> None:
-        super().__init__(db, settings)
-        self._version = version
 
 
 @dataclass
