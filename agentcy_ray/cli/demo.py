@@ -29,7 +29,7 @@ from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.serve.launch import Running, read_running
 from agentcy_ray.stores.embedded.ports import is_free
 
-QUESTION = "How does the governed tool call work, from policy and approval to audit?"
+QUESTION = "What is {name}, and how is it built?"
 THREE_HOPS = (
     "MATCH (a:GitAuthor)<-[:AUTHORED_BY]-(c:GitCommit)-[:TOUCHES]->(f:GitFile)"
     "<-[:CONTAINS_FILE]-(r:GitRepository) "
@@ -46,7 +46,7 @@ def demo(
     place: Annotated[
         str | None, typer.Argument(help="A repository (path or URL) or a folder.")
     ] = None,
-    question: Annotated[str, typer.Option(help="What to ask about it.")] = QUESTION,
+    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve the one write by itself.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop everything at the end.")] = False,
     json: JsonFlag = False,
@@ -56,6 +56,8 @@ def demo(
     local = None if "://" in where or where.startswith("git@") else Path(where).expanduser()
     if local is not None and not local.is_dir():
         raise NotFoundError(f"there is no folder {where!r}; name a repository, a folder or a URL")
+    name = where.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    asked = question or QUESTION.format(name="agentcy-ray" if place is None else name)
     settings = _with_free_port(Settings.load())
     if local is not None:
         allow_root(settings, local)
@@ -64,7 +66,7 @@ def demo(
     if running is None:
         running = start_detached(settings)
     try:
-        facts = asyncio.run(_Demo(settings, running, quiet=json, yes=yes).run(where, question))
+        facts = asyncio.run(_Demo(settings, running, quiet=json, yes=yes).run(where, asked))
         facts["url"], facts["warm_up_secs"] = running.url, running.warm_up_secs
         if json:
             print_json(facts)

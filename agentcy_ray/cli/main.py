@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from agentcy_ray.cli import (
@@ -21,6 +21,9 @@ from agentcy_ray.cli import (
 )
 from agentcy_ray.cli.output import USAGE, exit_code, print_error
 from agentcy_ray.core.errors import AgentcyError, BadRequestError, ConfigError
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Base of the parser's complaints. Newer typers carry a click of their own and export no name."""
 
 
 def build() -> typer.Typer:
@@ -56,12 +59,12 @@ def main() -> None:
     except AgentcyError as error:
         print_error(error, as_json=as_json)
         sys.exit(exit_code(error))
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print_error(ConfigError("stopped", code="cancelled"), as_json=as_json)
         sys.exit(130)
-    except click.exceptions.ClickException as error:
+    except UsageError as error:
         usage = BadRequestError(f"{error.format_message()}; see `agentcy --help`", code="usage")
         print_error(usage, as_json=as_json)
         sys.exit(USAGE)

@@ -20,6 +20,7 @@ from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig
+from agentcy_ray.runtime.loopback import HOOK
 from agentcy_ray.stores.embedded.ports import choose
 
 NAMESPACE = "agentcy"
@@ -118,6 +119,7 @@ def start(settings: Settings, config: ClusterConfig) -> dict[str, Any]:
                 _node_ip_address="127.0.0.1",
                 _temp_dir=str(_ray_dir(settings.state_dir)),
                 _system_config=_FAILOVER,
+                runtime_env={"worker_process_setup_hook": HOOK},
                 **common,
             )
     except Exception as error:  # Ray raises bare RuntimeError, ValueError and OSError here

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentcy_ray.connectors.sessions import SessionPool
 
 
-class _Mailbox:
+class Mailbox:
     """Outcomes that wait for one caller."""
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class _Mailbox:
         self.generation = 0
 
     def put(self, outcome: ToolOutcome) -> None:
+        """Add an outcome and wake the exchange that is parked here."""
         self.ready.append(outcome)
         self.wake.set()
 
@@ -53,7 +54,7 @@ class SessionHost:
     """Actor class. Holds the sessions of the sources that hash to it."""
 
     def __init__(self) -> None:
-        self._boxes: dict[str, _Mailbox] = {}
+        self._boxes: dict[str, Mailbox] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._opening: asyncio.Task[SessionPool] | None = None
 
@@ -62,7 +63,7 @@ class SessionHost:
     ) -> list[ToolOutcome]:
         """Start ``requests``; return outcomes that are ready for ``caller`` (see the module)."""
         pool = await self._pool()
-        box = self._boxes.setdefault(caller, _Mailbox())
+        box = self._boxes.setdefault(caller, Mailbox())
         for request in requests:
             key = request.tool_call_id.hex
             task = asyncio.create_task(self._execute(pool, request, box))
@@ -91,7 +92,7 @@ class SessionHost:
         """Calls that run here now."""
         return len(self._running)
 
-    async def _execute(self, pool: SessionPool, request: ToolRequest, box: _Mailbox) -> None:
+    async def _execute(self, pool: SessionPool, request: ToolRequest, box: Mailbox) -> None:
         box.put(await pool.call(request))
 
     async def _pool(self) -> SessionPool:
