@@ -1,9 +1,10 @@
 """Writing a difference into the context engine, in an order that can be cut off anywhere.
 
-Nodes first, then edges, then what is gone: edges before nodes. Each window of rows is written under
-the fence together with its cursor, two batches at a time: the engine encodes one while its server
-writes the other. A publish that resumes begins again at the window it was in; engine writes are
-idempotent, so doing part of a window twice leaves the same graph.
+Nodes first, then edges, then links to other sources, then what is gone: edges before nodes. Each
+window of rows is written under the fence together with its cursor, two batches at a time: the
+engine encodes one while its server writes the other. A publish that resumes begins again at the
+window it was in; engine writes are idempotent, so doing part of a window twice leaves the same
+graph.
 
 An edge is applied when both its ends are in the new state, else it waits in ``dangling_edges``. An
 edge whose end went away goes back there, and is archived in the engine.
@@ -25,6 +26,7 @@ from agentcy_ray.ingest.arrow import pc
 from agentcy_ray.ingest.dangling import drop_dangling, put_dangling
 from agentcy_ray.ingest.diff import Difference
 from agentcy_ray.ingest.fence import Lease
+from agentcy_ray.ingest.links import LinkPublisher
 from agentcy_ray.ingest.merge import flat
 from agentcy_ray.ingest.pipeline import ahead, overlapped
 from agentcy_ray.ingest.progress import Meter, Track
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from agentcy_ray.context.engine import ContextEngine
 
-STAGES = ("nodes", "edges", "gone_edges", "gone_nodes")
+STAGES = ("nodes", "edges", "links", "gone_edges", "gone_nodes")
 PART = "graph"
 
 Probe = Callable[[str], None]
@@ -72,19 +74,24 @@ class GraphPublisher:
     """When this sync saw what it writes."""
     batch_rows: int
     probe: Probe
+    links: LinkPublisher
 
-    async def run(self, cursor: dict[str, Any], rows: int) -> None:
+    async def run(self, cursor: dict[str, Any], rows: int) -> dict[str, int]:
         """Write everything from ``cursor`` on.
 
         Args:
             cursor: ``{stage, after}`` that an earlier attempt saved, or empty.
             rows: how many rows the whole publish writes, for progress.
 
+        Returns:
+            How the links to other sources moved: ``{added, archived}``.
+
         Raises:
             LeaseLostError: a newer owner publishes.
             EngineError, StoreUnavailableError: a store failed; the publish can be resumed.
         """
         track = self.meter.start("publish", "rows", rows)
+        linked = {"added": 0, "archived": 0}
         first = STAGES.index(cursor.get("stage", STAGES[0]))
         for number, stage in enumerate(STAGES):
             if number < first:
@@ -94,10 +101,13 @@ class GraphPublisher:
                 await self._upsert(stage, self._node_work(after), track)
             elif stage == "edges":
                 await self._upsert(stage, self._edge_work(after), track)
+            elif stage == "links":
+                linked = await self.links.run()
             else:
                 await self._archive(stage, after, track)
             self.probe(f"{stage}_done")
         self.meter.end(track)
+        return linked
 
     async def _upsert(self, stage: str, work: Iterator[Upserts], track: Track) -> None:
         write = self.engine.upsert_nodes if stage == "nodes" else self.engine.upsert_edges

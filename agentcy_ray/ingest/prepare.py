@@ -26,6 +26,7 @@ from agentcy_ray.ingest.chains import (
 from agentcy_ray.ingest.extract import Extracted, OpenSource, extract
 from agentcy_ray.ingest.fence import Lease
 from agentcy_ray.ingest.graph_publish import Probe
+from agentcy_ray.ingest.links import read_rules, rules_changed
 from agentcy_ray.ingest.packages import PackageFacts, PackageWriter, fold, upload
 from agentcy_ray.ingest.plan import Plan, guard, make_plan
 from agentcy_ray.ingest.progress import Beats, Meter
@@ -131,7 +132,9 @@ class Preparer:
         )
         dirty = await self._dirty(lease)
         if writer.empty and not result.full and not dirty and facts.current is not None:
-            return await self._nothing_new(attempt, result, cursors)
+            rules = await read_rules(lease.db, lease.org_id)
+            if not await rules_changed(lease, rules):
+                return await self._nothing_new(attempt, result, cursors)
         return await self._package(attempt, writer, about, result, dirty)
 
     async def _package(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agentcy_ray.ingest.dangling import dangling_keys
 from agentcy_ray.ingest.fence import Lease
 from agentcy_ray.ingest.graph_publish import GraphPublisher, Probe
+from agentcy_ray.ingest.links import LinkPublisher, read_rules
 from agentcy_ray.ingest.pipeline import tasks
 from agentcy_ray.ingest.plan import Plan
 from agentcy_ray.ingest.progress import Meter
@@ -58,14 +59,16 @@ async def publish(
         probe: called at named points.
 
     Returns:
-        ``{chunks, embedded}``.
+        ``{chunks, embedded, links}``.
 
     Raises:
         LeaseLostError: a newer owner publishes.
         BackendError: a store failed; the publish can be resumed.
     """
+    rules = await read_rules(lease.db, lease.org_id)
+    links = LinkPublisher(stores.engine, lease, rules, plan.difference, at, batch_rows)
     if plan.empty:
-        return {"chunks": 0, "embedded": 0}
+        return {"chunks": 0, "embedded": 0, "links": await links.run()}
     waiting = await dangling_keys(lease.db, lease.org_id, lease.source_id)
     graph = GraphPublisher(
         stores.engine,
@@ -77,6 +80,7 @@ async def publish(
         at,
         batch_rows,
         probe,
+        links,
     )
     await stores.embedder.embed([])  # an embedder in other processes has to be up to know its name
     space = await stores.spaces.ensure_active(lease.org_id, stores.embedder.info)
@@ -93,6 +97,6 @@ async def publish(
     )
     await stores.engine.prepare()
     async with tasks() as group:
-        group.create_task(graph.run(cursor.get("graph", {}), plan.rows))
+        drawing = group.create_task(graph.run(cursor.get("graph", {}), plan.rows))
         embedding = group.create_task(vectors.run(cursor.get("vectors", {}), plan.texts))
-    return asdict(embedding.result())
+    return {**asdict(embedding.result()), "links": drawing.result()}

@@ -15,6 +15,7 @@ CREATE TABLE sources (
   status text NOT NULL DEFAULT 'draft',
   enabled boolean NOT NULL DEFAULT true,
   current_package_id uuid,
+  linked_rules text NOT NULL DEFAULT '', -- hash of the link rules that its nodes were indexed for
   last_error jsonb,
   created_by uuid,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -157,6 +158,39 @@ CREATE TABLE dangling_edges (
 );
 CREATE INDEX dangling_edges_end ON dangling_edges (org_id, missing_end);
 CALL make_tenant_table('dangling_edges');
+
+-- What link rules compare: for each node the properties that some rule of the organisation names.
+CREATE TABLE link_values (
+  org_id uuid NOT NULL,
+  source_id uuid NOT NULL,
+  node_id text NOT NULL,
+  realm text NOT NULL,
+  label text NOT NULL,
+  property text NOT NULL,
+  value text NOT NULL,
+  PRIMARY KEY (org_id, node_id, label, property),
+  FOREIGN KEY (org_id, source_id) REFERENCES sources (org_id, id) ON DELETE CASCADE
+);
+CREATE INDEX link_values_equal ON link_values (org_id, label, property, value);
+CREATE INDEX link_values_source ON link_values (source_id);
+CALL make_tenant_table('link_values');
+
+-- The edges that link rules have drawn between the nodes of two sources.
+CREATE TABLE link_edges (
+  org_id uuid NOT NULL,
+  edge_id text NOT NULL,
+  src text NOT NULL,
+  dst text NOT NULL,
+  type text NOT NULL,
+  source_id uuid NOT NULL,
+  dst_source_id uuid NOT NULL,
+  PRIMARY KEY (org_id, edge_id),
+  FOREIGN KEY (org_id, source_id) REFERENCES sources (org_id, id) ON DELETE CASCADE
+);
+CREATE INDEX link_edges_ends ON link_edges (org_id, src, dst, type);
+CREATE INDEX link_edges_source ON link_edges (source_id);
+CREATE INDEX link_edges_target ON link_edges (dst_source_id);
+CALL make_tenant_table('link_edges');
 
 -- One row per embedding space; its vectors lie in the table that it names.
 CREATE TABLE embedding_spaces (
