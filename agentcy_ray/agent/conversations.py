@@ -59,6 +59,10 @@ SELECT id, conversation_id, seq, role, kind, content, citations, run_id, usage, 
 FROM messages WHERE conversation_id = $1 AND ($2::bigint IS NULL OR seq < $2)
 ORDER BY seq DESC LIMIT $3
 """
+_MESSAGES_AFTER = """
+SELECT id, conversation_id, seq, role, kind, content, citations, run_id, usage, created_at
+FROM messages WHERE conversation_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
+"""
 _READ = """
 INSERT INTO conversation_reads (org_id, conversation_id, user_id, last_read_seq)
 SELECT $1, c.id, $3, least($4, c.last_seq) FROM conversations c WHERE c.id = $2
@@ -220,13 +224,18 @@ class ConversationStore:
         *,
         limit: int = 50,
         before_seq: int | None = None,
+        after_seq: int | None = None,
     ) -> list[ChatMessage]:
-        """Messages, newest first.
+        """Messages, newest first; with ``after_seq`` those that follow it, oldest first.
 
         Raises:
             NotFoundError: no such conversation.
         """
         await self.get(principal, conversation_id)
+        if after_seq is not None:
+            async with self._db.tenant(principal.org_id) as connection:
+                rows = await connection.fetch(_MESSAGES_AFTER, conversation_id, after_seq, limit)
+            return [ChatMessage.model_validate(dict(row)) for row in rows]
         return await self.transcript(
             principal.org_id, conversation_id, limit=limit, before_seq=before_seq
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import orjson
 import structlog
 from fastapi import FastAPI, Request
@@ -43,6 +44,11 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+def error_body(error: AgentcyError, request_id: str) -> dict[str, Any]:
+    """The body of the answer for a typed error."""
+    return {"error": {**error.body(), "request_id": request_id}}
+
+
 def error_response(error: AgentcyError, request_id: str) -> Response:
     """The answer for a typed error."""
     headers: dict[str, str] = {}
@@ -73,6 +79,12 @@ def install(app: FastAPI) -> None:
             log.warning("request failed", code=error.code, error=error.message)
         return error_response(error, request_id(request))
 
+    @app.exception_handler(asyncpg.DataError)
+    async def unstorable(request: Request, error: asyncpg.DataError) -> Response:
+        # A value that passed our models and no column takes: a NUL in a text, a number too large.
+        message = f"a value in the request cannot be stored: {error.args[0]}; change it"
+        return error_response(InvalidError(message), request_id(request))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         broken = next((f for f in error.errors() if f["type"] == "json_invalid"), None)
@@ -102,7 +114,7 @@ def install(app: FastAPI) -> None:
         }
         return _respond(error.status_code, body, dict(error.headers or {}))
 
-    _ = (typed, invalid, framework)
+    _ = (typed, unstorable, invalid, framework)
 
 
 def request_id(request: Request) -> str:

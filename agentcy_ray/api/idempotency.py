@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-import orjson
 from fastapi import Request
 from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response
@@ -24,6 +24,8 @@ from agentcy_ray.core.errors import BadRequestError, ConflictError
 from agentcy_ray.stores.postgres import Database
 
 KEPT = timedelta(hours=24)
+RUNNING = timedelta(minutes=10)
+"""A key whose request has not answered for so long may be used again: its process is gone."""
 _KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 _TAKE = """
@@ -35,7 +37,9 @@ ON CONFLICT (org_id, route, key) DO UPDATE SET
 RETURNING 1
 """
 _FOUND = "SELECT body_sha256, status, answer FROM idempotency_keys WHERE route = $1 AND key = $2"
-_KEEP = "UPDATE idempotency_keys SET status = $3, answer = $4 WHERE route = $1 AND key = $2"
+_KEEP = """
+UPDATE idempotency_keys SET status = $3, answer = $4, expires_at = $5 WHERE route = $1 AND key = $2
+"""
 _DROP = "DELETE FROM idempotency_keys WHERE route = $1 AND key = $2"
 
 
@@ -51,10 +55,21 @@ def key_of(request: Request) -> str | None:
     return key
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An answer whose status the handler chooses."""
+
+    body: Any
+    status: int
+
+
 async def once(
-    request: Request, caller: Allowed, handler: Callable[[], Awaitable[Any]], status: int
+    request: Request, caller: Allowed, handler: Callable[[], Awaitable[Any]], status: int = 200
 ) -> Response:
     """Run ``handler`` unless this key has an answer already.
+
+    ``handler`` gives the body of an answer with ``status``, or a ``Reply``. When it raises, nothing
+    has happened and the key may be used again.
 
     Raises:
         ConflictError: ``idempotency_mismatch`` for another body; ``conflict`` while the first
@@ -62,24 +77,33 @@ async def once(
     """
     key = key_of(request)
     if key is None:
-        return JSONResponse(jsonable_encoder(await handler()), status)
+        reply = _reply(await handler(), status)
+        return JSONResponse(reply.body, reply.status)
     db: Database = services_of(request).db
     route = f"{request.method} {request.url.path}"
     digest, now = sha256(await request.body()).digest(), SystemClock().now()
     async with db.tenant(caller.org_id) as connection:
-        fresh = await connection.fetchval(_TAKE, caller.org_id, route, key, digest, now + KEPT, now)
+        fresh = await connection.fetchval(
+            _TAKE, caller.org_id, route, key, digest, now + RUNNING, now
+        )
         found = None if fresh else await connection.fetchrow(_FOUND, route, key)
     if found is not None:
         return _replay(found, digest)
     try:
-        answer = orjson.loads(orjson.dumps(jsonable_encoder(await handler())))
+        reply = _reply(await handler(), status)
     except BaseException:
         async with db.tenant(caller.org_id) as connection:
             await connection.execute(_DROP, route, key)
         raise
     async with db.tenant(caller.org_id) as connection:
-        await connection.execute(_KEEP, route, key, status, answer)
-    return JSONResponse(answer, status)
+        await connection.execute(_KEEP, route, key, reply.status, reply.body, now + KEPT)
+    return JSONResponse(reply.body, reply.status)
+
+
+def _reply(answer: Any, status: int) -> Reply:
+    """The answer as JSON values."""
+    reply = answer if isinstance(answer, Reply) else Reply(answer, status)
+    return Reply(jsonable_encoder(reply.body), reply.status)
 
 
 def _replay(found: Any, digest: bytes) -> Response:

@@ -16,6 +16,8 @@ from agentcy_ray.core.errors import BadRequestError
 
 T = TypeVar("T")
 MAX_LIMIT = 200
+MAX_SEQ = 2**53
+"""Numbers beyond it are no seq: JSON does not carry them exactly."""
 
 
 class Page(BaseModel, Generic[T]):

@@ -15,6 +15,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from agentcy_ray.api.pagination import MAX_SEQ
 from agentcy_ray.core.errors import AgentcyError, BadRequestError
 
 log = structlog.get_logger(__name__)
@@ -42,7 +43,7 @@ def resume_after(headers: Mapping[str, str], after: int | None) -> int:
     given = headers.get("last-event-id", "").strip()
     if not given:
         return 0
-    if not given.isdecimal():
+    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(MAX_SEQ))):
         raise BadRequestError(f"Last-Event-ID {given!r} is not a seq; send the id of an event")
     return int(given)
 

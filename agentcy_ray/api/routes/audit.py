@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from agentcy_ray.api.pagination import Cursor, Limit, Page
+from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
@@ -67,7 +67,10 @@ async def list_audit(
 
 @router.get("/audit/stream")
 async def stream_audit(
-    caller: Reader, request: Request, where: Where, after: int | None = None
+    caller: Reader,
+    request: Request,
+    where: Where,
+    after: Annotated[int | None, Query(ge=0, le=MAX_SEQ)] = None,
 ) -> Response:
     """Entries as they are written; ``Last-Event-ID`` is a seq."""
     start = resume_after(request.headers, after)
@@ -86,8 +89,8 @@ async def stream_audit(
 async def verify_audit(
     caller: Reader,
     request: Request,
-    from_seq: Annotated[int | None, Query(ge=1)] = None,
-    to_seq: Annotated[int | None, Query(ge=1)] = None,
+    from_seq: Annotated[int | None, Query(ge=1, le=MAX_SEQ)] = None,
+    to_seq: Annotated[int | None, Query(ge=1, le=MAX_SEQ)] = None,
 ) -> Verification:
     """Recompute the hash chain."""
     return await _log(request).verify(caller.org_id, from_seq, to_seq)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from agentcy_ray.api.permit import Allowed, permit
@@ -33,9 +33,17 @@ router = APIRouter(prefix="/context", tags=["context"])
 
 Reader = Annotated[Allowed, permit("graph.read")]
 Asker = Annotated[Allowed, permit("graph.query")]
-Realms = Annotated[
-    list[str] | None, Query(alias="realm", description="Realms to stay in; none = all allowed.")
-]
+
+
+def asked_realms(
+    realm: Annotated[list[str] | None, Query(description="Realm to stay in; may repeat.")] = None,
+    realms: Annotated[list[str] | None, Query(description="As `realm`; none = all.")] = None,
+) -> list[str] | None:
+    """The realms that a request names, under either name."""
+    return [*(realm or ()), *(realms or ())] or None
+
+
+Realms = Annotated[list[str] | None, Depends(asked_realms)]
 MAX_ROWS = 10_000
 MAX_NEIGHBORS = 2_000
 
@@ -100,13 +108,13 @@ async def capabilities(_: Reader, request: Request) -> Capabilities:
 
 
 @router.get("/schema")
-async def schema(caller: Reader, request: Request, realms: Realms = None) -> GraphSchema:
+async def schema(caller: Reader, request: Request, realms: Realms) -> GraphSchema:
     """Labels, edge types and property names; feeds autocomplete."""
     return await _engine(request).schema(await _scope(request, caller, realms))
 
 
 @router.get("/stats")
-async def stats(caller: Reader, request: Request, realms: Realms = None) -> GraphStats:
+async def stats(caller: Reader, request: Request, realms: Realms) -> GraphStats:
     """Counts of live entities."""
     return await _engine(request).stats(await _scope(request, caller, realms))
 
@@ -121,7 +129,7 @@ async def examples(_: Reader) -> list[Example]:
 async def overview(
     caller: Reader,
     request: Request,
-    realms: Realms = None,
+    realms: Realms,
     limit: Annotated[int, Query(ge=1, le=800)] = 800,
 ) -> Subgraph:
     """The best-connected nodes and the edges among them."""
@@ -133,7 +141,7 @@ async def search(
     caller: Reader,
     request: Request,
     q: Annotated[str, Query(min_length=2, max_length=512, description="Two characters or more.")],
-    realms: Realms = None,
+    realms: Realms,
     label: Annotated[list[str] | None, Query()] = None,
     source: Annotated[list[str] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -147,7 +155,7 @@ async def search(
 
 
 @router.get("/nodes/{node_id}")
-async def node(node_id: str, caller: Reader, request: Request, realms: Realms = None) -> Node:
+async def node(node_id: str, caller: Reader, request: Request, realms: Realms) -> Node:
     """One entity with all its fields and its degree."""
     found = await _engine(request).node(await _scope(request, caller, realms), node_id)
     if found is None:
@@ -160,7 +168,7 @@ async def neighbors(
     node_id: str,
     caller: Reader,
     request: Request,
-    realms: Realms = None,
+    realms: Realms,
     depth: Annotated[int, Query(ge=1, le=3)] = 1,
     direction: Direction = "both",
     types: Annotated[list[str] | None, Query()] = None,
@@ -178,7 +186,7 @@ async def neighbors(
 @router.post("/query")
 async def query(body: QueryBody, caller: Asker, request: Request) -> QueryAnswer:
     """Run a read-only query inside the caller's organisation and realms."""
-    asked = body.realms or ([body.realm] if body.realm else None)
+    asked = [*(body.realms or ()), *([body.realm] if body.realm else ())] or None
     answer = await _engine(request).query(
         await _scope(request, caller, asked),
         EngineQuery(

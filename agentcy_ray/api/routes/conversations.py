@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from agentcy_ray.agent.conversations import ChatMessage, Conversation, ConversationSettings
 from agentcy_ray.api.idempotency import once
-from agentcy_ray.api.pagination import Cursor, Limit, Page
+from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.core.ids import decode
@@ -43,7 +43,7 @@ class ConversationChange(BaseModel):
 class ReadMark(BaseModel):
     """The number of the last message that was read."""
 
-    seq: int = Field(ge=0)
+    seq: int = Field(ge=0, le=MAX_SEQ)
 
 
 @router.get("", response_model=Page[Conversation])
@@ -122,13 +122,13 @@ async def delete_conversation(conversation_id: str, caller: Writer, request: Req
 async def list_messages(
     conversation_id: str, caller: Reader, request: Request, limit: Limit = 50, cursor: Cursor = None
 ) -> Any:
-    """Messages, newest first; each carries its ``seq``."""
+    """Messages, oldest first; each carries its ``seq``."""
     signer = services_of(request).cursors
     rows = await services_of(request).conversations.messages(
         caller.principal,
         decode("cnv", conversation_id),
         limit=limit + 1,
-        before_seq=signer.decode(cursor),
+        after_seq=signer.decode(cursor) or 0,
     )
     return signer.page(rows, limit, lambda row: row.seq)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
+from agentcy_ray.api.idempotency import once
 from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.realms import NewRealm, Realm, RealmChange
@@ -26,10 +27,11 @@ async def list_realms(
     return signer.page(rows, limit, lambda realm: realm.name)
 
 
-@router.post("", status_code=201)
-async def create_realm(body: NewRealm, caller: Writer, request: Request) -> Realm:
+@router.post("", status_code=201, response_model=Realm)
+async def create_realm(body: NewRealm, caller: Writer, request: Request) -> Response:
     """Make a realm."""
-    return await services_of(request).realms.create(caller.org_id, body)
+    realms = services_of(request).realms
+    return await once(request, caller, lambda: realms.create(caller.org_id, body), 201)
 
 
 @router.patch("/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from agentcy_ray.agent.profiles import DEFAULT_AGENT
 from agentcy_ray.agent.run_records import NewRun, Run, choose_model
 from agentcy_ray.api.idempotency import key_of
-from agentcy_ray.api.pagination import Cursor, Limit, Page
+from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
-from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.clock import SystemClock
+from agentcy_ray.core.errors import ConflictError, GoneError
 from agentcy_ray.core.events import RunEvent
 from agentcy_ray.core.ids import MessageId, RunId, decode, encode
 
@@ -112,12 +114,15 @@ async def run_events(
     run_id: str,
     caller: Reader,
     request: Request,
-    after: Annotated[int | None, Query(ge=0, description="Only events after this seq.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_SEQ, description="Only events after this seq.")
+    ] = None,
     limit: Limit = 200,
 ) -> Any:
     """The run's events: SSE that resumes by ``Last-Event-ID``, or a page when JSON is asked for."""
     services = services_of(request)
     run = await services.runs.get(caller.principal, decode("run", run_id))
+    _log_is_kept(run, services.settings.run_event_retention_days)
     start = resume_after(request.headers, after)
     if "application/json" in request.headers.get("accept", ""):
         events = await services.run_log.read(caller.org_id, run.id, start, limit)
@@ -143,6 +148,20 @@ async def cancel_conversation(conversation_id: str, caller: Writer, request: Req
         raise ConflictError("nothing runs in this conversation", code="state_conflict")
     run = await services.runs.cancel(caller.principal, conversation.active_run_id)
     return Accepted(run_id=run.id, message_id=run.message_id)
+
+
+def _log_is_kept(run: Run, days: int) -> None:
+    """Refuse a log that is past its retention, before a stream's status line is out.
+
+    Raises:
+        GoneError: ``event_log_gone``.
+    """
+    if run.ended_at is not None and run.ended_at < SystemClock().now() - timedelta(days=days):
+        raise GoneError(
+            f"the log of run {encode('run', run.id)} is past its retention of {days} days; the "
+            "conversation still holds its message",
+            code="event_log_gone",
+        )
 
 
 def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from agentcy_ray.api.errors import error_response
+from agentcy_ray.api.errors import error_body
+from agentcy_ray.api.idempotency import Reply, once
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.core.errors import (
@@ -208,19 +209,24 @@ async def call_tool(
         "request_id": caller.request_id,
         "ip": request.client.host if request.client else None,
     }
+    direct = services.gates.direct
+
+    async def one(call: DirectCall) -> Reply:
+        result = await direct.call(caller.principal, conversation.id, _call(call), **occasion)
+        waiting = result.status is ToolStatus.WAITING_APPROVAL
+        if result.error is not None and not waiting:
+            error = _error(result)
+            return Reply(error_body(error, caller.request_id), error.status)
+        return Reply(_answer(result), 202 if waiting else 200)
+
+    async def many(calls: DirectCalls) -> CallAnswers:
+        wanted = [_call(call) for call in calls.calls]
+        results = await direct.call_many(caller.principal, conversation.id, wanted, **occasion)
+        return CallAnswers(results=[_answer(result) for result in results])
+
     if isinstance(body, DirectCalls):
-        results = await services.gates.direct.call_many(
-            caller.principal, conversation.id, [_call(one) for one in body.calls], **occasion
-        )
-        answer = CallAnswers(results=[_answer(result) for result in results])
-        return JSONResponse(answer.model_dump(mode="json"))
-    result = await services.gates.direct.call(
-        caller.principal, conversation.id, _call(body), **occasion
-    )
-    if result.error is not None and result.status is not ToolStatus.WAITING_APPROVAL:
-        return error_response(_error(result), caller.request_id)
-    waiting = result.status is ToolStatus.WAITING_APPROVAL
-    return JSONResponse(_answer(result).model_dump(mode="json"), 202 if waiting else 200)
+        return await once(request, caller, lambda: many(body))
+    return await once(request, caller, lambda: one(body))
 
 
 @router.get("/chat/conversations/{conversation_id}/tool-calls/{tool_call_id}")
