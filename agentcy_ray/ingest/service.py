@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 class Ingest:
     """What an ingest worker is made of; open it with ``open_ingest``."""
 
-    def __init__(self, db: Database, runner: SyncRunner, resources: AsyncExitStack) -> None:
+    def __init__(
+        self, db: Database, bell: Bell, runner: SyncRunner, resources: AsyncExitStack
+    ) -> None:
         self.db = db
+        self.bell = bell
         self.runner = runner
         self._resources = resources
 
@@ -107,7 +110,7 @@ async def open_ingest(
             bell=bell,
             probe=probe,
         )
-        return Ingest(db, runner, resources.pop_all())
+        return Ingest(db, bell, runner, resources.pop_all())
     raise AssertionError("unreachable: the stack above swallows nothing")
 
 

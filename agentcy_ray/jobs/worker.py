@@ -159,14 +159,19 @@ class JobWorker:
                 # The lease still stands for a while; past it somebody else may have the job.
                 if now - renewed > self._lease_secs:
                     raise LeaseLostError("Postgres was away for longer than the lease") from None
-            await self._ring(job, progress)
+            if progress is not None:
+                await self._ring(job, {"progress": progress.model_dump()})
         return False
 
     async def _settle(self, job: Job, task: asyncio.Future[None]) -> None:
+        ended = await self._ended(job, task)
+        await self._ring(job, {"status": ended.status.value})
+
+    async def _ended(self, job: Job, task: asyncio.Future[None]) -> Job:
         try:
             await task
         except CancelledByRequestError:
-            await self._queue.cancelled(job)
+            return await self._queue.cancelled(job)
         except LeaseLostError:
             raise
         except Exception as error:  # noqa: BLE001 - a handler's fault is kept with its job
@@ -179,18 +184,13 @@ class JobWorker:
                 status=ended.status.value,
                 exc_info=error,
             )
-        else:
-            await self._queue.succeed(job)
+            return ended
+        return await self._queue.succeed(job)
 
-    async def _ring(self, job: Job, progress: Progress | None) -> None:
-        if self._bell is None or progress is None:
-            return
-        payload = {
-            "job_id": encode("job", job.id),
-            "kind": job.kind,
-            "progress": progress.model_dump(),
-        }
-        await self._bell.ring(f"ch:jobs:{job.org_id.hex}", payload)
+    async def _ring(self, job: Job, news: dict[str, Any]) -> None:
+        if self._bell is not None:
+            payload = {"job_id": encode("job", job.id), "kind": job.kind, **news}
+            await self._bell.ring(f"ch:jobs:{job.org_id.hex}", payload)
 
 
 async def _until(stop: asyncio.Event, waiting: Awaitable[None]) -> None:

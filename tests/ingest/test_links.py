@@ -10,8 +10,6 @@ from agentcy_ray.core.ids import new_id
 from tests.ingest.harness import REALM, House
 from tests.ingest.memory_source import Graph, MemorySource
 
-pytestmark = pytest.mark.requirement("CTX-17")
-
 SERVICE, REPOSITORY, OTHER = ("Service", "s"), ("Repository", "r"), ("Repository", "other")
 RULE = {
     "from_label": "Service", "from_property": "repo_url",
@@ -59,6 +57,7 @@ async def links(house: House) -> list:
     return sorted(edge for edge in await house.edges() if edge[1] == "BUILT_FROM")
 
 
+@pytest.mark.requirement("CTX-17")
 @pytest.mark.parametrize("order", ["service first", "repository first"])
 async def test_equal_values_of_two_sources_are_joined_whichever_comes_first(
     services: House, repositories: House, order: str

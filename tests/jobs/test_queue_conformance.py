@@ -27,8 +27,6 @@ from tests.jobs.conftest import add_org
 BACKENDS = ("redis", "postgres", "tests.jobs.custom_queue:ListQueue")
 LEASE = 30.0
 
-pytestmark = pytest.mark.requirement("JOB-02")
-
 
 @pytest.fixture(params=BACKENDS)
 def queue(
@@ -61,6 +59,7 @@ async def lapse(db: Database, job_id: UUID) -> None:
         )
 
 
+@pytest.mark.requirement("JOB-02")
 async def test_a_job_goes_to_one_worker_and_ends_succeeded(queue, org, kind):
     made = await queue.enqueue(NewJob(org_id=org, kind=kind, payload={"n": 1}))
     job = await claim(queue, kind)

@@ -119,6 +119,10 @@ async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick
         assert (now.attempts, now.epoch) == (1, 1)
         go.set()
         assert (await ended(queue, org, made.id)).status is JobStatus.SUCCEEDED
+        async with asyncio.timeout(10):
+            while (rung := await ear.next(5)) is None or "status" not in rung:
+                pass
+        assert rung["status"] == "succeeded"
     await bell.aclose()
 
 
