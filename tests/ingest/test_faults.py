@@ -54,7 +54,7 @@ async def test_a_sync_that_fails_before_publish_changes_nothing(house: House, er
 
 async def test_bad_rows_are_rejected_one_by_one(house: House):
     house.source.graph = chain(100)
-    house.source.graph.edges[A, "not upper", B] = {}
+    house.source.graph.edges[A, "not upper", A] = {}
     house.source.rejected = [Rejected("line 7", "too few columns")]
     run = await house.sync()
     assert run.status == "synced"
