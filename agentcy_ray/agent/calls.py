@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from agentcy_ray.agent.approval_records import Approval
 from agentcy_ray.agent.tool_calls import ToolCallRow
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.events import EventType
+from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.core.tools import (
     CatalogEntry,
@@ -72,6 +73,10 @@ class CallContext:
     def org_id(self) -> UUID:
         """The tenant."""
         return self.principal.org_id
+
+    def call_id(self, position: int) -> UUID:
+        """Id of the call at a position; derived in a run, so a successor means the same one."""
+        return new_id() if self.run_id is None else uuid5(self.run_id, str(position))
 
     @property
     def realms(self) -> tuple[str, ...] | None:

@@ -36,7 +36,6 @@ from agentcy_ray.core.errors import (
     RequestError,
 )
 from agentcy_ray.core.events import EventType
-from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
 from agentcy_ray.policy.input import TOOL_ACTION
@@ -83,7 +82,7 @@ class Gateway:
         Raises:
             StoreUnavailableError: a gate could not be read; the call has not been dispatched.
         """
-        opened = OpenCall(new_id(), call)
+        opened = OpenCall(ctx.call_id(call.position), call)
         try:
             await self._route(ctx, opened)
             row = await self._former(ctx, opened)

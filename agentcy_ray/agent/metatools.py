@@ -124,7 +124,8 @@ class MetaTools:
         Raises:
             StoreUnavailableError: a gate could not be read.
         """
-        opened = OpenCall(new_id(), ToolCall(connector="", tool=name, args=args, position=position))
+        asked = ToolCall(connector="", tool=name, args=args, position=position)
+        opened = OpenCall(ctx.call_id(position), asked)
         try:
             spec = _BY_NAME.get(name)
             if spec is None:

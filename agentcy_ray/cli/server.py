@@ -85,7 +85,8 @@ def start_detached(settings: Settings) -> Running:
             pid=running.pid,
         )
     log = log_file(settings)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log.parent.mkdir(exist_ok=True, mode=0o700)
     with log.open("wb") as sink, notes().status("starting the platform"):
         process = subprocess.Popen(
             [sys.executable, "-m", "agentcy_ray.cli", "up"],

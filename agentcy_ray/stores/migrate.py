@@ -115,14 +115,15 @@ async def _ensure_roles(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     Roles belong to the whole server, and the advisory lock to one database: two databases that
     migrate together can collide here, which a short retry settles.
     """
+    # Since PostgreSQL 16 the maker of a role is a member of it that may not take it.
+    right = "SET" if connection.get_server_version().major >= 16 else "MEMBER"
+    may_take = f"SELECT pg_has_role(current_user, $1, '{right}')"
     for attempt in range(10):
         try:
             for role in ROLES:
                 if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
                     await connection.execute(f"CREATE ROLE {role} NOLOGIN NOBYPASSRLS")
-                if not await connection.fetchval(
-                    "SELECT pg_has_role(current_user, $1, 'MEMBER')", role
-                ):
+                if not await connection.fetchval(may_take, role):
                     await connection.execute(f"GRANT {role} TO CURRENT_USER")
                 await connection.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
             return

@@ -37,6 +37,12 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+_LOST = (
+    ConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+)
+"""Of those, what means a lost connection even when the caller's statement met it."""
 
 
 class Database:
@@ -65,15 +71,15 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def _transaction(
-        self, begin: str
-    ) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+    async def _transaction(self, begin: str) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+        own: BaseException | None = None
         try:
             async with self._pool.acquire() as connection:
                 await connection.execute(begin)
                 try:
                     yield connection
-                except BaseException:
+                except BaseException as error:
+                    own = error
                     if not connection.is_closed():
                         await asyncio.shield(connection.execute("ROLLBACK"))
                     raise
@@ -84,6 +90,8 @@ class Database:
                 "what was committed before is intact"
             ) from error
         except _AWAY as error:
+            if error is own and not isinstance(error, _LOST):
+                raise  # the caller's own trouble with a file or a time limit, not ours
             raise StoreUnavailableError(
                 "Postgres does not answer; `agentcy doctor` says which server and why",
                 store="postgres",
@@ -116,9 +124,7 @@ class Database:
             self._pool.terminate()
 
 
-async def open_database(
-    url: str, *, pool_max: int = 20, statement_cache: bool = True
-) -> Database:
+async def open_database(url: str, *, pool_max: int = 20, statement_cache: bool = True) -> Database:
     """Connect to ``url`` (any libpq connection string, TLS options included).
 
     Args:
