@@ -50,4 +50,4 @@ async def open_ingest_worker(
         await ingest.close()
         await redis.aclose()
 
-    return JobWorker(queue, ingest.handlers(), name, settings), close
+    return JobWorker(queue, ingest.handlers(), name, settings, bell=ingest.bell), close

@@ -65,7 +65,9 @@ def environment(state_dir: Path) -> dict[str, str]:
     """This process's variables without ours, and with the state folder."""
     ours = ("AGENTCY_", "DATABASE_", "REDIS_", "NEO4J_", "LLM_", "RAY_", "PYTHONDONTWRITE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "AGENTCY_STATE_DIR": str(state_dir), "AGENTCY_PORT": "0"}
+    # A dead worker is missed after seconds instead of a minute.
+    short = {"JOB_LEASE_SECS": "6", "JOB_HEARTBEAT_SECS": "1"}
+    return {**kept, **short, "AGENTCY_STATE_DIR": str(state_dir), "AGENTCY_PORT": "0"}
 
 
 @pytest.fixture(scope="session")
