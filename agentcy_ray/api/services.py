@@ -48,7 +48,7 @@ from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.endpoints import Endpoints
-from agentcy_ray.stores.objects import open_objects
+from agentcy_ray.stores.objects import ObjectStore, open_objects
 from agentcy_ray.stores.postgres import Database, open_database
 from agentcy_ray.stores.redis import RedisStore, open_redis
 from agentcy_ray.stores.secrets import Secrets, resolve_secrets
@@ -57,6 +57,8 @@ from agentcy_ray.stores.vault import Vault
 CheckSource = Callable[[UUID, UUID], Awaitable[None]]
 """(org, source) → reaches the source on a session host; raises ``SourceConfigError``."""
 CHECK_SECS = 3.0
+HEALTH_PREFIX = "health/"
+"""Nothing lies there; listing it asks the store for an answer."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Services:
     redis: RedisStore
     bell: Bell
     engine: ContextEngine
+    objects: ObjectStore
     registry: Registry
     sources: SourceStore
     check_source: CheckSource
@@ -95,6 +98,7 @@ class Services:
             "database": self.db.ping(),
             "redis": self.redis.ping(),
             "context_engine": self.engine.ping(),
+            "object_store": self.objects.list(HEALTH_PREFIX),
         }
         states = await asyncio.gather(*(_state(part) for part in parts.values()))
         return dict(zip(parts, states, strict=True))
@@ -205,6 +209,7 @@ def _assemble(
     opening.push_async_callback(queue.close)
     spaces = SpaceStore(db, settings)
     search = SearchService(db, embedder, spaces, settings)
+    objects = open_objects(settings)
     gates = open_gates(
         db,
         bell,
@@ -213,7 +218,7 @@ def _assemble(
         dispatcher=dispatcher,
         search=search,
         engine=engine,
-        objects=open_objects(settings),
+        objects=objects,
         embedder=embedder,
         secret_values=(secrets.jwt_secret, secrets.admin_password),
     )
@@ -229,6 +234,7 @@ def _assemble(
         redis=redis,
         bell=bell,
         engine=engine,
+        objects=objects,
         registry=registry,
         sources=sources,
         check_source=check_source,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.api.platform import Platform, ask
+import asyncio
+from itertools import pairwise
+
+from agentcy_ray.llm.scripted import scripted_reference
+from tests.api.platform import Event, Platform, ask, events
 from tests.connectors.git.repos import Repo
 
 GUIDE = b"""# Gateway
@@ -61,8 +65,8 @@ async def test_a_person_connects_a_repository_asks_it_and_acts_with_an_approval(
     cited = [event.data for event in events if event.type == "citation"]
     assert any(one["node_id"] == hit["node_id"] for one in cited)
     messages = (await owner.get(f"/chat/conversations/{conversation}/messages")).json()["items"]
-    assert [message["role"] for message in messages] == ["assistant", "user"]
-    assert messages[0]["citations"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[1]["citations"]
 
     # a governed action: it waits, a person approves, it happens once
     folder = platform.roots / "runbooks"
@@ -101,10 +105,50 @@ async def test_a_person_connects_a_repository_asks_it_and_acts_with_an_approval(
     assert verified["checked"] == rows[0]["seq"]
 
 
+async def test_an_agents_write_waits_for_a_person_and_happens_once(platform: Platform) -> None:
+    owner = await platform.as_("owner")
+    folder = platform.roots / "agent-notes"
+    folder.mkdir()
+    config = {"root": str(folder), "writable": True}
+    await platform.source(name="notes", connector="files", config=config)
+    args = {"path": "note.md", "content": "Agreed.\n"}
+    model = scripted_reference(
+        tools="files@notes.write_file", args={"files@notes.write_file": args}
+    )
+    conversation = await platform.conversation(model=model)
+    path = f"/chat/conversations/{conversation}/messages"
+    log: list[Event] = []
+    async for event in events(owner, "POST", path, json={"content": "Note that"}):
+        log.append(event)
+        if event.type == "approval_required":
+            assert not list(folder.iterdir())
+            approval = event.data["approval_id"]
+            listed = (await owner.get(f"/chat/conversations/{conversation}/approvals")).json()
+            assert [one["id"] for one in listed["items"]] == [approval]
+            nested = f"/chat/conversations/{conversation}/approvals/{approval}"
+            decided = await owner.post(nested, json={"approved": True, "note": "fine"})
+            assert decided.status_code == 200, decided.text
+    kinds = [event.type for event in log]
+    for earlier, later in pairwise((
+        "approval_required",
+        "approval_resolved",
+        "tool_result",
+        "message_end",
+    )):
+        assert kinds.index(earlier) < kinds.index(later)
+    assert (folder / "note.md").read_text() == "Agreed.\n"
+    (result,) = [event.data for event in log if event.type == "tool_result"]
+    assert result["status"] == "completed"
+    run_id = log[0].data["run_id"]
+    params = {"run_id": run_id, "resource.tool": "files.write_file"}
+    rows = (await owner.get("/policies/audit", params=params)).json()["items"]
+    assert {row["category"] for row in rows} >= {"chat"}
+    assert result["policy"]["audit_id"] in {row["id"] for row in rows}
+    assert (await owner.get("/policies/audit/verify")).json()["ok"]
+
+
 async def _settled(platform: Platform, path: str) -> dict[str, str]:
     """The tool call once it has ended; an approved one is carried out in the background."""
-    import asyncio
-
     owner = await platform.as_("owner")
     async with asyncio.timeout(15):
         while True:
