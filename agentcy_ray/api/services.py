@@ -29,11 +29,12 @@ from agentcy_ray.api.authentication import Authenticator
 from agentcy_ray.api.pagination import Cursors
 from agentcy_ray.api.realms import Realms
 from agentcy_ray.connectors.registry import Registry, builtin_registry
+from agentcy_ray.connectors.source_records import Source
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.clock import SystemClock
-from agentcy_ray.core.errors import AgentcyError, InvalidError
+from agentcy_ray.core.errors import AgentcyError, InvalidError, NotFoundError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.local import LocalIdentity
@@ -120,6 +121,17 @@ class Services:
                     realms=unknown,
                 )
         return principal.bind_realms(tuple(asked) if asked else None)
+
+    async def visible_source(self, principal: Principal, source_id: UUID) -> Source:
+        """A source in the caller's realms.
+
+        Raises:
+            NotFoundError: absent, another organisation's, or in a realm that is not the caller's.
+        """
+        source = await self.sources.get(principal.org_id, source_id)
+        if not principal.bind_realms((source.realm,)):
+            raise NotFoundError("no such source; `agentcy sources list` shows those there are")
+        return source
 
     def executor(self, concurrency: int) -> Executor:
         """An executor of runs over these services; start it with ``run``."""

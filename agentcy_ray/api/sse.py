@@ -7,7 +7,8 @@ stopped, on any replica. A ping without an id keeps idle connections open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 PING = b"event: ping\ndata: {}\n\n"
 RETRY = b"retry: 2000\n\n"
+_LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029")
+"""No line ends here, but many clients split text where Unicode does."""
 SLOW_READER_SECS = 30.0
 """A client that takes nothing for so long is cut off; it may resume."""
 
@@ -29,7 +32,10 @@ SLOW_READER_SECS = 30.0
 def frame(event: str, data: Any, event_id: int | None = None) -> bytes:
     """One event as bytes; ``data`` becomes one line of JSON."""
     head = b"" if event_id is None else b"id: %d\n" % event_id
-    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), orjson.dumps(data, default=str))
+    line = orjson.dumps(data, default=str)
+    for raw, escaped in _LINE_ENDS:
+        line = line.replace(raw, escaped)
+    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), line)
 
 
 def resume_after(headers: Mapping[str, str], after: int | None) -> int:
@@ -58,11 +64,14 @@ class EventStream(Response):
 
     def __init__(
         self,
-        frames: AsyncIterator[bytes],
+        frames: AsyncGenerator[bytes],
         on_leave: Callable[[], Awaitable[None]] | None = None,
+        *,
+        slow_secs: float = SLOW_READER_SECS,
     ) -> None:
         self._frames = frames
         self._on_leave = on_leave
+        self._slow_secs = slow_secs
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -71,8 +80,6 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream, watching for the client's leave."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
         sending = asyncio.create_task(self._send_all(send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -87,19 +94,30 @@ class EventStream(Response):
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.body", "body": RETRY, "more_body": True})
+        async def write(body: bytes, *, more: bool = True) -> None:
+            async with asyncio.timeout(self._slow_secs):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            async for piece in self._frames:
-                message = {"type": "http.response.body", "body": piece, "more_body": True}
-                await asyncio.wait_for(send(message), SLOW_READER_SECS)
+            async with aclosing(self._frames) as frames:
+                await send(head)
+                await write(RETRY)
+                await self._write_all(frames, write)
+            await write(b"", more=False)
+        except TimeoutError:
+            # Left unfinished, so that the server closes the connection.
+            log.info("cut off a reader that takes nothing", after_secs=self._slow_secs)
+
+    async def _write_all(
+        self, frames: AsyncGenerator[bytes], write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        try:
+            async for piece in frames:
+                await write(piece)
         except AgentcyError as error:
             # The status line is out already; the error becomes the last event.
-            body = {**error.body(), "retryable": error.transient}
-            piece = frame("error", body)
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            log.info("cut off a reader that takes nothing", after_secs=SLOW_READER_SECS)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await write(frame("error", {**error.body(), "retryable": error.transient}))
 
 
 async def _left(receive: Receive) -> None:

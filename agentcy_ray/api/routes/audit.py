@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -75,7 +75,7 @@ async def stream_audit(
     """Entries as they are written; ``Last-Event-ID`` is a seq."""
     start = resume_after(request.headers, after)
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def frames() -> AsyncGenerator[bytes]:
         async for record in _log(request).tail(caller.org_id, start, where):
             if record is None:
                 yield PING

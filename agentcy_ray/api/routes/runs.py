@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -167,7 +167,7 @@ def _log_is_kept(run: Run, days: int) -> None:
 def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:
     services, metrics = services_of(request), request.app.state.metrics
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def frames() -> AsyncGenerator[bytes]:
         with metrics.streams.track_inprogress():
             events = services.run_log.follow(caller.org_id, run.id, after)
             try:

@@ -14,7 +14,7 @@ from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
-from agentcy_ray.core.errors import NotFoundError, SourceConfigError
+from agentcy_ray.core.errors import SourceConfigError
 from agentcy_ray.core.ids import JobId, PackageId, SyncRunId, decode
 from agentcy_ray.ingest.syncs import PackageInfo, SyncRun
 
@@ -187,8 +187,9 @@ async def list_packages(
 @router.get("/sync-runs/{sync_run_id}")
 async def read_sync_run(sync_run_id: str, caller: Reader, request: Request) -> SyncRun:
     """A sync run with its counts and live progress."""
-    run = await services_of(request).syncs.get(caller.org_id, decode("syn", sync_run_id))
-    await _in_reach(request, caller, run.source_id)
+    services = services_of(request)
+    run = await services.syncs.get(caller.org_id, decode("syn", sync_run_id))
+    await services.visible_source(caller.principal, run.source_id)
     return run
 
 
@@ -201,16 +202,5 @@ async def cancel_sync_run(sync_run_id: str, caller: Syncer, request: Request) ->
 
 async def _visible(request: Request, caller: Allowed, source_id: str) -> Source:
     """A source in the caller's realms, by its public id."""
-    return await _in_reach(request, caller, decode("src", source_id))
-
-
-async def _in_reach(request: Request, caller: Allowed, source_id: UUID) -> Source:
-    """A source in the caller's realms.
-
-    Raises:
-        NotFoundError: absent, another organisation's, or in a realm that is not the caller's.
-    """
-    source = await services_of(request).sources.get(caller.org_id, source_id)
-    if not caller.principal.bind_realms((source.realm,)):
-        raise NotFoundError("no such source; `agentcy sources list` shows those there are")
-    return source
+    services = services_of(request)
+    return await services.visible_source(caller.principal, decode("src", source_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -12,6 +13,7 @@ from agentcy_ray.api.errors import error_body
 from agentcy_ray.api.idempotency import Reply, once
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
+from agentcy_ray.connectors.base import Connector, ConnectorSpec
 from agentcy_ray.core.errors import (
     AgentcyError,
     ConflictError,
@@ -22,6 +24,7 @@ from agentcy_ray.core.errors import (
     OutcomeUnknownError,
     PolicyDeniedError,
     RateLimitedError,
+    SourceConfigError,
     TooLargeError,
 )
 from agentcy_ray.core.ids import ApprovalId, ArtifactId, SourceId, ToolCallId, decode
@@ -143,29 +146,38 @@ class CallAnswers(BaseModel):
 @router.get("/catalog/connectors")
 async def list_connectors(_: Reader, request: Request) -> Connectors:
     """Connectors with the JSON Schema of their config."""
-    specs = [connector.spec for connector in services_of(request).registry.all()]
-    return Connectors(
-        items=[
-            ConnectorView(
-                name=spec.name,
-                title=spec.title,
-                description=spec.description,
-                version=spec.version,
-                default_realm=spec.default_realm,
-                config_schema=spec.config_model.model_json_schema(),
-                labels=list(spec.labels),
-                edge_types=list(spec.edge_types),
-            )
-            for spec in specs
-        ]
-    )
+    found = services_of(request).registry.all()
+    return Connectors(items=[_connector(connector.spec) for connector in found])
+
+
+@router.get("/catalog/connectors/{connector}")
+async def read_connector(connector: str, _: Reader, request: Request) -> ConnectorView:
+    """One connector."""
+    return _connector(_known(request, connector).spec)
+
+
+@router.get("/catalog/connectors/{connector}/tools")
+async def list_connector_tools(connector: str, caller: Reader, request: Request) -> Tools:
+    """The tools that sources of this connector offer in the caller's reach."""
+    name = _known(request, connector).spec.name
+    entries = await services_of(request).gates.catalog.entries(caller.principal)
+    return _tools(entry for entry in entries if entry.connector == name)
+
+
+@router.get("/sources/{source_id}/tools")
+async def list_source_tools(source_id: str, caller: Reader, request: Request) -> Tools:
+    """The tools of one source; none while it is disabled."""
+    services = services_of(request)
+    source = await services.visible_source(caller.principal, decode("src", source_id))
+    entries = await services.gates.catalog.entries(caller.principal)
+    return _tools(entry for entry in entries if entry.source_id == source.id)
 
 
 @router.get("/catalog/tools")
 async def list_tools(caller: Reader, request: Request, realm: str | None = None) -> Tools:
     """Every tool in the caller's reach."""
     entries = await services_of(request).gates.catalog.entries(caller.principal, realm)
-    return Tools(items=[_view(entry) for entry in sorted(entries, key=lambda e: e.name)])
+    return _tools(entries)
 
 
 @router.get("/catalog/search")
@@ -267,6 +279,30 @@ def _error(result: ToolResult) -> AgentcyError:
         status=result.status.value,
         policy=audit,
     )
+
+
+def _known(request: Request, name: str) -> Connector:
+    try:
+        return services_of(request).registry.get(name)
+    except SourceConfigError as error:
+        raise NotFoundError(error.message) from None
+
+
+def _connector(spec: ConnectorSpec) -> ConnectorView:
+    return ConnectorView(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        version=spec.version,
+        default_realm=spec.default_realm,
+        config_schema=spec.config_model.model_json_schema(),
+        labels=list(spec.labels),
+        edge_types=list(spec.edge_types),
+    )
+
+
+def _tools(entries: Iterable[CatalogEntry]) -> Tools:
+    return Tools(items=[_view(entry) for entry in sorted(entries, key=lambda e: e.name)])
 
 
 def _view(entry: CatalogEntry, score: float | None = None) -> ToolView:
