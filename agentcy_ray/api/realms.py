@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.errors import ConflictError, NotFoundError, RateLimitedError
@@ -129,7 +130,13 @@ class Realms:
                 raise ConflictError(
                     f"realm {name!r} has sources; move or delete them first", code="realm_in_use"
                 )
-            await connection.execute("DELETE FROM realms WHERE name = $1", name)
+            try:
+                await connection.execute("DELETE FROM realms WHERE name = $1", name)
+            except asyncpg.ForeignKeyViolationError:
+                raise ConflictError(
+                    f"realm {name!r} has conversations; move or delete them first",
+                    code="realm_in_use",
+                ) from None
 
 
 def _rules(rules: list[LinkRule]) -> list[dict[str, Any]]:

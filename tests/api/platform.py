@@ -99,7 +99,11 @@ class Platform:
         client = await self.as_(who)
         answer = await client.post(f"/sources/{source_id}/sync", json={})
         assert answer.status_code == 202, answer.text
-        run_id = answer.json()["sync_run_id"]
+        return await self.sync_ended(answer.json()["sync_run_id"], who)
+
+    async def sync_ended(self, run_id: str, who: str = "owner") -> dict[str, Any]:
+        """Wait for the end of a sync or revert."""
+        client = await self.as_(who)
         async with asyncio.timeout(60):
             while True:
                 run = (await client.get(f"/sync-runs/{run_id}")).json()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import Request as PlainRequest
 from starlette.responses import Response as PlainResponse
 
+from agentcy_ray.api.errors import request_id
 from agentcy_ray.api.permit import AnyCaller
 from agentcy_ray.api.services import services_of
+from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.errors import UnauthenticatedError
-from agentcy_ray.core.ids import OrgId, UserId
+from agentcy_ray.core.ids import OrgId, UserId, encode
 from agentcy_ray.core.tenancy import PERMISSIONS, Role
 from agentcy_ray.identity.local import Client, Login
 
@@ -95,7 +98,9 @@ async def login(body: Credentials, request: Request) -> Tokens:
     """Exchange e-mail and password for an access and a refresh token."""
     services, client = services_of(request), _client(request)
     await services.login_limit.check(f"{client.ip}:{body.email.lower()}")
-    return _answer(await services.identity.login(body.email, body.password, body.org, client))
+    login = await services.identity.login(body.email, body.password, body.org, client)
+    await _audit(request, "auth.login", login.org_id, login.user_id)
+    return _answer(login)
 
 
 @router.post("/auth/refresh")
@@ -112,6 +117,7 @@ async def logout(caller: AnyCaller, request: Request) -> Response:
     services = services_of(request)
     await services.identity.logout(caller.claims)
     services.authenticator.forget(caller.claims.session_id)
+    await _audit(request, "auth.logout", caller.org_id, caller.principal.user_id)
     return Response(status_code=204)
 
 
@@ -147,6 +153,21 @@ async def ping(request: PlainRequest) -> PlainResponse:
     if request.scope["state"].get("caller") is None:
         raise UnauthenticatedError("log in at /api/v1/auth/login and send the bearer token")
     return PlainResponse(b'{"ok":true}', media_type="application/json")
+
+
+async def _audit(request: Request, action: str, org_id: UUID, user_id: UUID) -> None:
+    client = request.client
+    await services_of(request).gates.audit.append(
+        AuditEntry(
+            org_id=org_id,
+            user_id=user_id,
+            category="auth",
+            action=action,
+            decision="allow",
+            resource={"type": "login", "id": encode("usr", user_id)},
+            context={"ip": client.host if client else None, "request_id": request_id(request)},
+        )
+    )
 
 
 def _client(request: Request) -> Client:

@@ -108,9 +108,9 @@ async def delete_source(
     """Delete a source with its secrets, runs and packages; with ``purge`` hide its entities too."""
     services = services_of(request)
     source = await _visible(request, caller, source_id)
-    await services.sources.delete(caller.principal, source.id)
-    if purge:
+    if purge:  # first, so that a purge that fails can be asked for again
         await services.purge_source(caller.org_id, source.id)
+    await services.sources.delete(caller.principal, source.id)
     return Response(status_code=204)
 
 
