@@ -28,12 +28,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = structlog.get_logger(__name__)
 
-_FAILOVER: dict[str, Any] = {
+_SYSTEM: dict[str, Any] = {
     # Node death is noticed in 1.5 s instead of 16 s.
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 2,
+    # Workers that are started on suspicion run without our hook, so nobody could use them.
+    "prestart_worker_first_driver": False,
 }
 
 
@@ -118,7 +120,7 @@ def start(settings: Settings, config: ClusterConfig) -> dict[str, Any]:
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=str(_ray_dir(settings.state_dir)),
-                _system_config=_FAILOVER,
+                _system_config=_SYSTEM,
                 runtime_env={"worker_process_setup_hook": HOOK},
                 **common,
             )

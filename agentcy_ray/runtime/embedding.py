@@ -1,7 +1,6 @@
 """Embedding actors, and the pool that makes an ``Embedder`` of them.
 
-Actors load their model in the background: the platform is up before torch is. A call that comes
-earlier waits for it.
+Actors load their model once the platform serves, or at the first call: it is up before torch is.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ATTEMPTS = 4
 
 
 class EmbeddingActor:
-    """Actor class. Holds one model, which lets questions pass bulk work."""
+    """Actor class. Holds one model, which lets questions pass bulk work; loads it when asked."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads

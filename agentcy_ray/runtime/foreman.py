@@ -68,8 +68,17 @@ def _embedders(config: ClusterConfig) -> dict[str, Any]:
             EmbeddingActor, name, 200, (part.threads,),
             num_cpus=part.num_cpus, num_gpus=part.num_gpus,
         )  # fmt: skip
-        made[name].warm.remote()
     return made
+
+
+def warm_up(config: ClusterConfig) -> None:
+    """Let the embedders load their model; returns at once.
+
+    Called when the application serves: loading earlier would take the cores that it starts on.
+    """
+    for name in names.embedders(config):
+        embedder: Any = ray.get_actor(name, namespace=NAMESPACE)
+        embedder.warm.remote()
 
 
 def _ingest_workers(config: ClusterConfig) -> dict[str, Any]:

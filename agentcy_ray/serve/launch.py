@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,19 @@ class Platform:
         try:
             port = self._port()
             prepared = cluster.prepare(self._settings)
-            self._say("starting the stores")
-            asyncio.run(self._open_stores())
-            self._say("starting Ray")
             config = load_cluster_config(self._settings.agentcy_cluster_config)
-            cluster.start(self._settings, config)
-            self._started = True
+            self._say("starting the stores and Ray")
+            with ThreadPoolExecutor(1, "stores") as aside:
+                stores = aside.submit(asyncio.run, self._open_stores())
+                cluster.start(self._settings, config)
+                self._started = True
+                stores.result()
             self._say("deploying the application")
+            from agentcy_ray.runtime.foreman import warm_up
             from agentcy_ray.serve.application import deploy
 
             deploy(self._settings, config, port)
+            warm_up(config)
             if not prepared.ha_proxy:
                 self._say("no HAProxy on this machine: requests take the slower proxy")
             return self._record(port, time.monotonic() - began)
