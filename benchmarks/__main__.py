@@ -15,7 +15,7 @@ from rich.table import Table
 import benchmarks
 from benchmarks.figures import Figure
 
-PARTS = {"__main__", "figures", "fixtures", "http_load", "platform"}
+PARTS = {"__main__", "figures", "fixtures", "http_load", "platform", "stores"}
 
 
 def names() -> list[str]:

@@ -59,7 +59,9 @@ def compared(
     value, reference = statistics.median(values), statistics.median(control_values)
     ratio = value / reference
     met = (at_least is None or ratio >= at_least) and (at_most is None or ratio <= at_most)
-    goal = f"ratio ≥ {at_least}" if at_least is not None else f"ratio ≤ {at_most}"
+    goal = "none"
+    if at_least is not None or at_most is not None:
+        goal = f"ratio ≥ {at_least}" if at_least is not None else f"ratio ≤ {at_most}"
     return Figure(
         figure, round(value, 4), unit, control, round(reference, 4), round(ratio, 3), goal, met,
         len(values), (round(min(values), 4), round(max(values), 4)), machine(),

@@ -1,0 +1,198 @@
+"""``publish_rate``: entities and edges that a sync publishes a second, against raw Bolt writes.
+
+Subject: the publish stage of a real sync of a generated git repository, its vectors left out.
+Control: the same rows by the official driver, ``UNWIND`` in batches of the same size, in managed
+transactions: once as an upsert (``MERGE`` on the id, what a publish has to be), once as plain
+``CREATE``, which nothing can repeat safely.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from neo4j import AsyncDriver, AsyncGraphDatabase
+
+from agentcy_ray.connectors.registry import builtin_registry
+from agentcy_ray.connectors.source_records import NewSource
+from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.ingest.publish import Stores
+from agentcy_ray.ingest.runner import SyncRunner
+from agentcy_ray.ingest.service import source_opener
+from agentcy_ray.ingest.syncs import SyncRuns
+from agentcy_ray.jobs.postgres_queue import PostgresQueue
+from agentcy_ray.jobs.worker import Beat
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.spaces import Space, SpaceStore
+from agentcy_ray.stores.objects import open_objects
+from agentcy_ray.stores.secrets import resolve_secrets
+from agentcy_ray.stores.vault import Vault
+from benchmarks.figures import Figure, compared
+from benchmarks.fixtures import make_repository
+from benchmarks.stores import Bench, fresh_stores
+
+COMMITS, ROUNDS = 2_500, 3
+Rows = list[dict[str, Any]]
+
+
+class _NoVectors:
+    """A vector index and an embedder that keep nothing: this figure is about the graph."""
+
+    info = EmbedderInfo("local:none", "none/8", 8, 512)
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        return np.ones((len(texts), 8), np.float32)
+
+    async def existing_keys(self, space: Space, node_ids: Sequence[str]) -> set[str]:
+        return set()
+
+    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Matrix) -> int:
+        return chunks.num_rows
+
+    async def refresh(self, space: Space, chunks: pa.RecordBatch) -> int:
+        return 0
+
+    async def refresh_nodes(self, space: Space, chunks: pa.RecordBatch) -> int:
+        return 0
+
+    async def replace_node_chunks(
+        self, space: Space, node_ids: Sequence[str], keep_keys: Sequence[str]
+    ) -> int:
+        return 0
+
+    async def archive_nodes(self, space: Space, node_ids: Sequence[str], at: datetime) -> int:
+        return 0
+
+    async def count(self, space: Space, source_id: UUID | None = None) -> int:
+        return 0
+
+    def chunk(self, text: str, media_type: str = "text/plain") -> list[str]:
+        return [text[:100]]
+
+
+@dataclass(frozen=True)
+class _Package:
+    """Rows of a package, ready for Bolt."""
+
+    nodes: dict[str, Rows]
+    edges: dict[str, Rows]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, (*self.nodes.values(), *self.edges.values())))
+
+
+async def run() -> list[Figure]:
+    """Rows a second of the three, in turns, each into ids of its own."""
+    ours: list[float] = []
+    merged: list[float] = []
+    created: list[float] = []
+    async with fresh_stores() as bench:
+        place = make_repository(bench.folder / "repo", commits=COMMITS)
+        at = bench.endpoints
+        async with AsyncGraphDatabase.driver(
+            at.neo4j_uri, auth=(at.neo4j_user, at.neo4j_password)
+        ) as driver:
+            for number in range(ROUNDS):
+                rate, package = await _publish(bench, str(place), number)
+                ours.append(rate)
+                for rates, verb in ((merged, "MERGE"), (created, "CREATE")):
+                    rows = _renamed(package, f"{verb}{number}")
+                    rates.append(await _raw(bench, driver, rows, verb))
+    return [
+        compared("publish_rate", "rows/s", "UNWIND … MERGE", ours, merged, at_least=0.8),
+        compared("publish_rate_vs_create", "rows/s", "UNWIND … CREATE", ours, created),
+    ]
+
+
+async def _publish(bench: Bench, url: str, number: int) -> tuple[float, _Package]:
+    settings, db = bench.settings, bench.db
+    secrets, registry, objects = (
+        resolve_secrets(settings), builtin_registry(settings), open_objects(settings)
+    )  # fmt: skip
+    sources = SourceStore(db, Vault(secrets.encryption_key), registry)
+    new = NewSource(name=f"repo{number}", connector="git", config={"url": url})
+    source = await sources.create(bench.owner, new)
+    run = await SyncRuns(db, PostgresQueue(settings, db)).request(bench.owner, source.id)
+    none = _NoVectors()
+    stores = Stores(bench.engine, none, SpaceStore(db, settings), none, none)  # pyright: ignore
+    opener = source_opener(sources, registry, objects)
+    runner = SyncRunner(db, objects, stores, opener, settings)
+    await runner.run(bench.owner.org_id, run.id, "benchmark", Beat(1))
+    done = await SyncRuns(db, PostgresQueue(settings, db)).get(bench.owner.org_id, run.id)
+    assert done.status == "synced", done.error
+    package = _read(bench, source.id)
+    return package.size / done.counts["seconds"]["publish"], package
+
+
+def _read(bench: Bench, source_id: UUID) -> _Package:
+    """The rows of the source's package, grouped as Cypher needs them."""
+    folder = bench.settings.state_dir / "objects"
+    parts = [p for p in folder.rglob("*.parquet") if source_id.hex in str(p).replace("-", "")]
+    nodes: dict[str, Rows] = {}
+    edges: dict[str, Rows] = {}
+    for path in parts:
+        kind = path.parent.name
+        if kind not in {"nodes", "edges"}:
+            continue
+        for row in pq.read_table(path).to_pylist():
+            properties = orjson.loads(row.pop("properties"))
+            flat = {k: v for k, v in properties.items() if not isinstance(v, dict | list)}
+            row["org"] = bench.owner.org_id.hex
+            if kind == "nodes":
+                nodes.setdefault(":".join(row.pop("labels")), []).append({**flat, **row})
+            else:
+                edges.setdefault(row.pop("type"), []).append({**flat, **row})
+    return _Package(nodes, edges)
+
+
+def _renamed(package: _Package, prefix: str) -> _Package:
+    def rename(rows: Rows) -> Rows:
+        keys = ("id", "src", "dst")
+        return [
+            {**row, **{key: f"{prefix}_{row[key]}" for key in keys if key in row}} for row in rows
+        ]
+
+    return _Package(
+        {label: rename(rows) for label, rows in package.nodes.items()},
+        {kind: rename(rows) for kind, rows in package.edges.items()},
+    )
+
+
+async def _raw(bench: Bench, driver: AsyncDriver, package: _Package, verb: str) -> float:
+    began = time.perf_counter()
+    async with driver.session(database=bench.endpoints.neo4j_database) as session:
+        for label, rows in package.nodes.items():
+            text = (
+                f"UNWIND $rows AS row CREATE (n:Entity:{label}) SET n = row"
+                if verb == "CREATE"
+                else f"UNWIND $rows AS row MERGE (n:Entity {{id: row.id}}) SET n += row, n:{label}"
+            )
+            await _write(bench, session, text, rows)
+        for kind, rows in package.edges.items():
+            edge = (
+                f"CREATE (a)-[r:{kind}]->(b) SET r = row"
+                if verb == "CREATE"
+                else f"MERGE (a)-[r:{kind} {{id: row.id}}]->(b) SET r += row"
+            )
+            ends = "MATCH (a:Entity {id: row.src}) MATCH (b:Entity {id: row.dst})"
+            await _write(bench, session, f"UNWIND $rows AS row {ends} {edge}", rows)
+    return package.size / (time.perf_counter() - began)
+
+
+async def _write(bench: Bench, session: Any, text: str, rows: Rows) -> None:
+    size = bench.settings.pipeline_batch_size
+    for start in range(0, len(rows), size):
+        await session.execute_write(_run, text, rows[start : start + size])
+
+
+async def _run(transaction: Any, text: str, rows: Rows) -> None:
+    await (await transaction.run(text, rows=rows)).consume()
