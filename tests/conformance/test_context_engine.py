@@ -32,7 +32,8 @@ async def test_a_node_comes_back_as_it_went_in(engine: ContextEngine, org: UUID)
         "tags": ["a", "b"], "none_of_them": [], "mixed": [1, "a", None],
         "nested": {"a": [{"b": 1}]},
         "id": "clash", "id_": "clash too", "org": "mine", "_labels": ["x"], "labels": ["bug"],
-        "with space": 1, "dot.ted": 2, "": "nameless", "_": "underscore",
+        "with space": 1, "@type": "x", "_@type": "y", "dot.ted": 2,
+        "": "nameless", "_": "underscore",
         "url": "https://example.com/" + "x" * 4000,
     }  # fmt: skip
     properties = json.loads(json.dumps(properties))

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, TypeVar, cast
+from urllib.parse import urlsplit
 
 from neo4j import (
     READ_ACCESS,
@@ -45,11 +46,13 @@ Params = Mapping[str, Any]
 
 WRITE_ATTEMPTS = 6
 CONNECT_SECS = 10.0
-_OUT_OF_MEMORY = ("MemoryPoolOutOfMemory", "OutOfMemory", "Java heap space")
+SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
+_TOO_BIG = ("MemoryPoolOutOfMemory", "OutOfMemory", "Java heap space", "message too large")
+_UNEXPLAINED = "Error executing Cypher command"
 
 
-class OutOfServerMemoryError(Exception):
-    """A transaction did not fit into the server's memory; a smaller one may."""
+class TooBigError(Exception):
+    """A transaction did not fit into a message or the server's memory; a smaller one may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Bolt:
         """Run ``work`` in a managed transaction, again when it lost a race.
 
         Raises:
-            OutOfServerMemoryError: the transaction was too big.
+            TooBigError: the transaction was too big.
             StoreUnavailableError, StorageFullError, EngineError: see ``translated``.
         """
 
@@ -135,21 +138,19 @@ class Bolt:
             try:
                 return await work(transaction)
             except Neo4jError as error:
-                if out_of_memory(error):  # the driver would repeat the same transaction
-                    raise OutOfServerMemoryError from error
+                if too_big(error):  # the driver would repeat the same transaction
+                    raise TooBigError from error
                 raise
 
         for attempt in range(1, WRITE_ATTEMPTS + 1):
             try:
                 async with self._writer.session(database=self._database) as session:
                     return await session.execute_write(guarded)
-            except ConstraintError as error:
-                if attempt == WRITE_ATTEMPTS:
-                    raise translate(error) from error
             except (Neo4jError, DriverError) as error:
-                if isinstance(error, Neo4jError) and out_of_memory(error):
-                    raise OutOfServerMemoryError from error
-                raise translate(error) from error
+                if isinstance(error, Neo4jError) and too_big(error):
+                    raise TooBigError from error
+                if attempt == WRITE_ATTEMPTS or not lost_race(error):
+                    raise translate(error) from error
             await asyncio.sleep(random.uniform(0.005, 0.02) * 2**attempt)
         raise AssertionError("unreachable: the last attempt raises")
 
@@ -191,10 +192,22 @@ async def run(
     return await transaction.run(cast("LiteralString", text), dict(params or {}))
 
 
-def out_of_memory(error: Neo4jError) -> bool:
-    """Whether the server ran out of memory for a transaction."""
+def too_big(error: Neo4jError) -> bool:
+    """Whether the server could not take so much at once."""
     told = f"{error.code} {error.message}"
-    return any(sign in told for sign in _OUT_OF_MEMORY)
+    return any(sign in told for sign in _TOO_BIG)
+
+
+def lost_race(error: Neo4jError | DriverError) -> bool:
+    """Whether another writer got there first, beyond what the driver itself repeats.
+
+    Two writers that create one id violate its uniqueness; two that bring a new label at the same
+    moment fail on the embedded server with a semantic error that names no reason.
+    """
+    if isinstance(error, ConstraintError):
+        return True
+    message = (error.message or "") if isinstance(error, Neo4jError) else ""
+    return message.startswith(_UNEXPLAINED)
 
 
 def translate(error: Neo4jError | DriverError) -> AgentcyError:
@@ -217,6 +230,11 @@ def translate(error: Neo4jError | DriverError) -> AgentcyError:
     if error.is_retryable():
         return StoreUnavailableError(
             f"the graph server is busy ({message}); try again", engine=code
+        )
+    if message.startswith(_UNEXPLAINED):
+        message = (
+            f"{' '.join(message.split())[:200]} (it names no reason; one is a label that is also "
+            "the name of an edge type)"
         )
     return EngineError(f"the graph server failed: {message}", engine_code=code)
 
@@ -241,6 +259,8 @@ async def translated() -> AsyncGenerator[None]:
 
 
 def _driver(endpoints: Endpoints, user: str, password: str) -> AsyncDriver:
+    if urlsplit(endpoints.neo4j_uri).scheme not in SCHEMES:
+        raise ConfigError(f"NEO4J_URI must start with one of {', '.join(SCHEMES)} and ://")
     try:
         return AsyncGraphDatabase.driver(
             endpoints.neo4j_uri,

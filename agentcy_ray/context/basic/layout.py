@@ -1,9 +1,10 @@
 """How entities lie in the graph: labels, reserved properties, and what cannot lie there as it is.
 
-A node carries the label ``Entity`` and its own. Properties keep their names, except that a name
-that is reserved gets a trailing underscore. A value that a property graph cannot hold (a map, a
-list of mixed types, an integer beyond 64 bits) is stored as JSON text, and ``_json`` lists such
-properties, so that they come back as they went in. Nulls are absent.
+A node carries the label ``Entity`` and its own. Properties keep their names, except that one that
+is reserved gets a trailing underscore, and one that begins with ``@`` a leading one. A value that
+a property graph cannot hold (a map, a list of mixed types, an integer beyond 64 bits) is stored as
+JSON text, and ``_json`` lists such properties, so that they come back as they went in.
+Nulls are absent.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ INDEXED_CHARS = 1_500
 """Longest text put into an index: Neo4j refuses keys of more than about 8,000 bytes."""
 SEARCH_CHARS = 8_000
 """Longest ``_text``: the case-folded name and text properties that search looks into."""
+
+MAX_ROW_BYTES = 12 * 1024 * 1024
+"""Largest entity: the embedded server takes messages of 16 MiB."""
 
 _SCALARS = (str, bool, int, float)
 _INT64 = range(-(2**63), 2**63)
@@ -103,7 +107,7 @@ def node_rows(org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> list[Pr
             "_labels": labels,
             "_text": _search_text(name, properties),
         }
-        rows[id_] = row
+        rows[id_] = _bounded(row)
     return list(rows.values())
 
 
@@ -130,8 +134,29 @@ def edge_rows(
             "_src": src,
             "_dst": dst,
         }
-        groups.setdefault(type_, {})[id_] = row
+        groups.setdefault(type_, {})[id_] = _bounded(row)
     return groups
+
+
+def weigh(row: Properties) -> int:
+    """Roughly how many characters a row holds."""
+    total = 0
+    for value in row.values():
+        kind = type(value)
+        if kind is str:
+            total += len(value)
+        elif kind is list:
+            total += sum(len(each) if type(each) is str else 9 for each in value)
+    return total
+
+
+def _bounded(row: Properties) -> Properties:
+    if weigh(row) > MAX_ROW_BYTES // 4 and len(orjson.dumps(row)) > MAX_ROW_BYTES:
+        raise InvalidError(
+            f"the properties of {row['id']} are larger than {MAX_ROW_BYTES >> 20} MiB; "
+            "shorten them, or give the text as a document instead"
+        )
+    return row
 
 
 def _columns(batch: pa.RecordBatch, *names: str) -> list[list[Any]]:
@@ -155,6 +180,8 @@ def _stored(properties: Properties, reserved: frozenset[str]) -> Properties:
         if value is None:
             continue
         key = f"{name}_" if _is_taken(name, value, reserved) else name
+        if key.lstrip("_").startswith("@"):  # the embedded server keeps such names for itself
+            key = f"_{key}"
         if _fits(value):
             row[key] = value
         else:
@@ -214,6 +241,8 @@ def _loaded(stored: Mapping[str, Any], reserved: frozenset[str]) -> Properties:
         base = key.rstrip("_")
         escaped = key.endswith("_") and (base in reserved or base == "url")
         name = key[:-1] if escaped else key
+        if name.lstrip("_").startswith("@"):
+            name = name[1:]
         properties[name] = orjson.loads(value) if key in nested else value
     return properties
 

@@ -9,14 +9,13 @@ that race meet the uniqueness constraint; the loser runs again and finds the row
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
 from neo4j import AsyncManagedTransaction
 
-from agentcy_ray.context.basic.bolt import Bolt, OutOfServerMemoryError, run
-from agentcy_ray.context.basic.layout import ENTITY, Properties, name_of
+from agentcy_ray.context.basic.bolt import Bolt, TooBigError, run
+from agentcy_ray.context.basic.layout import ENTITY, Properties, name_of, weigh
 from agentcy_ray.core.errors import EngineError
 
 _FIND_NODES = """
@@ -65,6 +64,11 @@ WITH r LIMIT $many DELETE r RETURN count(*) AS changed
 _EDGE_TYPES = "CALL db.relationshipTypes() YIELD relationshipType RETURN relationshipType AS type"
 
 PRUNE_ROWS = 1_000
+PART_CHARS = 3_000_000
+"""Text of one part. The embedded server takes messages of 16 MiB, and goes silent on longer ones
+rather than refuse them; a character is at most four bytes."""
+LISTED = 200
+"""Ids of one ``IN`` list: the embedded server walks the list again for each row that it finds."""
 
 _Row = TypeVar("_Row")
 
@@ -105,19 +109,18 @@ async def write_edges(
     name = name_of("type", type_)
 
     async def unit(transaction: AsyncManagedTransaction, part: Sequence[Properties]) -> int:
-        ids = [row["id"] for row in part]
-        found = {
-            r["id"]: r["first_seen"]
-            for r in await _fetch(transaction, _FIND_EDGES.format(type=name), ids=ids)
-        }
+        found: dict[str, str | None] = {}
+        for ids in _parts([row["id"] for row in part], LISTED):
+            rows = await _fetch(transaction, _FIND_EDGES.format(type=name), ids=ids)
+            found |= {row["id"]: row["first_seen"] for row in rows}
         known = {
             row["id"]: row | {"first_seen": found[row["id"]] or row["first_seen"]}
             for row in part
             if row["id"] in found
         }
-        if known:
-            text = _SET_EDGES.format(type=name)
-            await _fetch(transaction, text, ids=list(known), rows=known)
+        for ids in _parts(list(known), LISTED):
+            some = {id_: known[id_] for id_ in ids}
+            await _fetch(transaction, _SET_EDGES.format(type=name), ids=ids, rows=some)
         fresh = [row for row in part if row["id"] not in found]
         if not fresh:
             return len(known)
@@ -146,8 +149,9 @@ async def archive_edges(bolt: Bolt, org_id: UUID, ids: Sequence[str], at: str, s
     async def unit(transaction: AsyncManagedTransaction, part: Sequence[str]) -> int:
         changed = 0
         for text in texts:
-            rows = await _fetch(transaction, text, ids=list(part), org=org_id.hex, at=at)
-            changed += rows[0]["changed"]
+            for some in _parts(part, LISTED):
+                rows = await _fetch(transaction, text, ids=some, org=org_id.hex, at=at)
+                changed += rows[0]["changed"]
         return changed
 
     return await _in_parts(bolt, ids, size, unit)
@@ -217,13 +221,13 @@ async def _in_parts(
         EngineError: the server cannot even take one row.
     """
     total = 0
-    for part in _parts(rows, size):
-        waiting = [part]
+    for part in _parts(rows, size, PART_CHARS):
+        waiting: list[Sequence[_Row]] = [part]
         while waiting:
             some = waiting.pop()
             try:
                 total += await bolt.write(lambda transaction, some=some: unit(transaction, some))
-            except OutOfServerMemoryError as error:
+            except TooBigError as error:
                 if len(some) == 1:
                     raise EngineError(
                         "the graph server has too little memory for a single entity; give it more"
@@ -233,7 +237,16 @@ async def _in_parts(
     return total
 
 
-def _parts(rows: Sequence[_Row], size: int) -> Iterator[Sequence[_Row]]:
-    remaining = iter(rows)
-    while part := list(islice(remaining, size)):
+def _parts(rows: Sequence[_Row], size: int, chars: int | None = None) -> Iterator[list[_Row]]:
+    """Runs of at most ``size`` rows, and of about ``chars`` characters where rows are maps."""
+    part: list[_Row] = []
+    weight = 0
+    for row in rows:
+        more = weigh(row) if chars is not None and isinstance(row, dict) else 0
+        if part and (len(part) == size or (chars is not None and weight + more > chars)):
+            yield part
+            part, weight = [], 0
+        part.append(row)
+        weight += more
+    if part:
         yield part
