@@ -259,3 +259,21 @@ def _certificate(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context
+
+
+@pytest.mark.requirement("CTX-13")
+async def test_the_capabilities_are_those_of_the_matrix(
+    settings: Settings, endpoints: Endpoints
+) -> None:
+    engine = open_engine(settings, endpoints)
+
+    told = engine.capabilities.model_dump()
+
+    assert told.pop("backing") == "embedded Bolt server"
+    assert told == {
+        "engine": "basic", "cypher": True, "kql": False, "sql": False, "promql": False,
+        "time_series": False, "schema_evolution": False, "arrow_native": False,
+        "ingest": ("bolt",), "writers": "one", "vectors": "pgvector", "byo_bucket": False,
+        "typed_columns": False, "graph_registered": False,
+    }  # fmt: skip
+    await engine.close()
