@@ -95,3 +95,17 @@ async def write(engine: ContextEngine, graph: Graph, seen_at: datetime = SEEN) -
     await engine.upsert_nodes(graph.org, graph.node_batch(), seen_at)
     if graph.edges:
         await engine.upsert_edges(graph.org, graph.edge_batch(), seen_at)
+
+
+def small(org: UUID) -> Graph:
+    """Three services that call each other, and the team of another realm that owns one."""
+    graph = Graph(org)
+    for key in "abc":
+        graph.node(key, "Service")
+        graph.nodes[key]["properties"] = json.dumps({})
+    graph.node("team", "Team", realm="crm")
+    graph.edge("a", "CALLS", "b")
+    graph.edge("b", "CALLS", "c")
+    graph.edge("a", "CALLS", "c")
+    graph.edge("team", "OWNS", "a")
+    return graph
