@@ -1,10 +1,10 @@
 """``publish_rate``: entities and edges that a sync publishes a second, against raw Bolt writes.
 
 Subject: the publish stage of a real sync of a generated git repository, its vectors left out.
-Control: the same rows by the official driver, ``UNWIND … CREATE`` in batches of the same size, in
-managed transactions. That is the fastest write there is and cannot be repeated; a publish can, so
-it also has to look up what exists. (``MERGE`` is no control here: on two labels, or on an edge with
-an id, the embedded server scans for it.)
+Control: the same rows, as the property maps that the engine stores, by the official driver:
+``UNWIND … CREATE`` in batches of the same size, in managed transactions. That is the fastest write
+there is, and it cannot be repeated. (``MERGE`` is no control here: on two labels, or on an edge
+with an id, the embedded server scans for it.)
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from neo4j import AsyncDriver, AsyncGraphDatabase
@@ -25,6 +24,8 @@ from neo4j import AsyncDriver, AsyncGraphDatabase
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.source_records import NewSource
 from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.context.basic.layout import edge_rows, node_rows
+from agentcy_ray.core.batches import EDGES, NODES
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.runner import SyncRunner
 from agentcy_ray.ingest.service import source_opener
@@ -40,7 +41,7 @@ from benchmarks.figures import Figure, compared
 from benchmarks.fixtures import make_repository
 from benchmarks.stores import Bench, fresh_stores
 
-COMMITS, ROUNDS = 2_500, 3
+COMMITS, ROUNDS = 3_000, 3
 Rows = list[dict[str, Any]]
 
 
@@ -131,29 +132,25 @@ async def _publish(bench: Bench, url: str, number: int) -> tuple[float, _Package
 
 
 def _read(bench: Bench, source_id: UUID) -> _Package:
-    """The rows of the source's package, grouped as Cypher needs them."""
-    folder = bench.settings.state_dir / "objects"
-    parts = [p for p in folder.rglob("*.parquet") if source_id.hex in str(p).replace("-", "")]
+    """The rows of the source's package as the engine stores them, grouped as Cypher needs them."""
+    folder, org, now = bench.settings.state_dir / "objects", bench.owner.org_id, datetime.now(UTC)
     nodes: dict[str, Rows] = {}
     edges: dict[str, Rows] = {}
-    for path in parts:
-        kind = path.parent.name
-        if kind not in {"nodes", "edges"}:
+    for path in folder.rglob("*.parquet"):
+        if source_id.hex not in str(path).replace("-", ""):
             continue
-        for row in pq.read_table(path).to_pylist():
-            properties = orjson.loads(row.pop("properties"))
-            flat = {k: v for k, v in properties.items() if not isinstance(v, dict | list)}
-            row["org"] = bench.owner.org_id.hex
-            if kind == "nodes":
-                nodes.setdefault(":".join(row.pop("labels")), []).append({**flat, **row})
-            else:
-                edges.setdefault(row.pop("type"), []).append({**flat, **row})
+        for batch in pq.ParquetFile(path).iter_batches() if path.parent.name == "nodes" else ():
+            for row in node_rows(org, batch.select(NODES.names).cast(NODES), now):
+                nodes.setdefault(":".join(row["_labels"]), []).append(row)
+        for batch in pq.ParquetFile(path).iter_batches() if path.parent.name == "edges" else ():
+            for kind, rows in edge_rows(org, batch.select(EDGES.names).cast(EDGES), now).items():
+                edges.setdefault(kind, []).extend(rows.values())
     return _Package(nodes, edges)
 
 
 def _renamed(package: _Package, prefix: str) -> _Package:
     def rename(rows: Rows) -> Rows:
-        keys = ("id", "src", "dst")
+        keys = ("id", "_src", "_dst")
         return [
             {**row, **{key: f"{prefix}_{row[key]}" for key in keys if key in row}} for row in rows
         ]
@@ -165,7 +162,7 @@ def _renamed(package: _Package, prefix: str) -> _Package:
 
 
 async def _raw(bench: Bench, driver: AsyncDriver, package: _Package) -> float:
-    ends = "MATCH (a:Entity {id: row.src}) MATCH (b:Entity {id: row.dst})"
+    ends = "MATCH (a:Entity {id: row._src}) MATCH (b:Entity {id: row._dst})"
     began = time.perf_counter()
     async with driver.session(database=bench.endpoints.neo4j_database) as session:
         for label, rows in package.nodes.items():

@@ -1,4 +1,4 @@
-"""Every requirement id of ``requirements.toml`` has a test that names it, and the other way round."""
+"""Every id of ``requirements.toml`` has a test that names it, and the other way round."""
 
 from __future__ import annotations
 

@@ -202,12 +202,27 @@ class ContextEngine(Protocol):
         """Create constraints and indexes; safe to call again and from several processes."""
         ...
 
-    async def upsert_nodes(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
-        """Write a batch of schema ``NODES``; ``archived_at`` is cleared, ``first_seen`` kept."""
+    async def upsert_nodes(
+        self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
+    ) -> Written:
+        """Write a batch of schema ``NODES``; ``archived_at`` is cleared, ``first_seen`` kept.
+
+        ``fresh``: the engine held nothing of the source when this publish began (``holds``) and
+        no row comes twice, so it need not look for what exists.
+        """
         ...
 
-    async def upsert_edges(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
-        """Write a batch of schema ``EDGES``; both ends must exist (see ``existing``)."""
+    async def upsert_edges(
+        self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
+    ) -> Written:
+        """Write a batch of schema ``EDGES``; both ends must exist (see ``existing``).
+
+        ``fresh`` as in ``upsert_nodes``.
+        """
+        ...
+
+    async def holds(self, org_id: UUID, source_id: UUID) -> bool:
+        """Whether there is any entity of a source, archived ones included."""
         ...
 
     async def archive(

@@ -93,14 +93,17 @@ class GraphPublisher:
         track = self.meter.start("publish", "rows", rows)
         linked = {"added": 0, "archived": 0}
         first = STAGES.index(cursor.get("stage", STAGES[0]))
+        # On the first publish of a source nothing can be there already. Whatever an earlier attempt
+        # may have left shows as a cursor, or as an entity that the engine holds.
+        fresh = not cursor and not await self.engine.holds(self.lease.org_id, self.lease.source_id)
         for number, stage in enumerate(STAGES):
             if number < first:
                 continue
             after = cursor.get("after") if number == first else None
             if stage == "nodes":
-                await self._upsert(stage, self._node_work(after), track)
+                await self._upsert(stage, self._node_work(after), track, fresh=fresh)
             elif stage == "edges":
-                await self._upsert(stage, self._edge_work(after), track)
+                await self._upsert(stage, self._edge_work(after), track, fresh=fresh)
             elif stage == "links":
                 linked = await self.links.run()
             else:
@@ -109,11 +112,13 @@ class GraphPublisher:
         self.meter.end(track)
         return linked
 
-    async def _upsert(self, stage: str, work: Iterator[Upserts], track: Track) -> None:
+    async def _upsert(
+        self, stage: str, work: Iterator[Upserts], track: Track, *, fresh: bool
+    ) -> None:
         write = self.engine.upsert_nodes if stage == "nodes" else self.engine.upsert_edges
 
         async def one(batch: pa.RecordBatch) -> None:
-            await write(self.lease.org_id, batch, self.at)
+            await write(self.lease.org_id, batch, self.at, fresh=fresh)
             self.meter.add(track, batch.num_rows)
             self.probe(f"{stage}_batch")
 

@@ -9,7 +9,7 @@ statement outside of either meets no row at all: the login role has no policy on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -52,7 +52,7 @@ class Database:
         self._pool = pool
 
     @asynccontextmanager
-    async def tenant(self, org_id: UUID) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+    async def tenant(self, org_id: UUID) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
         """A transaction that sees the rows of ``org_id`` only; commits on leaving without error.
 
         Raises:
@@ -65,13 +65,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def system(self) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+    async def system(self) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
         """A transaction over all tenants; for code that takes no request input into its SQL."""
         async with self._transaction(_BIND_SYSTEM) as connection:
             yield connection
 
     @asynccontextmanager
-    async def _transaction(self, begin: str) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+    async def _transaction(self, begin: str) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
         own: BaseException | None = None
         try:
             async with self._pool.acquire() as connection:
@@ -159,10 +159,14 @@ async def set_codecs(connection: Any) -> None:
         await connection.set_type_codec(
             kind,
             schema="pg_catalog",
-            encoder=lambda value: orjson.dumps(value).decode(),
+            encoder=_json_text,
             decoder=orjson.loads,
         )
     if await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
         from pgvector.asyncpg import register_vector
 
         await register_vector(connection)
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value).decode()

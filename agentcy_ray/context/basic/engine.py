@@ -72,7 +72,9 @@ class BasicEngine:
         """Create constraints and indexes; also done by the first write."""
         await self._schema.entities()
 
-    async def upsert_nodes(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
+    async def upsert_nodes(
+        self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
+    ) -> Written:
         """Write a batch of schema ``NODES``; ``archived_at`` is cleared, ``first_seen`` kept.
 
         Raises:
@@ -81,9 +83,12 @@ class BasicEngine:
         rows = await asyncio.to_thread(node_rows, org_id, batch, seen_at)
         async with self._writing:
             await self._schema.entities()
-            return Written(rows=await writes.write_nodes(self._bolt, rows, self._batch_rows))
+            count = await writes.write_nodes(self._bolt, rows, self._batch_rows, fresh=fresh)
+        return Written(rows=count)
 
-    async def upsert_edges(self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> Written:
+    async def upsert_edges(
+        self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
+    ) -> Written:
         """Write a batch of schema ``EDGES``; rows whose ends are not both there are left out.
 
         Raises:
@@ -96,9 +101,13 @@ class BasicEngine:
             for type_, rows in groups.items():
                 await self._schema.edges(type_)
                 total += await writes.write_edges(
-                    self._bolt, org_id, type_, list(rows.values()), self._batch_rows
+                    self._bolt, org_id, type_, list(rows.values()), self._batch_rows, fresh=fresh
                 )
         return Written(rows=total)
+
+    async def holds(self, org_id: UUID, source_id: UUID) -> bool:
+        """Whether there is any entity of a source, archived ones included."""
+        return await writes.holds(self._bolt, org_id, source_id)
 
     async def archive(
         self, org_id: UUID, kind: EntityKind, ids: Sequence[str], at: datetime

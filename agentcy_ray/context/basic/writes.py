@@ -61,6 +61,8 @@ MATCH ()-[r:{type}]->()
 WHERE r.org = $org AND r.source_id = $source AND r.archived_at < $before
 WITH r LIMIT $many DELETE r RETURN count(*) AS changed
 """
+_ANY_NODE = "MATCH (n:Entity) WHERE n.source_id = $source AND n.org = $org RETURN 1 AS n LIMIT 1"
+_ANY_EDGE = "MATCH ()-[r]->() WHERE r.source_id = $source AND r.org = $org RETURN 1 AS n LIMIT 1"
 _EDGE_TYPES = "CALL db.relationshipTypes() YIELD relationshipType RETURN relationshipType AS type"
 
 PRUNE_ROWS = 1_000
@@ -73,20 +75,30 @@ LISTED = 200
 _Row = TypeVar("_Row")
 
 
-async def write_nodes(bolt: Bolt, rows: Sequence[Properties], size: int) -> int:
-    """Upsert nodes, ``size`` rows per transaction; returns how many rows were written."""
+async def write_nodes(
+    bolt: Bolt, rows: Sequence[Properties], size: int, *, fresh: bool = False
+) -> int:
+    """Upsert nodes, ``size`` rows per transaction; returns how many rows were written.
+
+    With ``fresh`` the first attempt at a part does not look for what exists; a repeated one does,
+    since the first may have been committed without our hearing of it.
+    """
+    tried: set[str] = set()
 
     async def unit(transaction: AsyncManagedTransaction, part: Sequence[Properties]) -> int:
         ids = [row["id"] for row in part]
-        found = {r["id"]: r for r in await _fetch(transaction, _FIND_NODES, ids=ids)}
-        fresh: dict[tuple[str, ...], list[Properties]] = {}
+        found: dict[str, Any] = {}
+        if not fresh or ids[0] in tried:
+            found = {r["id"]: r for r in await _fetch(transaction, _FIND_NODES, ids=ids)}
+        tried.add(ids[0])
+        created: dict[tuple[str, ...], list[Properties]] = {}
         known: list[Properties] = []
         moved: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
         for row in part:
             before = found.get(row["id"])
             labels = tuple(row["_labels"])
             if before is None:
-                fresh.setdefault(labels, []).append(row)
+                created.setdefault(labels, []).append(row)
                 continue
             known.append(row | {"first_seen": before["first_seen"] or row["first_seen"]})
             if set(earlier := tuple(before["labels"])) != set(labels):
@@ -95,7 +107,7 @@ async def write_nodes(bolt: Bolt, rows: Sequence[Properties], size: int) -> int:
             await _relabel(transaction, earlier, labels, some)
         if known:
             await _fetch(transaction, _SET_NODES, rows=known)
-        for labels, some in fresh.items():
+        for labels, some in created.items():
             await _fetch(transaction, _CREATE_NODES.format(labels=_label_list(labels)), rows=some)
         return len(part)
 
@@ -103,14 +115,26 @@ async def write_nodes(bolt: Bolt, rows: Sequence[Properties], size: int) -> int:
 
 
 async def write_edges(
-    bolt: Bolt, org_id: UUID, type_: str, rows: Sequence[Properties], size: int
+    bolt: Bolt,
+    org_id: UUID,
+    type_: str,
+    rows: Sequence[Properties],
+    size: int,
+    *,
+    fresh: bool = False,
 ) -> int:
-    """Upsert edges of one type; a row whose ends are not both there is not written."""
+    """Upsert edges of one type; a row whose ends are not both there is not written.
+
+    ``fresh`` as in ``write_nodes``.
+    """
     name = name_of("type", type_)
+    tried: set[str] = set()
 
     async def unit(transaction: AsyncManagedTransaction, part: Sequence[Properties]) -> int:
         found: dict[str, str | None] = {}
-        for ids in _parts([row["id"] for row in part], LISTED):
+        look = not fresh or part[0]["id"] in tried
+        tried.add(part[0]["id"])
+        for ids in _parts([row["id"] for row in part] if look else [], LISTED):
             rows = await _fetch(transaction, _FIND_EDGES.format(type=name), ids=ids)
             found |= {row["id"]: row["first_seen"] for row in rows}
         known = {
@@ -121,11 +145,11 @@ async def write_edges(
         for ids in _parts(list(known), LISTED):
             some = {id_: known[id_] for id_ in ids}
             await _fetch(transaction, _SET_EDGES.format(type=name), ids=ids, rows=some)
-        fresh = [row for row in part if row["id"] not in found]
-        if not fresh:
+        created = [row for row in part if row["id"] not in found]
+        if not created:
             return len(known)
         made = await _fetch(
-            transaction, _CREATE_EDGES.format(type=name), rows=fresh, org=org_id.hex
+            transaction, _CREATE_EDGES.format(type=name), rows=created, org=org_id.hex
         )
         return len(known) + made[0]["changed"]
 
@@ -155,6 +179,14 @@ async def archive_edges(bolt: Bolt, org_id: UUID, ids: Sequence[str], at: str, s
         return changed
 
     return await _in_parts(bolt, ids, size, unit)
+
+
+async def holds(bolt: Bolt, org_id: UUID, source_id: UUID) -> bool:
+    """Whether a node or an edge of the source exists, archived ones included."""
+    for text in (_ANY_NODE, _ANY_EDGE):
+        if await bolt.read(text, {"org": org_id.hex, "source": source_id.hex}):
+            return True
+    return False
 
 
 async def prune(bolt: Bolt, org_id: UUID, source_id: UUID, before: str) -> int:

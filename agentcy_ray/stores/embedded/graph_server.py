@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 from pathlib import Path
+
+from agentcy_ray.core.settings import export_environment
 
 HEAP = "1g"
 
@@ -24,8 +25,10 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before the engine's threads inherit the mask
 
     # The library takes these from the environment only, when it is loaded.
-    os.environ["ARCADEDB_LOG_DIR"] = str(given.root / "log")
-    os.environ["ARCADEDB_NATIVE_ISOLATE_ARGS"] = f"-Xmx{HEAP}"
+    export_environment({
+        "ARCADEDB_LOG_DIR": str(given.root / "log"),
+        "ARCADEDB_NATIVE_ISOLATE_ARGS": f"-Xmx{HEAP}",
+    })
     import arcadedb
 
     server = arcadedb.create_server(
