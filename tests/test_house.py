@@ -48,9 +48,8 @@ def test_the_top_level_is_as_planned() -> None:
 @pytest.mark.requirement("DEP-01")
 def test_the_declared_dependencies_hold_what_the_platform_is_built_on() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = " ".join(
-        project["dependencies"] + sum(project["optional-dependencies"].values(), [])
-    )
+    extras = project["optional-dependencies"].values()
+    declared = " ".join([*project["dependencies"], *(name for extra in extras for name in extra)])
     for name in ("ray[serve", "asyncpg", "pgvector", "neo4j", "redis", "pyarrow", "authlib",
                  "sentence-transformers", "vllm", "anthropic", "pydantic", "pytest"):  # fmt: skip
         assert name in declared, name

@@ -72,9 +72,9 @@ class Client:
         """
         try:
             answer = await self._http.get("/health")
-        except httpx.TransportError as error:
+            return orjson.loads(answer.content)
+        except (httpx.TransportError, orjson.JSONDecodeError) as error:
             raise ServerUnreachableError(_away(self.url)) from error
-        return orjson.loads(answer.content)
 
     async def get(self, path: str, **query: Any) -> Any:
         """GET a JSON answer; query values that are None are left out."""

@@ -137,16 +137,19 @@ class _Demo:
             for verb, count in counts.get(kind, {}).items()
             if verb != "unchanged"
         )
+        stages, chunks = counts.get("seconds", {}), counts.get("embedded", 0)
         facts = {
             "seconds": round(secs, 2),
             "counts": counts,
-            "entities_per_second": round(changed / secs, 1),
-            "chunks_embedded": counts.get("embedded", 0),
+            "rows_per_second": _rate(changed, stages.get("publish")),
+            "chunks_embedded": chunks,
+            "chunks_per_second": _rate(chunks, stages.get("embed")),
         }
         if not self._quiet:
             console().print(
-                f"{changed:,} entities in {secs:.1f} s ({changed / secs:,.0f}/s), "
-                f"{counts.get('embedded', 0):,} chunks embedded"
+                f"{changed:,} nodes and edges published at {facts['rows_per_second']:,.0f}/s, "
+                f"{chunks:,} chunks embedded at {facts['chunks_per_second']:,.0f}/s, "
+                f"{secs:.1f} s in all"
             )
         return facts
 
@@ -246,6 +249,10 @@ class _Demo:
         if not self._quiet:
             print_rows(rows, ["seq", "action", "decision", "tool"])
         return rows
+
+
+def _rate(count: int, secs: float | None) -> float:
+    return round(count / secs, 1) if secs else 0.0
 
 
 async def _source(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 from typing import Any
 
 import typer
@@ -19,7 +21,7 @@ from agentcy_ray.cli import (
     sources,
     tools,
 )
-from agentcy_ray.cli.output import USAGE, exit_code, print_error
+from agentcy_ray.cli.output import FAILED, USAGE, exit_code, print_error
 from agentcy_ray.core.errors import AgentcyError, BadRequestError, ConfigError
 
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -64,7 +66,21 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         print_error(ConfigError("stopped", code="cancelled"), as_json=as_json)
         sys.exit(130)
-    except UsageError as error:
-        usage = BadRequestError(f"{error.format_message()}; see `agentcy --help`", code="usage")
-        print_error(usage, as_json=as_json)
-        sys.exit(USAGE)
+    except Exception as error:  # noqa: BLE001 - the last resort of a command
+        if isinstance(error, UsageError):
+            usage = f"{error.format_message()}; see `agentcy --help`"
+            print_error(BadRequestError(usage, code="usage"), as_json=as_json)
+            sys.exit(USAGE)
+        print_error(_unexpected(error), as_json=as_json)
+        sys.exit(FAILED)
+
+
+def _unexpected(error: Exception) -> AgentcyError:
+    """A fault of ours: a line for the person, the traceback into a file."""
+    lines = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile("w", prefix="agentcy-", suffix=".log", delete=False) as report:
+        report.write(lines)
+    return AgentcyError(
+        f"{type(error).__name__}: {error}; this is a fault of agentcy itself, please report it "
+        f"with {report.name}"
+    )
