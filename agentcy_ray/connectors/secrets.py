@@ -50,7 +50,8 @@ def secret_values(config: BaseModel) -> tuple[str, ...]:
     """Every secret of a config, longest first: what must appear in no result and no message."""
     secrets: Secrets = {}
     _masked(config, "", secrets)
-    return tuple(sorted({value for value in secrets.values() if value}, key=len, reverse=True))
+    values = {value for value in secrets.values() if value}
+    return tuple(sorted(values, key=lambda value: (-len(value), value)))
 
 
 def _masked(value: Any, pointer: str, secrets: Secrets) -> Any:

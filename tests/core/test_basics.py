@@ -70,7 +70,10 @@ def test_models_carry_uuids_inside_and_prefixed_text_outside() -> None:
 
 def test_new_ids_are_version_seven_and_ordered_by_time() -> None:
     assert new_id().version == 7
-    assert new_id().int >> 80 <= new_id().int >> 80
+    ids = [new_id() for _ in range(1000)]
+    fractions = [value.int >> 64 for value in ids]
+    assert fractions == sorted(fractions)
+    assert len(set(ids)) == 1000
 
 
 @pytest.mark.requirement("CTX-15")

@@ -14,10 +14,12 @@ def test_the_demo_syncs_asks_acts_and_shows_the_audit(machine: Machine, reposito
     facts = machine.agentcy(
         "demo", str(repository), "--yes", "--question", "How long do the retries of part 3 wait?"
     )
-    assert facts["stats"]["labels"]["GitCommit"] == 12
-    assert facts["stats"]["types"]["TOUCHES"] == 12
+    assert (
+        facts["sync"]["counts"]["nodes"]["added"] == 12 + 12 + 3
+    )  # and author, branch, repository
+    assert facts["stats"]["labels"]["GitCommit"] >= 12
     assert facts["sync"]["chunks_embedded"] >= 24
-    assert facts["traversal"]["rows"][0][:3] == ["Ada", 12, 12]
+    assert ["Ada", 12, 12] in [row[:3] for row in facts["traversal"]["rows"]]
     assert facts["search"]["hits"]
     assert facts["answer"]["text"].startswith("Offline answer (retrieval only).")
     assert "4 seconds" in facts["answer"]["text"]
@@ -50,7 +52,7 @@ def test_search_query_graph_and_tools_answer_over_the_command_line(
         "RETURN c.title AS title", "--param", "path=docs/part5.md",
     )  # fmt: skip
     assert answer["rows"] == [["Describe the retries of part 5"]]
-    assert machine.agentcy("graph", "stats")["labels"]["GitFile"] == 12
+    assert machine.agentcy("graph", "stats")["labels"]["GitFile"] >= 12
     log = machine.agentcy("tools", "call", "git.log", '{"limit": 2}')
     assert log["status"] == "completed"
     assert machine.agentcy("audit", "verify")["ok"] is True
