@@ -68,7 +68,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the last resort of a command
         if isinstance(error, UsageError):
-            usage = f"{error.format_message()}; see `agentcy --help`"
+            complaint: Any = error
+            usage = f"{complaint.format_message()}; see `agentcy --help`"
             print_error(BadRequestError(usage, code="usage"), as_json=as_json)
             sys.exit(USAGE)
         print_error(_unexpected(error), as_json=as_json)
