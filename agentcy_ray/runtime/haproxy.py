@@ -1,13 +1,17 @@
 """HAProxy, Serve's ingress: kept on loopback, and reaped when its cluster died without it.
 
-Serve writes HAProxy's config itself and binds the statistics and metrics listeners to every
-address. We start HAProxy through a small wrapper that puts them on loopback before each (re)load.
+Serve writes HAProxy's config itself. We start HAProxy through a small wrapper that edits it before
+each (re)load: the statistics and metrics listeners, bound to every address, move to loopback; the
+datagram that reports each request goes (the replicas count their requests themselves); and each
+request is marked as one whose replica need not watch for a disconnect in a task of its own, since
+our streams watch for it themselves.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
 that only we use.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import tempfile
@@ -17,14 +21,24 @@ from pathlib import Path
 import psutil
 
 _WRAPPER = """#!/bin/sh
-# Keeps the statistics and metrics listeners of the generated config off every address but loopback.
 for arg in "$@"; do
   case "$previous" in
-    -f) [ -f "$arg" ] && sed -i 's/bind \\*:/bind 127.0.0.1:/; s/bind :/bind 127.0.0.1:/' "$arg" ;;
+    -f) [ -f "$arg" ] && sed -i -f "$(dirname "$0")/config.sed" "$arg" ;;
   esac
   previous="$arg"
 done
 exec "{binary}" "$@"
+"""
+
+_EDITS = """\
+s/bind \\*:/bind 127.0.0.1:/
+s/bind :/bind 127.0.0.1:/
+/^ *log /d
+/^ *log-format-sd /d
+/^ *option httplog/d
+/x-request-disconnect-disabled/d
+/^frontend http_frontend/a\\
+    http-request set-header x-request-disconnect-disabled ?1
 """
 
 _SOCKET_ROOM = 60
@@ -59,6 +73,7 @@ def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
     wrapper = home / "haproxy"
     wrapper.write_text(_WRAPPER.format(binary=real))
     wrapper.chmod(0o700)
+    (home / "config.sed").write_text(_EDITS)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
@@ -69,6 +84,7 @@ def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_MAXCONN": str(_connections()),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentcy_ray.api.app import create_app
 from agentcy_ray.api.bootstrap import first_boot
@@ -13,16 +13,27 @@ from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
 from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.serve import http_protocol
 from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.secrets import resolve_secrets
 
 
-def api_application() -> FastAPI:
-    """The API of a replica; its services are opened when Serve starts it."""
+def api_application() -> ASGIApp:
+    """The API of a replica; its services are opened when Serve starts it.
+
+    Serve matches each request against the routes of an application that shows them, to name its
+    own metrics, before the application matches them again; this one shows none, and counts itself.
+    """
+    http_protocol.install()
     settings = Settings.load()
-    return create_app(settings, lambda: open_platform(settings))
+    application = create_app(settings, lambda: open_platform(settings))
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await application(scope, receive, send)
+
+    return answer
 
 
 async def open_platform(settings: Settings) -> Services:

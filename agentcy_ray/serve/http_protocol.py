@@ -1,0 +1,59 @@
+"""HTTP/1.1 of a replica: the head of an answer and its body leave in one packet.
+
+uvicorn writes the head of a response and each part of its body apart, and the event loop hands
+each write to the kernel at once. On loopback, where HAProxy reads what a replica wrote, every
+packet wakes a process. Here the writes of one turn of the event loop leave together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_NAME = f"{__name__}:OneWriteProtocol"
+
+
+def install() -> None:
+    """Let servers that this process starts from now on speak it; Serve offers no setting."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = _NAME
+
+
+class OneWriteProtocol(HttpToolsProtocol):
+    """uvicorn's protocol over a transport that gathers writes."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+
+
+class _Gathering:
+    """A transport whose writes leave together at the end of the event loop's turn."""
+
+    __slots__ = ("_held", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` with whatever else is written in this turn."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Close once everything written has been sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.write(b"".join(held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
