@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 from pydantic import BaseModel
 
-from agentcy_ray.core.tools import ToolSpec
+from agentcy_ray.core.tools import Probe, ToolSpec
 
 BATCH_ROWS = 5_000
 BATCH_BYTES = 8 * 1024 * 1024
@@ -144,6 +144,22 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """Let go of files, processes and sockets."""
+        ...
+
+
+class ProbingSession(Session, Protocol):
+    """A session of a connector whose specs say ``probe`` of some tool."""
+
+    async def probe(self, tool: str, args: Mapping[str, Any], *, idempotency_key: str) -> Probe:
+        """What became of the call with this key, asked after its answer was lost; changes nothing.
+
+        ``not_done`` says that no call with this key has had its effect by now. One that is still
+        under way may have it later, so ``call`` has to answer a key that it has carried out from
+        its record and not carry it out again.
+
+        Raises:
+            ConnectorError: the source could not be asked.
+        """
         ...
 
 

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+from agentcy_ray.connectors.base import ProbingSession, Session
 from agentcy_ray.connectors.live_sessions import ContextFactory, Held, Sessions
 from agentcy_ray.connectors.records import json_bytes
 from agentcy_ray.connectors.sources import SourceStore
@@ -110,9 +111,7 @@ class _Call:
         request, say = self._request, held.redactor.text
         self.sent = True
         try:
-            value = await held.session.call(
-                request.tool, request.args, idempotency_key=request.idempotency_key
-            )
+            value = await _value(held.session, request)
             result = self._bounded(held, value)
         except TimeoutError:
             error: AgentcyError = ConnectorTimeoutError("the source did not answer in time")
@@ -163,3 +162,14 @@ class _Call:
 
     def _ms(self) -> float:
         return round((time.perf_counter() - self._started) * 1000, 3)
+
+
+async def _value(session: Session, request: ToolRequest) -> Any:
+    """What the session answers: a tool's JSON value, or a ``Probe`` in its JSON form."""
+    key = request.idempotency_key
+    if not request.probe:
+        return await session.call(request.tool, request.args, idempotency_key=key)
+    assert key is not None
+    asked = cast(ProbingSession, session)  # its spec offers it, else nobody asks
+    probe = await asked.probe(request.tool, request.args, idempotency_key=key)
+    return probe.model_dump(mode="json")

@@ -40,6 +40,9 @@ class ToolSpec(BaseModel):
     requires_approval: bool = False
     idempotent: bool = False
     """Safe to repeat with the same arguments even though it writes."""
+    probe: bool = False
+    """Whether sessions can tell by an idempotency key what became of a call (``Probe``). Such a
+    tool carries a key out once at most, however often and by whomever it is sent."""
     timeout_secs: float | None = None
     """Limit of one call in seconds; None = the setting ``TOOL_TIMEOUT_SECS``."""
 
@@ -83,6 +86,26 @@ class ToolRequest(BaseModel):
     deadline: datetime
     """When the caller stops waiting, UTC."""
     idempotency_key: str | None = None
+    probe: bool = False
+    """Ask what became of the call with this key instead of making it; the value is a ``Probe``."""
+
+
+class Fate(StrEnum):
+    """What became of a call whose answer was lost."""
+
+    DONE = "done"
+    NOT_DONE = "not_done"
+    UNKNOWN = "unknown"
+
+
+class Probe(BaseModel):
+    """A connector's finding about one idempotency key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fate: Fate
+    result: Any = None
+    """The answer that the call gave, or would have given; only when it is done."""
 
 
 class ToolOutcome(BaseModel):

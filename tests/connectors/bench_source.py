@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 
 from agentcy_ray.connectors.base import ConnectorSpec, Cursors, ExtractItem, Mode, SessionContext
 from agentcy_ray.connectors.config import ConnectorConfig, read_config
-from agentcy_ray.core.tools import ToolSpec
+from agentcy_ray.core.tools import Fate, Probe, ToolSpec
 
 
 class BenchConfig(ConnectorConfig):
@@ -88,6 +88,11 @@ class BenchSession:
                 raise
         self._bench.effects.append(tool)
         return self._bench.value
+
+    async def probe(self, tool: str, args: Mapping[str, Any], *, idempotency_key: str) -> Probe:
+        if tool in self._bench.effects:
+            return Probe(fate=Fate.DONE, result=[self._bench.value, idempotency_key])
+        return Probe(fate=Fate.NOT_DONE)
 
     async def close(self) -> None:
         self._bench.closed += 1

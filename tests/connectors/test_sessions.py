@@ -92,6 +92,15 @@ async def test_many_calls_share_one_session_and_its_work_folder_is_private(
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+async def test_a_probe_asks_the_session_and_carries_nothing_out(pool, source, bench):
+    asked = request(source, "stir").model_copy(update={"probe": True})
+    assert (await pool.call(asked)).value == {"fate": "not_done", "result": None}
+    assert bench.effects == []
+    await pool.call(request(source, "stir"))
+    assert (await pool.call(asked)).value == {"fate": "done", "result": ["fine", "key"]}
+    assert bench.effects == ["stir"]
+
+
 async def test_an_idle_session_closes_and_the_next_call_opens_another(pool, source, bench, clock):
     await pool.call(request(source))
     clock.now += 599

@@ -15,6 +15,7 @@ from agentcy_ray.connectors.demo.ledger import Ledger
 from agentcy_ray.connectors.records import BatchBuilder
 from agentcy_ray.connectors.threads import pull
 from agentcy_ray.core.errors import ConnectorError, ToolNotFoundError
+from agentcy_ray.core.tools import Fate, Probe
 
 STREAM = "company"
 _REMEMBERED = 4096
@@ -69,7 +70,8 @@ class DemoSession:
         if tool not in {"restart_service", "delete_record"}:
             raise ToolNotFoundError(f"the demo company offers no tool {tool!r}", tool=tool)
         async with self._writing:
-            if (answer := self._ledger.seen(idempotency_key)) is not None:
+            answer = await asyncio.to_thread(self._ledger.seen, idempotency_key)
+            if answer is not None:
                 return answer
             target = self._find(str(args["service" if tool == "restart_service" else "id"]))
             if tool == "restart_service" and target.kind.label != "Service":
@@ -79,6 +81,13 @@ class DemoSession:
             )
             self._record.cache_clear()
             return answer
+
+    async def probe(self, tool: str, args: Mapping[str, Any], *, idempotency_key: str) -> Probe:
+        """Look the key up in the ledger, which knows every effect there was."""
+        answer = await asyncio.to_thread(self._ledger.seen, idempotency_key)
+        if answer is None:
+            return Probe(fate=Fate.NOT_DONE)
+        return Probe(fate=Fate.DONE, result=answer)
 
     async def close(self) -> None:
         """Nothing is held."""

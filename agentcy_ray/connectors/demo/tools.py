@@ -34,6 +34,7 @@ TOOLS = (
         description="Restart one service of the demo company and count its restarts.",
         input_schema=_arguments(service="id of the service, for example service-3"),
         effect=Effect.WRITE,
+        probe=True,
     ),
     ToolSpec(
         name="delete_record",
@@ -41,6 +42,7 @@ TOOLS = (
         description="Delete one record of the demo company for good; the next sync archives it.",
         input_schema=_arguments(id="id of the record, for example customer-2"),
         effect=Effect.DESTRUCTIVE,
+        probe=True,
         requires_approval=True,
     ),
 )

@@ -12,6 +12,7 @@ from agentcy_ray.connectors.demo.company import KINDS, Company
 from agentcy_ray.connectors.demo.ledger import FILE
 from agentcy_ray.core.errors import ConnectorError
 from agentcy_ray.core.tenancy import BUILT_IN_REALMS
+from agentcy_ray.core.tools import Fate, Probe
 from tests.connectors.extracts import context, extract, session_on
 
 
@@ -68,6 +69,19 @@ async def test_an_effect_happens_once_per_key_also_after_a_restart(tmp_path):
     assert (await again.call("restart_service", args, idempotency_key="k2"))["restarts"] == 2
     assert (await again.call("lookup", {"id": "service-1"}))["restarts"] == 2
     assert len((here.work_dir / FILE).read_bytes().splitlines()) == 2
+
+
+async def test_a_probe_tells_what_any_session_did_under_a_key(tmp_path):
+    here = context(tmp_path)
+    one, other = [await session_on(DemoConnector(), {}, here) for _ in range(2)]
+    args = {"service": "service-1"}
+    before = await other.probe("restart_service", args, idempotency_key="k1")
+    assert before == Probe(fate=Fate.NOT_DONE)
+    answer = await one.call("restart_service", args, idempotency_key="k1")
+    after = await other.probe("restart_service", args, idempotency_key="k1")
+    assert after == Probe(fate=Fate.DONE, result=answer)
+    assert await other.call("restart_service", args, idempotency_key="k1") == answer
+    assert len((here.work_dir / FILE).read_bytes().splitlines()) == 1
 
 
 async def test_a_half_written_effect_did_not_happen(tmp_path):
