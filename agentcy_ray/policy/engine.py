@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from agentcy_ray.core.errors import PolicyInvalidError
+from agentcy_ray.policy.asks import Ask, ask_of, message_of, strictest
 from agentcy_ray.policy.input import Decision, PolicyInput
 from agentcy_ray.policy.modules import Engine, Module, explain, parse
 
@@ -104,20 +105,28 @@ class RegoEngine:
 
     def _decide(self, found: Mapping[str, Any], granted: bool, latency_ms: float) -> Decision:
         denied: list[tuple[str, str]] = []
-        asked: list[tuple[str, str]] = []
+        asked: list[tuple[str, Ask]] = []
         for text, messages in found.items():
-            into = denied if self._rules[text][0].name == "deny" else asked
-            into.extend((text, _message(item)) for item in messages)
+            if self._rules[text][0].name == "deny":
+                denied.extend((text, message_of(item)) for item in messages)
+                continue
+            try:
+                asked.extend((text, ask_of(item)) for item in messages)
+            except PolicyInvalidError as error:
+                return _failed(f"{text}: {error.message}", latency_ms)
         denied.sort()
-        asked = [] if granted else sorted(asked)
+        asked = [] if granted else sorted(asked, key=lambda ask: (ask[0], ask[1].reason))
         first = next(iter(denied or asked), None)
+        quorum, second_person = strictest(ask for _, ask in asked)
         return Decision(
             decision="deny" if denied else "allow",
             reasons=tuple(message for _, message in denied),
             policy_id=self._rules[first[0]][1].policy_id if first else None,
             rule=first[0] if first else None,
             requires_approval=bool(asked) and not denied,
-            approval_reasons=tuple(message for _, message in asked),
+            approval_reasons=tuple(ask.reason for _, ask in asked),
+            approval_quorum=quorum,
+            approval_second_person=second_person,
             latency_ms=latency_ms,
         )
 
@@ -148,7 +157,3 @@ def denied_by_error(error: PolicyInvalidError) -> Decision:
 
 def _failed(reason: str, latency_ms: float = 0.0) -> Decision:
     return Decision(decision="deny", reasons=(reason,), rule=POLICY_ERROR, latency_ms=latency_ms)
-
-
-def _message(item: Any) -> str:
-    return item if isinstance(item, str) else orjson.dumps(item, default=str).decode()

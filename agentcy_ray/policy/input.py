@@ -36,7 +36,11 @@ class PolicyInput(BaseModel):
 
 
 class Decision(BaseModel):
-    """The answer. ``policy_id`` and ``rule`` name what denied, or else what asks for approval."""
+    """The answer. ``policy_id`` and ``rule`` name what denied, or else what asks for approval.
+
+    Members of a ``require_approval`` set are texts, or objects such as
+    ``{"msg": "…", "quorum": 2, "second_person": true}``; the strictest of them holds (``asks.py``).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +50,10 @@ class Decision(BaseModel):
     rule: str | None = None
     requires_approval: bool = False
     approval_reasons: tuple[str, ...] = ()
+    approval_quorum: int = 1
+    """How many different people have to approve."""
+    approval_second_person: bool = False
+    """Whether the requester may not be one of them."""
     latency_ms: float = 0.0
 
     @property

@@ -54,6 +54,39 @@ def test_both_forms_of_require_approval_ask_until_the_approval_is_granted():
     assert granted.approval_reasons == ()
 
 
+ASKS = """package agentcy.asks
+import rego.v1
+require_approval contains "one will do" if input.resource.ask
+require_approval contains {"msg": "two people", "quorum": 2} if input.resource.ask == "two"
+require_approval contains {"msg": "not you", "second_person": true} if input.resource.ask == "other"
+require_approval contains {"msg": "oops", "qourum": 2} if input.resource.ask == "typo"
+require_approval contains {"msg": "oops", "quorum": 0} if input.resource.ask == "nobody"
+"""
+
+
+@pytest.mark.parametrize(
+    ("ask", "reasons", "quorum", "second"),
+    [
+        ("x", ("one will do",), 1, False),
+        ("two", ("one will do", "two people"), 2, False),
+        ("other", ("not you", "one will do"), 1, True),
+    ],
+)
+def test_a_question_for_approval_may_ask_for_several_people_or_for_another_one(
+    ask, reasons, quorum, second
+):
+    decision = engine(ASKS).evaluate(question({"ask": ask}))
+    assert (decision.approval_reasons, decision.approval_quorum) == (reasons, quorum)
+    assert decision.approval_second_person is second
+
+
+@pytest.mark.parametrize("ask", ["typo", "nobody"])
+def test_a_question_for_approval_that_is_misspelt_is_a_deny_and_no_smaller_question(ask):
+    decision = engine(ASKS).evaluate(question({"ask": ask}))
+    assert (decision.decision, decision.rule) == ("deny", "policy_error")
+    assert "require_approval" in decision.reasons[0]
+
+
 def test_a_deny_wins_over_a_question_for_approval():
     decision = engine(NEWER, OLDER).evaluate(question({"ask": True, "stop": "older"}))
     assert (decision.decision, decision.requires_approval) == ("deny", False)
