@@ -21,9 +21,11 @@ from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig
 from agentcy_ray.runtime.loopback import HOOK
-from agentcy_ray.stores.embedded.ports import choose
+from agentcy_ray.stores.embedded.ports import Reservation, choose
 
 NAMESPACE = "agentcy"
+_REPLICA_PORTS = 100
+"""How many ports in a row the API's replicas share."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = structlog.get_logger(__name__)
@@ -46,10 +48,17 @@ class Prepared:
     ha_proxy: bool
     haproxy_home: Path
     token_path: Path
+    reserved: Reservation
+    """Release it when the platform has stopped."""
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, port: int) -> Prepared:
     """Set Ray's and Serve's variables; call before anything imports ``ray.serve``.
+
+    Args:
+        settings: the platform's.
+        port: where the API will listen; it and HAProxy's own ports are reserved, also for an
+            HAProxy that is started again, until ``Prepared.reserved`` is released.
 
     Raises:
         ConfigError: the API would listen beyond loopback without a proxy in front of it.
@@ -64,7 +73,7 @@ def prepare(settings: Settings) -> Prepared:
     if stale:
         log.warning("ended HAProxy processes of a cluster that died", pids=stale)
     token_path = _token(settings.state_dir)
-    ports = _ports(settings.state_dir)
+    ports = _ports(settings.state_dir, port)
     values = {
         "AGENTCY_STATE_DIR": str(settings.state_dir),
         "RAY_AUTH_MODE": "token",
@@ -75,23 +84,32 @@ def prepare(settings: Settings) -> Prepared:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Replicas do not call each other; the gRPC server for it would listen on every address.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+        # A dead ingress is missed after three checks.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback"]),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports["replicas"]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports["replicas"] + 99),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports["replicas"] + _REPLICA_PORTS - 1),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if settings.ray_address is None:
         # The one switch with which Ray keeps loopback as the node's address instead of the
         # machine's outward one; a cluster of several machines is joined by RAY_ADDRESS.
         values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    reserved = Reservation()
     real = haproxy.binary()
     if real is None:
         log.warning("no HAProxy found; requests go through Serve's slower built-in proxy")
     else:
         values |= haproxy.environment(home, real, ports)
+        reserved.hold(settings.agentcy_host, port)
+        for name in ("stats", "metrics"):
+            reserved.hold("127.0.0.1", ports[name])
     export_environment(values)
-    return Prepared(ha_proxy=real is not None, haproxy_home=home, token_path=token_path)
+    return Prepared(
+        ha_proxy=real is not None, haproxy_home=home, token_path=token_path, reserved=reserved
+    )
 
 
 def start(settings: Settings, config: ClusterConfig) -> dict[str, Any]:
@@ -154,12 +172,17 @@ def _token(state_dir: Path) -> Path:
     return path
 
 
-def _ports(state_dir: Path) -> dict[str, int]:
-    """Ports of this state folder's cluster: those of the last start where still free."""
+def _ports(state_dir: Path, api: int) -> dict[str, int]:
+    """Ports of this state folder's cluster, all different: those of the last start where free."""
     path = state_dir / "ports.json"
     last: dict[str, int] = orjson.loads(path.read_bytes()) if path.exists() else {}
-    ports: dict[str, int] = {}
-    for name in ("stats", "metrics", "fallback", "replicas"):
-        ports[name] = choose([last[name]] if name in last else [])
+    ports: dict[str, int] = {"api": api}
+    ports["replicas"] = choose(
+        [p for p in (last.get("replicas"),) if p], range(api - _REPLICA_PORTS + 1, api + 1)
+    )
+    taken = {api, *range(ports["replicas"], ports["replicas"] + _REPLICA_PORTS)}
+    for name in ("stats", "metrics", "fallback"):
+        ports[name] = choose([last[name]] if name in last else [], taken)
+        taken.add(ports[name])
     path.write_bytes(orjson.dumps(ports))
     return ports

@@ -25,7 +25,7 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import cluster
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.stores.embedded import stop_embedded
-from agentcy_ray.stores.embedded.ports import choose, is_free
+from agentcy_ray.stores.embedded.ports import Reservation, choose, is_free
 from agentcy_ray.stores.endpoints import resolve_endpoints
 
 Say = Callable[[str], None]
@@ -89,6 +89,7 @@ class Platform:
         self._say = say
         self._lock = StateLock(settings.state_dir)
         self._started = False
+        self._reserved: Reservation | None = None
 
     def start(self) -> Running:
         """Bring everything up; returns when the API answers.
@@ -101,7 +102,8 @@ class Platform:
         self._lock.acquire()
         try:
             port = self._port()
-            prepared = cluster.prepare(self._settings)
+            prepared = cluster.prepare(self._settings, port)
+            self._reserved = prepared.reserved
             config = load_cluster_config(self._settings.agentcy_cluster_config)
             self._say("starting the stores and Ray")
             with ThreadPoolExecutor(1, "stores") as aside:
@@ -130,6 +132,8 @@ class Platform:
             withdraw()
             cluster.stop()
             self._started = False
+        if self._reserved is not None:
+            self._reserved.release()
         asyncio.run(stop_embedded(self._settings))
         (self._settings.state_dir / "up.json").unlink(missing_ok=True)
         self._lock.release()
