@@ -1,0 +1,28 @@
+-- Approvals by several people, and by another one than the requester.
+
+ALTER TABLE approvals
+  ADD COLUMN quorum int NOT NULL DEFAULT 1 CHECK (quorum BETWEEN 1 AND 10),
+  ADD COLUMN second_person boolean NOT NULL DEFAULT false,
+  -- Of the audit entry of an end that nobody voted for: expiry or cancellation.
+  ADD COLUMN audit_id uuid;
+
+-- One row for each decider; the vote that completes the quorum, or the first refusal, decides.
+CREATE TABLE approval_votes (
+  id uuid PRIMARY KEY,
+  org_id uuid NOT NULL,
+  approval_id uuid NOT NULL,
+  user_id uuid NOT NULL,
+  api_key_id uuid,
+  approved boolean NOT NULL,
+  via text NOT NULL,
+  note text,
+  request_id text,
+  audit_id uuid NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (approval_id, user_id),
+  FOREIGN KEY (org_id, approval_id) REFERENCES approvals (org_id, id) ON DELETE CASCADE
+);
+CALL make_tenant_table('approval_votes', 'SELECT, INSERT');
+
+-- Arguments that hold a secret, encrypted: what another process needs to take the call up.
+ALTER TABLE tool_calls ADD COLUMN args_sealed bytea;
