@@ -45,6 +45,11 @@ _SECRET_FIELD = re.compile(
 )
 
 
+def is_secret_field(name: str) -> bool:
+    """Whether a field of this name holds a secret, as far as its name tells."""
+    return _SECRET_FIELD.search(name) is not None
+
+
 class Redactor:
     """Masks secrets in text and in JSON; holds no more state than the values it looks for."""
 

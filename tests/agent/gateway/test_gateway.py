@@ -47,7 +47,7 @@ async def test_a_read_passes_at_once_and_leaves_one_audit_entry_and_no_row(world
     [
         (call("lok"), "tool_not_found", "lab.look"),
         (call("look", connector="nowhere"), "tool_not_found", "search"),
-        (ToolCall(connector="lab", tool="look", args={}), "invalid_args", '"id" is a required'),
+        (ToolCall(connector="lab", tool="look", args={}), "invalid_args", "id: is missing"),
         (call("look", id="a", n="x"), "invalid_args", "n: "),
         (call("look", id="a", extra=1), "invalid_args", "It takes: id (required)"),
         (call("look", id="a", password=2**60), "invalid_args", "large numbers as text"),
