@@ -74,6 +74,11 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def loop(self) -> AgentLoop:
+        """What a claimed run is given to."""
+        return self._loop
+
+    @property
     def held(self) -> tuple[UUID, ...]:
         """Runs in execution here."""
         return tuple(self._held)
