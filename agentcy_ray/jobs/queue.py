@@ -9,6 +9,7 @@ that comes twice meets a row that has moved on. So a backend has four small duti
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -98,7 +99,7 @@ class JobQueue(Protocol):
         ...
 
 
-class RowQueue:
+class RowQueue(ABC):
     """Everything of a queue that does not depend on what carries the ids.
 
     A backend overrides ``offer`` and ``wait``, and may override ``hold`` and ``settle``. It is made
@@ -114,18 +115,18 @@ class RowQueue:
 
     # -- the duties of a backend ----------------------------------------------------------
 
+    @abstractmethod
     async def offer(self, job_id: UUID, queue: QueueName, delay_secs: float) -> None:
         """Carry the news that a job is ready after ``delay_secs``; offering twice is harmless."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def wait(self, kinds: Sequence[str], timeout_secs: float) -> None:
         """Return on news for these kinds, or after the time."""
-        raise NotImplementedError
 
-    async def hold(self, job: Job, lease_secs: float) -> None:
+    async def hold(self, job: Job, lease_secs: float) -> None:  # noqa: B027 - optional
         """Learn that a worker holds a job for so long."""
 
-    async def settle(self, job: Job) -> None:
+    async def settle(self, job: Job) -> None:  # noqa: B027 - optional
         """Learn that a job is held no more."""
 
     async def close(self) -> None:

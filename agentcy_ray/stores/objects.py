@@ -10,6 +10,7 @@ import asyncio
 import builtins
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -127,7 +128,7 @@ def open_objects(settings: Settings) -> ObjectStore:
     return BucketObjects(settings)
 
 
-class _Objects:
+class _Objects(ABC):
     """What both kinds share; ``obstore`` speaks to either."""
 
     def __init__(self, store: LocalStore | S3Store, place: str) -> None:
@@ -207,8 +208,13 @@ class _Objects:
         except (BaseError, OSError, ValueError) as error:
             self._raise(error, key)
 
+    @abstractmethod
     async def _put_large(self, key: str, data: Path | Chunks) -> None:
-        raise NotImplementedError
+        """Store what comes in parts.
+
+        Raises:
+            AlreadyExistsError, BaseError, OSError: as the store has them; ``put_new`` types them.
+        """
 
     def _raise(self, error: Exception, key: str) -> NoReturn:
         text = str(error).split("\n", 1)[0]

@@ -96,7 +96,7 @@ class MemorySource:
         return
 
     async def call(self, tool: str, args: Mapping[str, Any], **how: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError(f"a sync called the tool {tool}")
 
     async def extract(self, cursors: Cursors, *, full: bool) -> AsyncIterator[ExtractItem]:
         cursor = cursors.get("graph")

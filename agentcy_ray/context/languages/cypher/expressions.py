@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from agentcy_ray.context.languages.cypher import tree
 from agentcy_ray.context.languages.cypher.cursor import Cursor
 from agentcy_ray.context.languages.cypher.functions import (
@@ -17,24 +19,24 @@ _QUANTIFIERS = ("ALL", "ANY", "NONE", "SINGLE")
 _SUBQUERIES = ("EXISTS", "COUNT", "COLLECT")
 
 
-class ExpressionParser(Cursor):
+class ExpressionParser(Cursor, ABC):
     """Reads expressions; patterns and subqueries inside them are read by the layers above."""
 
+    @abstractmethod
     def pattern_predicate(self) -> Expression | None:
         """An expression that is a pattern, such as ``(a)-->(b)``; None when it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pattern_comprehension(self) -> Expression | None:
         """``[(a)-->(b) WHERE … | …]`` after its bracket; None when it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subquery(self, kind: str) -> Expression:
         """``EXISTS|COUNT|COLLECT { … }`` after the keyword."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label_expression(self) -> tree.LabelExpression:
         """What follows a colon."""
-        raise NotImplementedError
 
     def expression(self) -> Expression:
         """One expression of any kind."""
