@@ -23,6 +23,7 @@ from agentcy_ray.cli.output import (
 )
 from agentcy_ray.cli.server import report, start_detached, stop_process
 from agentcy_ray.cli.sources import watch
+from agentcy_ray.cli.tools import ended
 from agentcy_ray.connectors.roots import allow_root
 from agentcy_ray.core.errors import AgentcyError, BackendError, NotFoundError
 from agentcy_ray.core.settings import Settings, export_environment
@@ -226,9 +227,7 @@ class _Demo:
         result = await client.post(path, call)
         if result["status"] == "pending_approval":
             await self._decide(client, result["approval_id"])
-        while result["status"] in {"pending_approval", "waiting_approval", "dispatched", "routed"}:
-            await asyncio.sleep(0.1)
-            result = await client.get(f"{path}/{result['tool_call_id']}")
+        result = await ended(client, path, result)
         if not self._quiet:
             console().print(f"{result['status']}: {folder / 'answer.md'}")
         return {"status": result["status"], "tool_call_id": result["tool_call_id"]}

@@ -26,6 +26,7 @@ from agentcy_ray.cli.output import (
     print_json,
     print_rows,
 )
+from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings, child_environment, unclaimed
@@ -134,7 +135,12 @@ def stop_process(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def status(json: JsonFlag = False) -> None:
+def status(
+    wait: Annotated[
+        float, typer.Option(help="Wait so many seconds until every part is well.", min=0)
+    ] = 0,
+    json: JsonFlag = False,
+) -> None:
     """What runs, and how it is."""
     settings = Settings.load()
     running = read_running(settings.state_dir)
@@ -143,9 +149,11 @@ def status(json: JsonFlag = False) -> None:
     async def health() -> dict[str, Any] | None:
         async with Client(settings) as client:
             try:
-                return await client.health()
+                return await (healthy(client, wait) if wait else client.health())
             except ServerUnreachableError:
                 return None
+            except TimeoutError:
+                return await client.health()
 
     parts = asyncio.run(health())
     if json:
@@ -166,6 +174,21 @@ def status(json: JsonFlag = False) -> None:
         raise typer.Exit(UNREACHABLE)
     if parts["status"] != "ok":
         raise typer.Exit(FAILED)
+
+
+async def healthy(client: Client, limit_secs: float) -> dict[str, Any]:
+    """The platform's health once every part is well.
+
+    Raises:
+        ServerUnreachableError: nothing answers in ``limit_secs``.
+        TimeoutError: it answers, and a part is not well.
+    """
+
+    async def look() -> dict[str, Any] | None:
+        found = await client.health()
+        return found if found["status"] == "ok" else None
+
+    return await until(look, limit_secs=limit_secs, outage_secs=limit_secs, every_secs=0.1)
 
 
 def logs(json: JsonFlag = False) -> None:

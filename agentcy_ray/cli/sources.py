@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.output import FAILED, JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.progress import SyncView
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError, NotFoundError
@@ -160,14 +160,15 @@ async def find(client: Client, name: str) -> dict[str, Any]:
 
 
 async def watch(client: Client, sync_run_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Follow a sync run to its end, drawing its progress unless ``quiet``."""
+    """Follow a sync run to its end, across outages, drawing its progress unless ``quiet``."""
     with SyncView(quiet=quiet) as view:
-        while True:
+
+        async def look() -> dict[str, Any] | None:
             run = await client.get(f"/sync-runs/{sync_run_id}")
             view.update(run)
-            if run["status"] in ENDED:
-                return run
-            await asyncio.sleep(0.25)
+            return run if run["status"] in ENDED else None
+
+        return await until(look)
 
 
 def _config(path: Path | None, options: list[str] | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import orjson
@@ -10,6 +9,7 @@ import typer
 
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.output import FAILED, JsonFlag, console, notes, print_json, print_rows
+from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.session import call as with_client
 from agentcy_ray.core.errors import BadRequestError
 
@@ -54,10 +54,7 @@ def call(
         answer = await client.post(path, body)
         if answer["status"] == "pending_approval" and not json:
             notes().print(f"waits for approval: agentcy approvals approve {answer['approval_id']}")
-        while answer["status"] in OPEN:
-            await asyncio.sleep(0.5)
-            answer = await client.get(f"{path}/{answer['tool_call_id']}")
-        return answer
+        return await ended(client, path, answer)
 
     answer = with_client(work)
     if json:
@@ -69,6 +66,18 @@ def call(
         console().print(f"[red]{answer['status']}[/]: {error.get('message', '')}")
     if answer["status"] != "completed":
         raise typer.Exit(FAILED)
+
+
+async def ended(client: Client, path: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """A tool call once it has ended; ``answer`` is the last that was heard of it."""
+    if answer["status"] not in OPEN:
+        return answer
+
+    async def look() -> dict[str, Any] | None:
+        now: dict[str, Any] = await client.get(f"{path}/{answer['tool_call_id']}")
+        return None if now["status"] in OPEN else now
+
+    return await until(look)
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -102,14 +102,13 @@ class Platform:
         return await self.sync_ended(answer.json()["sync_run_id"], who)
 
     async def sync_ended(self, run_id: str, who: str = "owner") -> dict[str, Any]:
-        """Wait for the end of a sync or revert."""
+        """Wait for the end of a sync or revert, which the worker rings."""
         client = await self.as_(who)
-        async with asyncio.timeout(60):
-            while True:
-                run = (await client.get(f"/sync-runs/{run_id}")).json()
-                if run["ended_at"]:
-                    return run
-                await asyncio.sleep(0.1)
+        channel = f"ch:jobs:{self.org_id.hex}"
+        async with asyncio.timeout(60), self.services.bell.listen(channel) as ear:
+            while not (run := (await client.get(f"/sync-runs/{run_id}")).json())["ended_at"]:
+                await ear.next(10)
+        return run
 
     async def source(self, who: str = "owner", **body: Any) -> dict[str, Any]:
         answer = await (await self.as_(who)).post("/sources", json=body)
@@ -295,7 +294,7 @@ async def sync_worker(
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     queue = open_queue(settings, ingest.db, redis)
     try:
-        yield JobWorker(queue, ingest.handlers(), "test", settings)
+        yield JobWorker(queue, ingest.handlers(), "test", settings, bell=ingest.bell)
     finally:
         await queue.close()
         await ingest.close()
@@ -303,7 +302,15 @@ async def sync_worker(
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to pytest."""
+    """Leaves the signals to pytest, and says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serves = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serves.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -318,9 +325,9 @@ async def serve(app: Any) -> AsyncGenerator[str]:
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        while not server.started:
-            assert not task.done(), await task
-            await asyncio.sleep(0.01)
+        serves = asyncio.create_task(server.serves.wait())
+        await asyncio.wait({task, serves}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert server.started, "the application did not start"
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pygit2
 import pytest
 
 from agentcy_ray.cli.client import Client, ServerEvent
-from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.cli.patience import until
+from agentcy_ray.cli.server import healthy
 from agentcy_ray.core.settings import Settings
 from tests.e2e.conftest import Machine
 
@@ -34,22 +35,6 @@ def _password(machine: Machine) -> str:
     import orjson
 
     return str(orjson.loads((machine.state_dir / "secrets.json").read_bytes())["admin_password"])
-
-
-async def until(look: Callable[[], Awaitable[Any]]) -> Any:
-    """What ``look`` answers once it is true; errors of an outage are waited out, bounded."""
-
-    async def loop() -> Any:
-        while True:
-            try:
-                found = await look()
-            except (AgentcyError, OSError):
-                found = None
-            if found:
-                return found
-            await asyncio.sleep(0)
-
-    return await asyncio.wait_for(loop(), LIMIT_SECS)
 
 
 async def ask(client: Client, during: Callable[[], None] | None) -> list[ServerEvent]:
@@ -108,7 +93,7 @@ async def test_a_client_of_a_killed_api_replica_gets_each_event_once(
 async def test_a_stream_outlives_the_death_of_a_store(
     machine: Machine, client: Client, server: str
 ) -> None:
-    await until(client.health)
+    await healthy(client, LIMIT_SECS)
     process = machine.embedded(server)
     # The model's turn is begun anew when its log could not be written; readers are told so.
     events = await ask(client, lambda: kill(process))
@@ -132,12 +117,12 @@ async def test_a_sync_is_finished_after_its_worker_or_the_graph_server_was_kille
         found = await client.get(f"/sync-runs/{started['sync_run_id']}")
         return found if found["status"] in states else None
 
-    await until(lambda: run("running", "publishing", "synced"))
+    await until(lambda: run("running", "publishing", "synced"), limit_secs=LIMIT_SECS)
     if victim == "ingest":
         kill(*machine.processes("ray::IngestWorker"))
     else:
         kill(machine.embedded("graph"))
-    ended = await until(lambda: run("synced", "failed"))
+    ended = await until(lambda: run("synced", "failed"), limit_secs=LIMIT_SECS)
     assert ended["status"] == "synced", ended["error"]
 
     async def counted() -> list[Any] | None:
@@ -151,7 +136,7 @@ async def test_a_sync_is_finished_after_its_worker_or_the_graph_server_was_kille
         )
         return answer["rows"]
 
-    assert await until(counted) == [[300]]
+    assert await until(counted, limit_secs=LIMIT_SECS) == [[300]]
 
 
 def _uuid_hex(text: str) -> str:

@@ -42,10 +42,16 @@ class Platform:
     bell: Bell
 
     async def sync(self, source: Source, **how) -> SyncRun:
-        run = await self.syncs.request(self.principal, source.id, **how)
-        async with asyncio.timeout(60):
+        return await self.ended(await self.syncs.request(self.principal, source.id, **how))
+
+    async def ended(self, run: SyncRun) -> SyncRun:
+        """The run once it has ended, which the worker rings."""
+        async with (
+            asyncio.timeout(60),
+            self.ingest.bell.listen(f"ch:jobs:{run.org_id.hex}") as ear,
+        ):
             while (run := await self.syncs.get(run.org_id, run.id)).ended_at is None:
-                await asyncio.sleep(0.05)
+                await ear.next(10)
         return run
 
     async def query(self, text: str) -> list[tuple]:
@@ -82,7 +88,9 @@ async def platform(
             "INSERT INTO realms (org_id, name) VALUES ($1, 'development'), ($1, 'data')", org_id
         )
     stop = asyncio.Event()
-    worker = asyncio.create_task(JobWorker(queue, ingest.handlers(), "w", mine).run(stop))
+    worker = asyncio.create_task(
+        JobWorker(queue, ingest.handlers(), "w", mine, bell=ingest.bell).run(stop)
+    )
     owner = Principal(user_id=new_id(), org_id=org_id, role=Role.OWNER)
     yield Platform(ingest, embedder, store, SyncRuns(ingest.db, queue), owner, bell)
     stop.set()
@@ -139,9 +147,7 @@ async def test_a_repository_is_synced_and_followed(platform: Platform, tmp_path:
     assert await platform.query(count) == [(3,)]
     assert any("bone" in text for text in platform.embedder.texts[texts:])
     back = await platform.syncs.request_revert(platform.principal, source.id, run.package_id)
-    async with asyncio.timeout(60):
-        while (await platform.syncs.get(back.org_id, back.id)).ended_at is None:
-            await asyncio.sleep(0.05)
+    await platform.ended(back)
     assert await platform.query(count) == [(2,)]
 
 

@@ -29,9 +29,49 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"job_lease_secs": 1.0, "job_heartbeat_secs": 0.2})
 
 
+class _Telling:
+    """Says when a job of this process was claimed, renewed or ended."""
+
+    def __init__(self, *args, **how) -> None:
+        super().__init__(*args, **how)
+        self._moved = asyncio.Condition()
+
+    async def hold(self, job: Job, lease_secs: float) -> None:
+        await super().hold(job, lease_secs)
+        await self._tell_all()
+
+    async def settle(self, job: Job) -> None:
+        await super().settle(job)
+        await self._tell_all()
+
+    async def _tell_all(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def moved(self) -> None:
+        """Return at the next move."""
+        async with self._moved:
+            await self._moved.wait()
+
+    async def job_when(self, org, job_id, wanted: Callable[[Job], bool]) -> Job:
+        """The job once it is as wanted."""
+        async with asyncio.timeout(20), self._moved:
+            while not wanted(job := await self.store.get(org, job_id)):
+                await self._moved.wait()
+        return job
+
+
+class TellingRedisQueue(_Telling, RedisQueue):
+    pass
+
+
+class TellingPostgresQueue(_Telling, PostgresQueue):
+    pass
+
+
 @pytest.fixture
-def queue(db, redis, quick: Settings) -> RedisQueue:
-    return RedisQueue(quick, db, redis)
+def queue(db, redis, quick: Settings) -> TellingRedisQueue:
+    return TellingRedisQueue(quick, db, redis)
 
 
 @pytest.fixture
@@ -52,10 +92,9 @@ async def working(queue, settings, handlers, **how):
 
 
 async def ended(queue, org, job_id) -> Job:
-    async with asyncio.timeout(20):
-        while (job := await queue.store.get(org, job_id)).open and job.status != "retry_wait":
-            await asyncio.sleep(0.02)
-    return job
+    return await queue.job_when(
+        org, job_id, lambda job: not job.open or job.status == JobStatus.RETRY_WAIT
+    )
 
 
 async def test_jobs_are_run_with_their_payload_and_end_succeeded(queue, quick, org, kind):
@@ -113,9 +152,7 @@ async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick
         assert rung is not None
         assert rung["progress"]["done"] == 1
         first = await queue.store.get(org, made.id)
-        async with asyncio.timeout(10):  # longer than the lease of one second
-            while (now := await queue.store.get(org, made.id)).lease_until <= first.lease_until:
-                await asyncio.sleep(0.05)
+        now = await queue.job_when(org, made.id, lambda job: job.lease_until > first.lease_until)
         assert (now.attempts, now.epoch) == (1, 1)
         go.set()
         assert (await ended(queue, org, made.id)).status is JobStatus.SUCCEEDED
@@ -133,7 +170,7 @@ async def test_a_cancelled_job_stops_within_seconds(queue, quick, org, kind):
         started.set()
         while True:
             beat.check()
-            await asyncio.sleep(0.02)
+            await queue.moved()
 
     async with working(queue, quick, {kind: handler}):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
@@ -205,7 +242,7 @@ async def test_the_job_of_a_killed_worker_is_run_by_another_after_its_lease(
     make_database, quick, org, kind, db
 ):
     url = db._pool._connect_args[0]
-    queue = PostgresQueue(quick, db)
+    queue = TellingPostgresQueue(quick, db)
     made = await queue.enqueue(NewJob(org_id=org, kind=kind))
     victim = subprocess.Popen([sys.executable, "-c", KILLED, url, kind], stdout=subprocess.PIPE)
     try:

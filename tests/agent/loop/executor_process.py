@@ -39,6 +39,8 @@ from tests.agent.loop.kit import Graph, Index
 
 HANG = "hang"
 """A call with this id has its effect and never answers."""
+HUNG_CHANNEL = "ch:hung"
+"""Rung when it has had its effect."""
 
 
 class LabGraph(StillGraph, Graph):
@@ -66,8 +68,9 @@ class Place:
 class Lab:
     """Carries calls out by writing a line."""
 
-    def __init__(self, place: Place, *, may_hang: bool) -> None:
+    def __init__(self, place: Place, bell: Bell, *, may_hang: bool) -> None:
         self._place = place
+        self._bell = bell
         self._may_hang = may_hang
         self.answer: Callable[[ToolRequest], Any] = lambda request: {"done": request.tool}
 
@@ -75,6 +78,7 @@ class Lab:
         with self._place.effects.open("a") as file:
             file.write(f"{request.tool} {request.args['id']}\n")
         if self._may_hang and request.args["id"] == HANG:
+            await self._bell.ring(HUNG_CHANNEL, {"id": HANG})
             await asyncio.Event().wait()
         return ToolOutcome(tool_call_id=request.tool_call_id, ok=True, value=self.answer(request))
 
@@ -111,7 +115,7 @@ async def assembled(place: Place, *, may_hang: bool = False) -> AsyncIterator[As
     bell = Bell(redis)
     sources = SourceStore(db, Vault(bytes(32)), Registry([LabConnector()], settings), bell)
     graph, index = LabGraph(), Index()
-    lab = Lab(place, may_hang=may_hang)
+    lab = Lab(place, bell, may_hang=may_hang)
     gates = open_gates(
         db,
         bell,

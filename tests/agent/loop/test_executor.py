@@ -22,7 +22,14 @@ from agentcy_ray.llm.scripted import scripted_reference
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.redis import open_redis
 from tests.agent.loop.conftest import World
-from tests.agent.loop.executor_process import HANG, Assembly, Place, assembled, spawned
+from tests.agent.loop.executor_process import (
+    HANG,
+    HUNG_CHANNEL,
+    Assembly,
+    Place,
+    assembled,
+    spawned,
+)
 from tests.agent.loop.kit import RecordingTools, log_of, loop_of, of, words
 
 NEVER = 3600.0
@@ -63,6 +70,15 @@ async def seen(world: World, run: Run, wanted: Callable[[RunEvent], bool]) -> Ru
         raise AssertionError("the log ended without it")
 
     return await asyncio.wait_for(read(), 60)
+
+
+async def let_go(executor: Executor) -> None:
+    """Wait until the executor holds no run; ``asyncio`` knows the tasks that hold them."""
+    names = {f"run-{run.hex}" for run in executor.held}
+    holders = [task for task in asyncio.all_tasks() if task.get_name() in names]
+    if holders:
+        await asyncio.wait(holders, timeout=20)
+    assert executor.held == ()
 
 
 async def test_a_ring_wakes_an_idle_executor(world: World) -> None:
@@ -175,8 +191,7 @@ async def test_a_run_whose_lease_was_taken_is_let_go(world: World) -> None:
         await seen(world, run, lambda event: event.type is EventType.CONTENT_DELTA)
         async with world.db.system() as connection:
             await connection.execute("UPDATE runs SET epoch = epoch + 1, owner = 'other'")
-        while executor.held:
-            await asyncio.sleep(0)
+        await let_go(executor)
     assert not (await log_of(world, run))[-1].terminal
 
 
@@ -193,8 +208,7 @@ async def test_an_executor_may_be_its_own_successor(world: World) -> None:
         )
         assert executor.held == (run.id,)  # the successor's hold outlives the former's end
         events = await ended(world, run)
-        while executor.held:
-            await asyncio.sleep(0)
+        await let_go(executor)
     again = await world.runs.get(world.principal, run.id)
     assert (again.status, again.finish_reason) == ("completed", "end_turn")
     assert again.epoch == 2
@@ -273,9 +287,9 @@ async def test_after_a_kill_in_a_write_its_outcome_is_not_known_and_it_is_not_re
     model = scripted_reference(tools="lab.stir", args={"lab.stir": {"id": HANG}}, text="I see.")
     async with lab(world, tmp_path, write="allow") as (place, assembly):
         run = await world.start(model=model)
-        process = await spawned(place)
-        while not place.done():
-            await asyncio.sleep(0.01)
+        async with world.bell.listen(HUNG_CHANNEL) as ear:
+            process = await spawned(place)
+            assert await ear.next(30) == {"id": HANG}
         process.kill()
         await process.wait()
         events = await taken_over(world, assembly, run)

@@ -126,8 +126,12 @@ async def test_reads_overlap_and_end_before_writes_run_one_by_one_in_order(world
 
 
 async def test_at_most_sixteen_reads_run_at_a_time(world: World) -> None:
+    full = asyncio.Event()
+
     async def answer(_: OpenCall) -> Any:
-        await asyncio.sleep(0)
+        if tools.overlap == 16:
+            full.set()
+        await asyncio.wait_for(full.wait(), 10)
         return 1
 
     tools = RecordingTools(answer)

@@ -24,6 +24,7 @@ class Log:
         self.deltas: list[str] = []
         self.slow: asyncio.Event | None = None
         self.began = asyncio.Event()
+        self.written = asyncio.Condition()
         self.fault: Exception | None = None
 
     async def append(self, events: Sequence[NewEvent]) -> None:
@@ -32,7 +33,14 @@ class Log:
             await self.slow.wait()
         if self.fault is not None:
             raise self.fault
-        self.deltas += [data["delta"] for _, data in events]
+        async with self.written:
+            self.deltas += [data["delta"] for _, data in events]
+            self.written.notify_all()
+
+    async def holds(self, *deltas: str) -> None:
+        """Return once exactly these have been written."""
+        async with asyncio.timeout(10), self.written:
+            await self.written.wait_for(lambda: self.deltas == list(deltas))
 
 
 class Speaker:
@@ -44,7 +52,7 @@ class Speaker:
     def __init__(self, *words: str, done: bool = True) -> None:
         self.words = words
         self.done = done
-        self.closed = False
+        self.closed = asyncio.Event()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
         try:
@@ -54,7 +62,7 @@ class Speaker:
             if self.done:
                 yield Done(Message.say("assistant", "".join(self.words)), Usage(), "end_turn")
         finally:
-            self.closed = True
+            self.closed.set()
 
 
 def writer_to(log: Log, *, every_ms: int = 60_000, every_chars: int = 256) -> DeltaWriter:
@@ -81,8 +89,7 @@ async def test_a_slow_log_makes_longer_deltas_and_does_not_hold_the_model_up() -
     speaker = Speaker(*["word"] * 300)
     turn = asyncio.create_task(stream_turn(speaker, REQUEST, writer))
     await asyncio.wait_for(log.began.wait(), 5)
-    while not speaker.closed:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(speaker.closed.wait(), 10)
     log.slow.set()
     await asyncio.wait_for(turn, 5)
     assert "".join(log.deltas) == "word" * 300
@@ -93,11 +100,9 @@ async def test_words_go_out_after_the_interval_without_more_of_them() -> None:
     log = Log()
     writer = writer_to(log, every_ms=1)
     writer.add("one")
-    while log.deltas != ["one"]:
-        await asyncio.sleep(0)
+    await log.holds("one")
     writer.add("two")
-    while log.deltas != ["one", "two"]:
-        await asyncio.sleep(0.001)
+    await log.holds("one", "two")
     await writer.close()
 
 
@@ -107,7 +112,7 @@ async def test_a_log_that_refuses_stops_the_model() -> None:
     speaker = Speaker(*["word"] * 10_000)
     with pytest.raises(LeaseLostError):
         await asyncio.wait_for(stream_turn(speaker, REQUEST, writer_to(log)), 5)
-    assert speaker.closed
+    assert speaker.closed.is_set()
 
 
 async def test_a_stream_without_an_end_is_a_model_error() -> None:
@@ -124,6 +129,6 @@ async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_shown() -> N
     turn.cancel()
     with pytest.raises(asyncio.CancelledError):
         await turn
-    assert speaker.closed
+    assert speaker.closed.is_set()
     assert writer.said == "".join(log.deltas)
     assert writer.said.startswith("word ")

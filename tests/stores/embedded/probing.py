@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import neo4j
 import psutil
 import redis.asyncio as redis
 
+from agentcy_ray.cli import patience
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import record
 from agentcy_ray.stores.embedded.layout import Layout
@@ -89,9 +89,9 @@ def server_processes(state_dir: Path) -> list[psutil.Process]:
 
 async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 30) -> None:
     """Wait for a condition of another process; fail after ``seconds``."""
-    async with asyncio.timeout(seconds):
-        while True:
-            answer = true()
-            if answer if isinstance(answer, bool) else await answer:
-                return
-            await asyncio.sleep(0.02)
+
+    async def look() -> bool | None:
+        answer = true()
+        return (answer if isinstance(answer, bool) else await answer) or None
+
+    await patience.until(look, limit_secs=seconds, every_secs=0.02)
