@@ -26,6 +26,18 @@ Via = Literal["api", "console", "cli", "slack", "email", "webchat", "webhook", "
 Status = Literal["pending", "approved", "denied", "expired", "cancelled", "consumed"]
 
 
+class Vote(BaseModel):
+    """What one decider said."""
+
+    model_config = ConfigDict(frozen=True)
+
+    by: UserId
+    approved: bool
+    via: Via
+    note: str | None
+    at: datetime
+
+
 class Approval(BaseModel):
     """An approval row."""
 
@@ -46,9 +58,16 @@ class Approval(BaseModel):
     reasons: tuple[str, ...]
     by_policy: bool
     """Whether a policy asked for it: then only the full grant may decide."""
+    quorum: int = 1
+    """How many different people have to approve; one refusal denies."""
+    second_person: bool = False
+    """Whether a policy keeps the requester from deciding; the organisation may do so too."""
+    votes: tuple[Vote, ...] = ()
+    """Given so far, oldest first; filled where an approval is shown to a person."""
     status: Status
     requested_by: UserId
     decided_by: UserId | None
+    """Of several, the one whose vote decided."""
     decided_via: Via | None
     note: str | None
     expires_at: datetime
@@ -67,6 +86,7 @@ class Approval(BaseModel):
             "effect": self.effect.value,
             "reason": self.reasons[0],
             "reasons": list(self.reasons),
+            "quorum": self.quorum,
             "expires_at": rfc3339(self.expires_at),
         }
 
@@ -97,3 +117,5 @@ class NewApproval:
     reasons: tuple[str, ...]
     by_policy: bool
     requested_by: UUID
+    quorum: int = 1
+    second_person: bool = False

@@ -135,7 +135,7 @@ class DirectCalls:
 
         Any number of processes may sweep at once.
         """
-        await self._approvals.expire()
+        await self._approvals.sweep()
         async with self._db.system() as connection:
             orphans = await connection.fetch(_ORPHANS, orphan_secs, stale_secs)
         for orphan in orphans:

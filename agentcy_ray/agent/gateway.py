@@ -227,6 +227,8 @@ class Gateway:
                         reasons=reasons,
                         by_policy=opened.decision.requires_approval,
                         requested_by=ctx.principal.user_id,
+                        quorum=opened.decision.approval_quorum,
+                        second_person=opened.decision.approval_second_person,
                     ),
                 )
         if opened.approval is None:

@@ -3,8 +3,10 @@
 ALTER TABLE approvals
   ADD COLUMN quorum int NOT NULL DEFAULT 1 CHECK (quorum BETWEEN 1 AND 10),
   ADD COLUMN second_person boolean NOT NULL DEFAULT false,
-  -- Of the audit entry of an end that nobody voted for: expiry or cancellation.
+  -- An end that nobody voted for, expiry or cancellation: when, and its audit entry.
+  ADD COLUMN ended_at timestamptz,
   ADD COLUMN audit_id uuid;
+CREATE INDEX approvals_ended ON approvals (ended_at) WHERE ended_at IS NOT NULL;
 
 -- One row for each decider; the vote that completes the quorum, or the first refusal, decides.
 CREATE TABLE approval_votes (
@@ -22,6 +24,7 @@ CREATE TABLE approval_votes (
   UNIQUE (approval_id, user_id),
   FOREIGN KEY (org_id, approval_id) REFERENCES approvals (org_id, id) ON DELETE CASCADE
 );
+CREATE INDEX approval_votes_created ON approval_votes (created_at);
 CALL make_tenant_table('approval_votes', 'SELECT, INSERT');
 
 -- Arguments that hold a secret, encrypted: what another process needs to take the call up.

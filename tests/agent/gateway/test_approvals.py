@@ -5,11 +5,13 @@ from contextlib import suppress
 
 import pytest
 
+from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.core.errors import (
     ConflictError,
     GoneError,
     NotFoundError,
     PermissionDeniedError,
+    StoreUnavailableError,
 )
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import encode, new_id
@@ -94,7 +96,7 @@ async def test_what_a_decider_gets_to_see_is_complete_and_masked(world):
 
 @pytest.mark.requirement("APR-01")
 async def test_a_ring_wakes_the_paused_call(world):
-    world.process.approvals._poll_secs = 60  # only a ring can be in time
+    world.process.approvals._waits.poll_secs = 60  # only a ring can be in time
     ctx, waiting, task = await opened(world)
     await decide(world, "admin", waiting.approval.id, note="go")
     async with asyncio.timeout(5):
@@ -228,6 +230,77 @@ async def test_with_a_second_person_required_the_requester_never_decides(world):
     assert (await task).status is ToolStatus.COMPLETED
 
 
+async def ask(world: World, msg: str) -> None:
+    """A policy that asks for an approval of every call of ``lab.stir`` in these words."""
+    await world.set(approval_defaults={"write": "allow"})
+    await world.process.policy.store.create(
+        world.org, None, "mine.rego",
+        f'package agentcy.mine\nimport rego.v1\nrequire_approval contains {msg} if '
+        'input.resource.tool == "lab.stir"',
+    )  # fmt: skip
+    world.process.policy._active.expire(world.org)
+
+
+async def test_a_policy_may_want_two_people_and_the_second_of_them_decides(world, second):
+    await ask(world, '{"msg": "four eyes", "quorum": 2}')
+    _, waiting, task = await opened(world)
+    assert waiting.approval.reasons == ("four eyes",)
+    assert world.told(EventType.APPROVAL_REQUIRED)[0]["quorum"] == 2
+    first = await decide(world, "owner", waiting.approval.id, note="mine")
+    assert (first.status, first.decided_by, [v.note for v in first.votes]) == (
+        "pending", None, ["mine"],
+    )  # fmt: skip
+    with pytest.raises(ConflictError, match="2 different people") as caught:
+        await decide(world, "owner", waiting.approval.id)
+    assert caught.value.code == "already_decided"
+    assert world.dispatcher.requests == []
+    decided = await second.approvals.decide(
+        world.people["admin"], waiting.approval.id, approved=True, via="cli", note="and mine"
+    )
+    assert (decided.status, decided.decided_by) == ("approved", world.people["admin"].user_id)
+    assert [(vote.by, vote.via) for vote in decided.votes] == [
+        (world.people["owner"].user_id, "api"), (world.people["admin"].user_id, "cli"),
+    ]  # fmt: skip
+    assert (await task).status is ToolStatus.COMPLETED
+    votes = [entry for entry in await world.audited() if entry.action == "chat.approve"]
+    assert [entry.resource["status"] for entry in votes] == ["pending", "approved"]
+    assert [entry.reasons for entry in votes] == [("mine",), ("and mine",)]
+
+
+async def test_of_two_people_who_approve_at_once_both_count(world, second):
+    await ask(world, '{"msg": "four eyes", "quorum": 2}')
+    for _ in range(5):
+        _, waiting, task = await opened(world)
+        await asyncio.gather(
+            decide(world, "owner", waiting.approval.id),
+            second.approvals.decide(
+                world.people["admin"], waiting.approval.id, approved=True, via="api"
+            ),
+        )
+        assert (await task).status is ToolStatus.COMPLETED
+
+
+async def test_one_refusal_denies_whatever_the_quorum(world):
+    await ask(world, '{"msg": "four eyes", "quorum": 2}')
+    _, waiting, task = await opened(world)
+    await decide(world, "owner", waiting.approval.id)
+    denied = await decide(world, "admin", waiting.approval.id, approved=False, note="no")
+    assert denied.status == "denied"
+    assert "no" in (await task).error.message
+    assert world.dispatcher.requests == []
+
+
+@pytest.mark.requirement("APR-13")
+async def test_a_policy_may_keep_the_requester_from_deciding(world):
+    await ask(world, '{"msg": "not your own", "second_person": true}')
+    _, waiting, task = await opened(world, "owner")
+    for approved in (True, False):
+        with pytest.raises(PermissionDeniedError, match="second person"):
+            await decide(world, "owner", waiting.approval.id, approved=approved)
+    await decide(world, "admin", waiting.approval.id)
+    assert (await task).status is ToolStatus.COMPLETED
+
+
 async def test_members_see_their_own_approvals_and_admins_all(world):
     for who in ("member", "owner"):
         await world.process.gateway.open(world.ctx(who, run=new_id()), call())
@@ -322,6 +395,43 @@ async def test_cancelling_the_run_voids_its_approvals_and_wakes_the_call(world):
         await decide(world, "owner", waiting.approval.id)
 
 
+async def test_an_end_that_nobody_voted_for_is_audited_once(world, second):
+    overdue, cancelled = [await opened(world) for _ in range(2)]
+    await world.sql(OVERDUE, overdue[1].approval.id)
+    await asyncio.gather(world.process.approvals.sweep(), second.approvals.sweep(), overdue[2])
+    await world.process.approvals.cancel_for_run(world.org, cancelled[0].run_id)
+    await cancelled[2]
+    ends = [e for e in await world.audited() if e.action.startswith("chat.approval.")]
+    assert [(e.action, e.decision, e.resource["id"]) for e in ends] == [
+        ("chat.approval.expired", "deny", encode("apr", overdue[1].approval.id)),
+        ("chat.approval.cancelled", "deny", encode("apr", cancelled[1].approval.id)),
+    ]
+
+
+async def test_a_vote_whose_process_died_before_its_audit_entry_gets_one(world, second):
+    class Mute(AuditLog):
+        async def append(self, entry):
+            raise StoreUnavailableError("the process dies here")
+
+    dying = make_process(
+        world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
+        world.search, Mute(world.db),
+    )  # fmt: skip
+    _, waiting, task = await opened(world)
+    with pytest.raises(StoreUnavailableError):
+        await dying.approvals.decide(
+            world.people["admin"], waiting.approval.id, approved=True, via="api", note="go"
+        )
+    await task
+    await dying.close()
+    repaired = await asyncio.gather(
+        *(process.approvals._audit.repair(0) for process in (world.process, second))
+    )
+    assert sum(repaired) + await second.approvals._audit.repair(0) == 1
+    (entry,) = [e for e in await world.audited() if e.action == "chat.approve"]
+    assert (entry.user_id, entry.reasons) == (world.people["admin"].user_id, ("go",))
+
+
 FILL = """
 WITH calls AS (
   INSERT INTO tool_calls (id, org_id, position, connector, tool, args, args_sha256, effect,
@@ -361,7 +471,7 @@ async def test_no_order_of_moves_leads_off_the_state_machine(world, seed):
                 case "overdue":
                     await world.sql(OVERDUE, approval.id)
                 case "expire":
-                    await approvals.expire()
+                    await approvals.sweep()
                 case "cancel":
                     await approvals.cancel(world.org, approval.id)
                 case "consume":
