@@ -13,14 +13,8 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from agentcy_ray.audit.entry import (
-    GENESIS,
-    AuditDecision,
-    AuditEntry,
-    AuditRecord,
-    Category,
-    chain_hash,
-)
+from agentcy_ray.audit.canonical import chain_hash
+from agentcy_ray.audit.entry import GENESIS, AuditDecision, AuditEntry, AuditRecord, Category
 from agentcy_ray.audit.writer import ChainWriter
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import RunId, UserId, encode

@@ -2,49 +2,88 @@
 
 An entry is written at once when nothing is in flight for its organisation, and else joins the next
 batch, so latency is one commit and throughput is many entries a commit. Between processes the
-organisation's row is the lock; head and entries change in one transaction, so a rollback leaves no
-gap in ``seq``.
+organisation's row is the lock; head and entries change in one statement, so a rollback leaves no
+gap in ``seq``. A process that was the last to write goes on from the head that it knows, without
+asking; the statement finds nothing to do when somebody else was faster, and then the head is read
+under its lock.
+
+When the connection is lost in a commit, nobody knows whether it was done. The batch is then looked
+for and, where it is missing, written again: a restart of Postgres costs patience and no result.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from agentcy_ray.audit.entry import AuditEntry, chain_hash, plain
-from agentcy_ray.core.errors import AgentcyError, NotFoundError
+from agentcy_ray.audit.canonical import Sealed, next_hash, seal
+from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.core.errors import AgentcyError, NotFoundError, StoreUnavailableError
 from agentcy_ray.stores.postgres import Database
 
-BATCH = 256
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+BATCH = 1024
+"""Entries a commit at most."""
+BATCH_BYTES = 4 * 1024 * 1024
+"""Canonical bytes a commit at most, unless one entry alone is larger."""
+PATIENCE_SECS = 5.0
+"""How long entries wait for a Postgres that is away before their callers are told."""
+PAUSE_SECS = 0.1
 
 # NO KEY: rows of other tables that reference the organisation may still be inserted meanwhile.
 _HEAD = """
 SELECT audit_head_seq, audit_head_hash FROM organizations WHERE id = $1 FOR NO KEY UPDATE
 """
+# The rows are read out of the very bytes that were hashed. The time limit frees the organisation's
+# chain from a process that stops between here and COMMIT.
 _APPEND = """
-WITH entries AS (
-  INSERT INTO audit_log (org_id, seq, id, ts, user_id, api_key_id, category, action, decision,
-                         resource, policy_id, rule, reasons, input, context, prev_hash, hash)
-  SELECT org_id, seq, id, ts, user_id, api_key_id, category, action, decision,
-         resource, policy_id, rule, reasons, input, context, prev_hash, hash
-  FROM jsonb_to_recordset($2::jsonb) AS e (
-    org_id uuid, seq bigint, id uuid, ts timestamptz, user_id uuid, api_key_id uuid,
-    category text, action text, decision text, resource jsonb, policy_id text, rule text,
-    reasons text[], input jsonb, context jsonb, prev_hash bytea, hash bytea)
+WITH head AS (
+  UPDATE organizations SET audit_head_seq = $4, audit_head_hash = $5
+  WHERE id = $1 AND audit_head_seq = $2 AND audit_head_hash = $3
+  RETURNING id, set_config('idle_in_transaction_session_timeout', '10s', true)
 )
-UPDATE organizations SET audit_head_seq = $3, audit_head_hash = $4 WHERE id = $1
+INSERT INTO audit_log (org_id, seq, id, ts, user_id, api_key_id, category, action, decision,
+                       resource, policy_id, rule, reasons, input, context, prev_hash, hash)
+SELECT head.id, seq, e.id, ts, user_id, api_key_id, category, action, decision,
+       resource, policy_id, rule, reasons, input, context,
+       substring($7::bytea, (32 * (seq - $2) - 31)::int, 32),
+       substring($7::bytea, (32 * (seq - $2) + 1)::int, 32)
+FROM head, json_to_recordset($6::text::json) AS e (
+  seq bigint, id uuid, ts timestamptz, user_id uuid, api_key_id uuid, category text, action text,
+  decision text, resource jsonb, policy_id text, rule text, reasons text[], input jsonb,
+  context jsonb)
 """
+_PRESENT = "SELECT id FROM audit_log WHERE org_id = $1 AND id = ANY($2::uuid[])"
+
+_Waiting = tuple[Sealed, "asyncio.Future[None]"]
+
+
+@dataclass
+class _Line:
+    """One organisation's entries that wait, and what this process knows of its chain."""
+
+    waiting: list[_Waiting] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+    last: tuple[int, bytes] | None = None
+    """Head after this process's last commit."""
+    alone: bool = False
+    """Whether nobody else wrote between this process's last two commits."""
 
 
 class ChainWriter:
     """Group commit for the chains of all organisations of one process."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, patience_secs: float = PATIENCE_SECS) -> None:
         self._db = db
-        self._waiting: dict[UUID, list[tuple[AuditEntry, asyncio.Future[None]]]] = {}
-        self._writers: dict[UUID, asyncio.Task[None]] = {}
+        self._patience_secs = patience_secs
+        self._lines: dict[UUID, _Line] = {}
 
     async def append(self, entry: AuditEntry) -> None:
         """Return once ``entry`` is durable. A cancelled caller's entry is still written.
@@ -54,31 +93,32 @@ class ChainWriter:
             NotFoundError: there is no such organisation.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(entry.org_id, []).append((plain(entry), done))
-        if entry.org_id not in self._writers:
-            task = asyncio.create_task(self._drain(entry.org_id))
-            self._writers[entry.org_id] = task
-        await asyncio.shield(done)
+        line = self._lines.get(entry.org_id)
+        if line is None:
+            line = self._lines[entry.org_id] = _Line()
+        line.waiting.append((seal(entry), done))
+        if line.task is None:
+            line.task = asyncio.create_task(self._drain(entry.org_id, line))
+        await done
 
     async def close(self) -> None:
         """Wait until everything handed in is written or has failed."""
-        await asyncio.gather(*self._writers.values(), return_exceptions=True)
+        tasks = [line.task for line in self._lines.values() if line.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _drain(self, org_id: UUID) -> None:
+    async def _drain(self, org_id: UUID, line: _Line) -> None:
         try:
-            while waiting := self._waiting.get(org_id):
-                batch, self._waiting[org_id] = waiting[:BATCH], waiting[BATCH:]
-                await self._settle(org_id, batch)
+            while line.waiting:
+                await self._settle(org_id, line, _take(line))
         finally:
-            del self._writers[org_id]
-            for _, done in self._waiting.pop(org_id, []):
+            line.task = None
+            for _, done in line.waiting:
                 done.cancel()
+            line.waiting.clear()
 
-    async def _settle(
-        self, org_id: UUID, batch: Sequence[tuple[AuditEntry, asyncio.Future[None]]]
-    ) -> None:
+    async def _settle(self, org_id: UUID, line: _Line, batch: Sequence[_Waiting]) -> None:
         try:
-            await self._write(org_id, [entry for entry, _ in batch])
+            await self._write(org_id, line, [sealed for sealed, _ in batch])
         except AgentcyError as error:
             for _, done in batch:
                 _fail(done, error)
@@ -87,7 +127,7 @@ class ChainWriter:
                 _fail(batch[0][1], error)
             else:
                 for one in batch:  # so that an entry which cannot be stored fails alone
-                    await self._settle(org_id, [one])
+                    await self._settle(org_id, line, [one])
         except BaseException:
             for _, done in batch:
                 done.cancel()
@@ -97,31 +137,74 @@ class ChainWriter:
                 if not done.done():
                     done.set_result(None)
 
-    async def _write(self, org_id: UUID, entries: Sequence[AuditEntry]) -> None:
+    async def _write(self, org_id: UUID, line: _Line, entries: list[Sealed]) -> None:
+        """Make ``entries`` durable, across a short absence of Postgres."""
+        deadline = time.monotonic() + self._patience_secs
+        repeated = False
+        while True:
+            try:
+                line.last = await self._commit(org_id, line, entries, repeated=repeated)
+                return
+            except BaseException as error:
+                line.last, line.alone = None, False
+                if not isinstance(error, StoreUnavailableError) or time.monotonic() >= deadline:
+                    raise
+            repeated = True
+            await asyncio.sleep(PAUSE_SECS)
+
+    async def _commit(
+        self, org_id: UUID, line: _Line, entries: list[Sealed], *, repeated: bool
+    ) -> tuple[int, bytes]:
+        """One transaction; gives the head after it."""
         async with self._db.tenant(org_id) as connection:
-            head = await connection.fetchrow(_HEAD, org_id)
-            if head is None:
-                raise NotFoundError(f"no organisation {org_id}")
-            seq, last = head["audit_head_seq"], bytes(head["audit_head_hash"])
-            rows: list[dict[str, Any]] = []
-            for entry in entries:
-                seq += 1
-                here = chain_hash(entry, seq, last)
-                rows.append(_row(entry, seq, last, here))
-                last = here
-            await connection.execute(_APPEND, org_id, rows, seq, last)
+            if line.alone and line.last is not None:
+                head = await _append(connection, org_id, line.last, entries)
+                if head is not None:
+                    return head
+            row = await connection.fetchrow(_HEAD, org_id)
+            if row is None:
+                raise NotFoundError(f"no organisation {org_id}; it was deleted, or never was")
+            found: tuple[int, bytes] = (row["audit_head_seq"], bytes(row["audit_head_hash"]))
+            if repeated:
+                # Under the lock: the attempt before this one has been committed, or never will be.
+                ids = [sealed.id for sealed in entries]
+                present = {row["id"] for row in await connection.fetch(_PRESENT, org_id, ids)}
+                entries = [sealed for sealed in entries if sealed.id not in present]
+            line.alone = found == line.last
+            head = await _append(connection, org_id, found, entries) if entries else found
+            assert head is not None, "the head changed under its lock"
+            return head
 
 
-def _row(entry: AuditEntry, seq: int, prev_hash: bytes, here: bytes) -> dict[str, Any]:
-    fields = entry.model_dump()  # not in JSON mode, where ids are public texts
-    for name in ("id", "org_id", "user_id", "api_key_id"):
-        fields[name] = None if fields[name] is None else str(fields[name])
-    return {
-        **fields,
-        "seq": seq,
-        "prev_hash": f"\\x{prev_hash.hex()}",
-        "hash": f"\\x{here.hex()}",
-    }
+async def _append(
+    connection: PoolConnectionProxy[asyncpg.Record],
+    org_id: UUID,
+    head: tuple[int, bytes],
+    entries: list[Sealed],
+) -> tuple[int, bytes] | None:
+    """Add ``entries`` after ``head`` and give the new head; None when the head is another one."""
+    seq, last = head
+    hashes, rows = [last], list[bytes]()
+    for sealed in entries:
+        seq += 1
+        rows.append(sealed.at(seq))
+        last = next_hash(last, rows[-1])
+        hashes.append(last)
+    text = f"[{b','.join(rows).decode()}]"
+    status = await connection.execute(_APPEND, org_id, *head, seq, last, text, b"".join(hashes))
+    return None if status == "INSERT 0 0" else (seq, last)
+
+
+def _take(line: _Line) -> list[_Waiting]:
+    """The next batch: up to ``BATCH`` entries and about ``BATCH_BYTES``."""
+    size = count = 0
+    for sealed, _ in line.waiting[:BATCH]:
+        size += len(sealed.head)
+        if count and size > BATCH_BYTES:
+            break
+        count += 1
+    batch, line.waiting = line.waiting[:count], line.waiting[count:]
+    return batch
 
 
 def _fail(done: asyncio.Future[None], error: Exception) -> None:
