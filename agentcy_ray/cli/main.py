@@ -14,9 +14,11 @@ from agentcy_ray.cli import (
     audit,
     bench,
     chat,
+    cluster,
     demo,
     doctor,
     explore,
+    migrate,
     server,
     sources,
     tools,
@@ -42,6 +44,8 @@ def build() -> typer.Typer:
     app.command("demo")(demo.demo)
     app.command("doctor")(doctor.doctor)
     app.add_typer(doctor.config, name="config")
+    app.add_typer(cluster.app, name="cluster")
+    app.add_typer(migrate.app, name="migrate")
     app.add_typer(sources.app, name="sources")
     explore.register(app)
     chat.register(app)

@@ -29,7 +29,8 @@ from agentcy_ray.cli.output import (
 from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
-from agentcy_ray.core.settings import Settings, child_environment, unclaimed
+from agentcy_ray.core.settings import Settings, child_environment, export_environment, unclaimed
+from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.serve.launch import Platform, Running, read_running
 from agentcy_ray.stores.embedded import status as embedded_status
 from agentcy_ray.stores.embedded import stop_embedded
@@ -46,10 +47,18 @@ def register(app: typer.Typer) -> None:
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="The cluster config to start by.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Start everything on this machine: stores, Ray, API, agents."""
+    if cluster is not None:
+        # A variable, and an absolute path: every process that is started reads it by itself.
+        path = str(Path(cluster).expanduser().absolute())
+        export_environment({"AGENTCY_CLUSTER_CONFIG": path}, override=True)
     settings = Settings.load()
+    load_cluster_config(settings.agentcy_cluster_config)  # a fault shows before anything starts
     if detach:
         report(start_detached(settings), settings, as_json=json)
         return

@@ -268,10 +268,11 @@ def _as_variable(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def export_environment(values: Mapping[str, str]) -> None:
+def export_environment(values: Mapping[str, str], *, override: bool = False) -> None:
     """Set variables of this process, for libraries that read theirs at import (Ray Serve does).
 
-    A value that the operator has set wins.
+    A value that the operator has set wins, unless ``override`` says that this is one.
     """
     for name, value in values.items():
-        os.environ.setdefault(name, value)
+        if override or name not in os.environ:
+            os.environ[name] = value

@@ -21,6 +21,7 @@ from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig
 from agentcy_ray.runtime.loopback import HOOK
+from agentcy_ray.runtime.render.environment import application_environment
 from agentcy_ray.stores.embedded.ports import Reservation, choose
 
 NAMESPACE = "agentcy"
@@ -129,7 +130,12 @@ def start(settings: Settings, config: ClusterConfig) -> dict[str, Any]:
     }
     try:
         if settings.ray_address:
-            context = ray.init(address=settings.ray_address, **common)
+            # Processes on other machines have neither our variables nor our files.
+            context = ray.init(
+                address=settings.ray_address,
+                runtime_env={"env_vars": application_environment(config)},
+                **common,
+            )
         else:
             context = ray.init(
                 address="local",

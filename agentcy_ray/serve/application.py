@@ -6,22 +6,21 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, HTTPOptions
+from ray.serve.config import DeploymentActorConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from agentcy_ray.core.errors import StoreUnavailableError
+from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.runtime.cluster_config import Bounds, ClusterConfig
+from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
+from agentcy_ray.runtime.deployment_options import agent_options, api_options
 from agentcy_ray.runtime.foreman import Foreman
+from agentcy_ray.runtime.render.serve import AGENT_APP, API_APP, QUIET
 from agentcy_ray.serve.deployments import Agent, Api
-
-API_APP = "agentcy"
-AGENT_APP = "agentcy-agent"
 
 
 def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
     """Run both applications on the connected cluster; returns when they answer."""
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    quiet = LoggingConfig(**QUIET)
     serve.start(
         http_options=HTTPOptions(host=settings.agentcy_host, port=port),
         logging_config=quiet,
@@ -48,40 +47,44 @@ def _why(text: str) -> str:
     return lines[-1] if lines else text
 
 
+def build(args: dict[str, str]) -> Any:
+    """Builder that a rendered Serve config names; the cluster config comes by the environment.
+
+    Args:
+        args: ``part``, which of the two applications: ``api`` or ``agent``.
+
+    Raises:
+        ConfigError: there is no such part, or the cluster config is invalid.
+    """
+    config = load_cluster_config(Settings.load().agentcy_cluster_config)
+    logging_config = LoggingConfig(**QUIET)
+    match args.get("part"):
+        case "api":
+            return build_api(config, logging_config)
+        case "agent":
+            return build_agent(config, logging_config)
+        case other:
+            raise ConfigError(f"no application is called {other!r}; args.part is api or agent")
+
+
 def build_api(config: ClusterConfig, logging_config: LoggingConfig) -> Any:
     """The HTTP application."""
-    return Api.options(
-        max_ongoing_requests=2 * config.api.target_streams,
-        ray_actor_options={"num_cpus": config.api.num_cpus},
-        logging_config=logging_config,
-        **_replicas(config.api.replicas, config.api.target_streams),
-    ).bind()
+    return Api.options(logging_config=logging_config, **api_options(config)).bind()
 
 
 def build_agent(config: ClusterConfig, logging_config: LoggingConfig) -> Any:
     """The application that executes runs; it owns the shared actors through the foreman."""
     return Agent.options(
-        num_replicas=config.agent.replicas.min,
-        ray_actor_options={"num_cpus": config.agent.num_cpus},
         logging_config=logging_config,
         deployment_actors=[
             DeploymentActorConfig(
                 name="foreman", actor_class=ray.remote(Foreman), actor_options={"num_cpus": 0}
             )
         ],
+        **agent_options(config),
     ).bind(config.agent.runs_per_replica)
 
 
 def withdraw() -> None:
     """Take the applications and Serve itself down."""
     serve.shutdown()
-
-
-def _replicas(bounds: Bounds, target: int) -> dict[str, Any]:
-    if bounds.min == bounds.max:
-        return {"num_replicas": bounds.min}
-    return {
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=bounds.min, max_replicas=bounds.max, target_ongoing_requests=target
-        )
-    }

@@ -7,6 +7,7 @@ import asyncio
 from ray import serve
 
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.serve.scaling import HELD_RUNS
 from agentcy_ray.serve.wiring import api_application, open_platform
 
 
@@ -23,9 +24,11 @@ class Agent:
     async def __init__(self, runs: int) -> None:  # pyright: ignore[reportGeneralTypeIssues]
         self._stop = asyncio.Event()
         self._services = await open_platform(Settings.load())
+        self._executor = self._services.executor(runs)
         self._work = asyncio.gather(
-            self._services.executor(runs).run(self._stop),
+            self._executor.run(self._stop),
             self._services.gates.direct.tend(self._stop),
+            self._services.upkeep.tend(self._stop),
         )
 
     async def check_health(self) -> None:
@@ -33,6 +36,10 @@ class Agent:
         if self._work.done():
             await self._work
             raise RuntimeError("the run executor ended; the replica is replaced")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve scales by: the runs that this replica holds."""
+        return {HELD_RUNS: len(self._executor.held)}
 
     async def __call__(self) -> str:
         """A deployment must be callable; this one has nothing to answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -103,9 +102,18 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [found for one in inner for found in _sections(one)]
 
 
-def as_data(config: ClusterConfig) -> Mapping[str, Any]:
-    """The config as plain data, without what is default, to be sent to other machines."""
-    return config.model_dump(mode="json", exclude_defaults=True)
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, ``cluster/agentcy.schema.json``."""
+    schema = ClusterConfig.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def for_processes(config: ClusterConfig) -> dict[str, Any]:
+    """What the platform's own processes read of the config, as plain data without defaults.
+
+    Machines and targets are left out, so that a change of those restarts no process.
+    """
+    return config.model_dump(mode="json", exclude_defaults=True, include=set(config.parts()))
 
 
 def _read(path: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, cast
+from difflib import get_close_matches
+from typing import Any, cast, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime.cluster_config.nodes import Limits, Name, Node, RayOptions
 from agentcy_ray.runtime.cluster_config.parts import (
     Agent,
@@ -83,13 +85,7 @@ class ClusterConfig(Section):
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Path and message of each combination that cannot work."""
-        secret = {name for name in self.environment if name in self.kubernetes.secret_keys}
-        for name in sorted(secret):
-            yield (
-                f"environment.{name}",
-                "is a secret and would be readable in every rendered file; "
-                f"put it into the Secret {self.kubernetes.secret!r} (kubernetes.secret_keys)",
-            )
+        yield from self._environment_faults()
         if not self.nodes:
             return
         names = [node.name for node in self.nodes]
@@ -110,6 +106,21 @@ class ClusterConfig(Section):
             if reason:
                 yield name, reason
         yield from self._over_limits()
+
+    def _environment_faults(self) -> Iterator[tuple[str, str]]:
+        settings = Settings.model_fields
+        for name in self.environment:
+            field = settings.get(name.lower())
+            if field is None:
+                near = get_close_matches(name, [known.upper() for known in settings], n=1)
+                hint = f"did you mean {near[0]}?" if near else "see `agentcy config explain`"
+                yield f"environment.{name}", f"is no setting; {hint}"
+            elif SecretStr in get_args(field.annotation) or name in self.kubernetes.secret_keys:
+                yield (
+                    f"environment.{name}",
+                    "is a secret and would be readable in every rendered file; "
+                    f"put it into the Secret {self.kubernetes.secret!r} (kubernetes.secret_keys)",
+                )
 
     def _over_limits(self) -> Iterator[tuple[str, str]]:
         for key, value, limit in (

@@ -11,6 +11,16 @@ from agentcy_ray.runtime.cluster_config.units import Section, Size
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """A name that Kubernetes, Helm and Ray all take."""
 
+LabelKey = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+    ),
+]
+LabelValue = Annotated[
+    str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")
+]
+
 RESERVED = ("CPU", "GPU", "memory", "object_store_memory")
 
 
@@ -21,12 +31,12 @@ class Node(Section):
     role: Literal["head", "worker"] = "worker"
     min: int = Field(default=1, ge=0)
     max: int = Field(default=1, ge=1)
-    cpus: float = Field(gt=0)
+    cpus: int = Field(ge=1)
     memory: Size
     gpus: int = Field(default=0, ge=0)
     gpu_type: str | None = None
-    """Ray's accelerator type, such as ``L4``; what a part may ask for by the label of it."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray's accelerator type, such as ``L4``; Ray labels the node with it."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     resources: dict[str, float] = Field(default_factory=dict)
     """Custom resources of each node."""
     node_config: dict[str, object] = Field(default_factory=dict)
@@ -65,7 +75,7 @@ class GcsFaultTolerance(Section):
 class RayOptions(Section):
     """Ray itself."""
 
-    object_store_memory: int = Field(default=256 * 1024 * 1024, ge=80 * 1024 * 1024)
+    object_store_memory: Annotated[Size, Field(ge=80 * 1024 * 1024)] = 256 * 1024 * 1024
     """Shared memory of a node's object store, bytes."""
     logical_cpus: int = Field(default=16, ge=1)
     """Cores of the one-machine cluster that ``agentcy up`` starts; not of declared nodes."""
@@ -76,6 +86,6 @@ class Limits(Section):
     """What all nodes together may be at most; a guard against a typing error in a bound."""
 
     nodes: int = Field(default=100, ge=1)
-    cpus: float | None = Field(default=None, gt=0)
+    cpus: int | None = Field(default=None, ge=1)
     memory: Size | None = None
     gpus: int | None = Field(default=None, ge=0)

@@ -1,0 +1,1 @@
+"""The one cluster config turned into what Serve, Kubernetes, Helm and ``ray up`` read."""
