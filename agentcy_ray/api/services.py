@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from starlette.requests import Request
@@ -28,6 +29,7 @@ from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.api.authentication import Authenticator
 from agentcy_ray.api.pagination import Cursors
 from agentcy_ray.api.realms import Realms
+from agentcy_ray.api.upkeep import Upkeep
 from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.source_records import Source
 from agentcy_ray.connectors.sources import SourceStore
@@ -40,11 +42,12 @@ from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
+from agentcy_ray.ingest.retention import purge_job
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
+from agentcy_ray.jobs.records import Job
 from agentcy_ray.llm.registry import Models
 from agentcy_ray.retrieval.embedder import Embedder
-from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.bell import Bell
@@ -77,9 +80,8 @@ class Services:
     check_source: CheckSource
     queue: JobQueue
     syncs: SyncRuns
+    upkeep: Upkeep
     search: SearchService
-    spaces: SpaceStore
-    index: PgVectorIndex
     gates: Gates
     agents: AgentStore
     conversations: ConversationStore
@@ -151,16 +153,21 @@ class Services:
         )
         return Executor(self.runs, loop, self.bell, concurrency=concurrency)
 
-    async def purge_source(self, org_id: UUID, source_id: UUID) -> int:
-        """Hide every entity of a source from graph and search; returns how many."""
-        space, count, now = await self.spaces.active(org_id), 0, SystemClock().now()
-        async for batch in self.engine.export_nodes(org_id, source_id):
-            ids = batch.column("id").to_pylist()
-            await self.engine.archive(org_id, "node", ids, now)
-            if space is not None:
-                await self.index.archive_nodes(space, ids, now)
-            count += len(ids)
-        return count
+    async def delete_and_purge(self, principal: Principal, source: Source) -> Job:
+        """Delete a source; the job that hides its entities is there exactly if it is deleted.
+
+        Raises:
+            NotFoundError, ConflictError: as ``SourceStore.delete``.
+        """
+        jobs: list[Job] = []
+
+        async def ask(connection: Any) -> None:
+            wanted = purge_job(principal.org_id, source.id, source.retention_days)
+            jobs.append(await self.queue.store.insert(connection, wanted))
+
+        await self.sources.delete(principal, source.id, along=ask)
+        await self.queue.announce(jobs[0])
+        return jobs[0]
 
     async def close(self) -> None:
         """Close what was opened, the last one first."""
@@ -219,8 +226,7 @@ def _assemble(
     sources = SourceStore(db, vault, registry, bell)
     queue = open_queue(settings, db, redis)
     opening.push_async_callback(queue.close)
-    spaces = SpaceStore(db, settings)
-    search = SearchService(db, embedder, spaces, settings)
+    search = SearchService(db, embedder, SpaceStore(db, settings), settings)
     objects = open_objects(settings)
     gates = open_gates(
         db,
@@ -252,9 +258,8 @@ def _assemble(
         check_source=check_source,
         queue=queue,
         syncs=SyncRuns(db, queue),
+        upkeep=Upkeep(db, queue, settings),
         search=search,
-        spaces=spaces,
-        index=PgVectorIndex(db, settings),
         gates=gates,
         agents=AgentStore(db),
         conversations=ConversationStore(db),

@@ -21,6 +21,7 @@ from agentcy_ray.cli.output import (
     print_json,
     print_rows,
 )
+from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.server import report, start_detached, stop_process
 from agentcy_ray.cli.sources import watch
 from agentcy_ray.cli.tools import ended
@@ -262,8 +263,17 @@ async def _source(
         if row["name"] == name:
             if row["connector"] == connector:
                 return await client.patch(f"/sources/{row['id']}", {"config": config})
-            await client.delete(f"/sources/{row['id']}", purge=True)
+            purge = await client.delete(f"/sources/{row['id']}", purge=True)
+            await _job_ended(client, purge["job_id"])
     return await client.post("/sources", {"name": name, "connector": connector, "config": config})
+
+
+async def _job_ended(client: Client, job_id: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        job: dict[str, Any] = await client.get(f"/jobs/{job_id}")
+        return job if job["status"] in {"succeeded", "dead", "cancelled"} else None
+
+    return await until(look)
 
 
 def _source_config(where: str) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ organisation, source and version, and the former ones are deleted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from shutil import rmtree
 from typing import Any
 from uuid import UUID
@@ -26,6 +26,9 @@ from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.vault import Sealed, Vault
+
+Along = Callable[[Any], Awaitable[object]]
+"""Work for the transaction of somebody else; it is given the connection."""
 
 _COLUMNS = (
     "id, org_id, name, connector, realm, config, config_version, sync_mode, schedule, egress,"
@@ -183,8 +186,15 @@ class SourceStore:
         await self._announce(org_id, source_id)
         return _source(row)
 
-    async def delete(self, principal: Principal, source_id: UUID) -> None:
+    async def delete(
+        self, principal: Principal, source_id: UUID, *, along: Along | None = None
+    ) -> None:
         """Delete a source with its secrets, runs and packages; its entities are not touched.
+
+        Args:
+            principal: who deletes; needs ``source.delete`` and the source's realm.
+            source_id: the source.
+            along: what is done in the same transaction.
 
         Raises:
             NotFoundError: absent.
@@ -200,6 +210,8 @@ class SourceStore:
                     code="sync_in_progress",
                 )
             await connection.execute(_DELETE, source_id)
+            if along is not None:
+                await along(connection)
         await self._announce(principal.org_id, source_id)
 
     async def open_config(

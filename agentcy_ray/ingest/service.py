@@ -17,6 +17,7 @@ from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.extract import OpenedSource, OpenSource
 from agentcy_ray.ingest.graph_publish import Probe
 from agentcy_ray.ingest.publish import Stores
+from agentcy_ray.ingest.retention import PRUNE_KIND, PURGE_KIND, Retention
 from agentcy_ray.ingest.runner import SyncRunner, no_probe
 from agentcy_ray.ingest.syncs import JOB_KIND
 from agentcy_ray.jobs.records import Job
@@ -42,16 +43,26 @@ class Ingest:
     """What an ingest worker is made of; open it with ``open_ingest``."""
 
     def __init__(
-        self, db: Database, bell: Bell, runner: SyncRunner, resources: AsyncExitStack
+        self,
+        db: Database,
+        bell: Bell,
+        runner: SyncRunner,
+        retention: Retention,
+        resources: AsyncExitStack,
     ) -> None:
         self.db = db
         self.bell = bell
         self.runner = runner
+        self.retention = retention
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
         """The kinds of job that it does, for a ``JobWorker``."""
-        return {JOB_KIND: self._sync}
+        return {
+            JOB_KIND: self._sync,
+            PURGE_KIND: self.retention.purge,
+            PRUNE_KIND: self.retention.prune,
+        }
 
     async def close(self) -> None:
         """Let go of every store."""
@@ -110,7 +121,7 @@ async def open_ingest(
             bell=bell,
             probe=probe,
         )
-        return Ingest(db, bell, runner, resources.pop_all())
+        return Ingest(db, bell, runner, Retention(db, stores), resources.pop_all())
     raise AssertionError("unreachable: the stack above swallows nothing")
 
 

@@ -18,6 +18,7 @@ KINDS: Mapping[str, QueueName] = {
     "source_sync": "sync",
     "pipeline_run": "sync",
     "package_fold": "sync",
+    "source_purge": "sync",
     "embed_backfill": "embed",
     "embed_reindex": "embed",
     "task_run": "tasks",

@@ -54,6 +54,10 @@ class VectorIndex(Protocol):
         """Take the chunks of these nodes out of every search; returns how many."""
         ...
 
+    async def prune(self, space: Space, source_id: UUID, archived_before: datetime) -> int:
+        """Delete chunks of a source that were archived before a time; returns how many."""
+        ...
+
     async def count(self, space: Space, source_id: UUID | None = None) -> int:
         """Live chunks of the space, or of one source in it."""
         ...

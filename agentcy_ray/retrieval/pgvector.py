@@ -60,6 +60,7 @@ WHERE t.node_id = i.node_id AND t.archived_at IS NULL
 _EXISTING = "SELECT chunk_key FROM {table} WHERE node_id = ANY($1) AND archived_at IS NULL"
 _DROP = "DELETE FROM {table} WHERE node_id = ANY($1) AND NOT (chunk_key = ANY($2))"
 _ARCHIVE = "UPDATE {table} SET archived_at = $2 WHERE node_id = ANY($1) AND archived_at IS NULL"
+_PRUNE = "DELETE FROM {table} WHERE source_id = $1 AND archived_at < $2"
 _COUNT = """
 SELECT count(*) FROM {table} WHERE archived_at IS NULL AND ($1::uuid IS NULL OR source_id = $1)
 """
@@ -132,6 +133,10 @@ class PgVectorIndex:
     async def archive_nodes(self, space: Space, node_ids: Sequence[str], at: datetime) -> int:
         """Take the chunks of these nodes out of every search; returns how many."""
         return await self._execute(space, _ARCHIVE, list(node_ids), at)
+
+    async def prune(self, space: Space, source_id: UUID, archived_before: datetime) -> int:
+        """Delete chunks of a source that were archived before a time; returns how many."""
+        return await self._execute(space, _PRUNE, source_id, archived_before)
 
     async def count(self, space: Space, source_id: UUID | None = None) -> int:
         """Live chunks of the space, or of one source in it."""

@@ -43,6 +43,7 @@ from agentcy_ray.stores.vault import Vault
 PASSWORD = "correct horse battery"
 ROLES = ("owner", "admin", "member", "viewer")
 API = "/api/v1"
+OPEN_JOB = ("queued", "running", "retry_wait")
 
 
 @dataclass
@@ -109,6 +110,15 @@ class Platform:
             while not (run := (await client.get(f"/sync-runs/{run_id}")).json())["ended_at"]:
                 await ear.next(10)
         return run
+
+    async def job_ended(self, job_id: str, who: str = "owner") -> dict[str, Any]:
+        """Wait for the end of a job, which the worker rings."""
+        client = await self.as_(who)
+        channel = f"ch:jobs:{self.org_id.hex}"
+        async with asyncio.timeout(60), self.services.bell.listen(channel) as ear:
+            while (job := (await client.get(f"/jobs/{job_id}")).json())["status"] in OPEN_JOB:
+                await ear.next(10)
+        return job
 
     async def source(self, who: str = "owner", **body: Any) -> dict[str, Any]:
         answer = await (await self.as_(who)).post("/sources", json=body)

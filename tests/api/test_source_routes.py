@@ -113,8 +113,10 @@ async def test_an_older_state_is_published_again_and_a_purge_hides_everything(
 
     in_use = await owner.delete("/realms/atlas")
     assert error_of(in_use) == (409, "realm_in_use")
-    assert (await owner.delete(url, params={"purge": "true"})).status_code == 204
+    purge = await owner.delete(url, params={"purge": "true"})
+    assert purge.status_code == 202, purge.text
     assert (await owner.get(url)).status_code == 404
+    assert (await platform.job_ended(purge.json()["job_id"]))["status"] == "succeeded"
     assert await cities() == set()
     found = await owner.post("/rag/hybrid", json={"query": "Altdorf", "realms": ["atlas"]})
     assert found.json()["hits"] == []

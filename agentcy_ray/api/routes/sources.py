@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from agentcy_ray.api.idempotency import once
 from agentcy_ray.api.pagination import Cursor, Limit, Page
@@ -38,6 +38,12 @@ class SyncStarted(BaseModel):
 
     sync_run_id: SyncRunId
     job_id: JobId | None
+
+
+class PurgeStarted(BaseModel):
+    """The job that hides the entities of a deleted source."""
+
+    job_id: JobId
 
 
 class RevertRequest(BaseModel):
@@ -101,17 +107,23 @@ async def change_source(
     )
 
 
-@router.delete("/sources/{source_id}", status_code=204)
+@router.delete(
+    "/sources/{source_id}",
+    status_code=204,
+    responses={202: {"model": PurgeStarted, "description": "Deleted; a job hides its entities."}},
+)
 async def delete_source(
     source_id: str, caller: Deleter, request: Request, purge: bool = False
 ) -> Response:
-    """Delete a source with its secrets, runs and packages; with ``purge`` hide its entities too."""
+    """Delete a source with its secrets, runs and packages; with ``purge`` a job hides its entities
+    too, and later deletes them."""
     services = services_of(request)
     source = await _visible(request, caller, source_id)
-    if purge:  # first, so that a purge that fails can be asked for again
-        await services.purge_source(caller.org_id, source.id)
-    await services.sources.delete(caller.principal, source.id)
-    return Response(status_code=204)
+    if not purge:
+        await services.sources.delete(caller.principal, source.id)
+        return Response(status_code=204)
+    job = await services.delete_and_purge(caller.principal, source)
+    return JSONResponse(PurgeStarted(job_id=job.id).model_dump(mode="json"), 202)
 
 
 @router.post("/sources/{source_id}/test")

@@ -1,0 +1,114 @@
+"""What is done from time to time, whoever calls: rows that nobody needs are removed, and clean-ups
+that take long are asked for as jobs. Any number of processes may do it side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from agentcy_ray.core.clock import Clock, SystemClock
+from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.ingest.retention import PRUNE_KIND, prune_job
+from agentcy_ray.jobs.queue import JobQueue
+from agentcy_ray.stores.postgres import Database
+
+FIRST_SECS = 60.0
+"""After the start of a process, when the machine has better things to do."""
+EVERY_SECS = 3600.0
+PRUNE_EVERY = timedelta(days=1)
+ROWS = 5_000
+"""Rows deleted in one transaction."""
+
+_log = structlog.get_logger(__name__)
+
+_KEYS = """
+DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM idempotency_keys WHERE expires_at < $1 LIMIT $2))
+"""
+# An event is never younger than its run's end by more than a moment, so the index on ``at`` finds
+# candidates, and the run says whether its log is still promised.
+_EVENTS = """
+DELETE FROM run_events WHERE ctid = ANY(ARRAY(
+  SELECT e.ctid FROM run_events e JOIN runs r ON r.id = e.run_id
+  WHERE e.at < $1 AND r.ended_at < $1 LIMIT $2))
+"""
+_TO_PRUNE = """
+SELECT o.id FROM organizations o
+WHERE EXISTS (SELECT 1 FROM sources s WHERE s.org_id = o.id)
+  AND NOT EXISTS (
+    SELECT 1 FROM jobs j WHERE j.org_id = o.id AND j.dedupe_key = $1 AND j.created_at > $2)
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one round did."""
+
+    keys: int
+    """Idempotency keys that had expired."""
+    events: int
+    """Events of runs whose logs are kept no longer."""
+    asked: tuple[UUID, ...]
+    """Organisations whose archived entities are pruned now."""
+
+
+class Upkeep:
+    """The rounds. Start them with ``tend``."""
+
+    def __init__(
+        self, db: Database, queue: JobQueue, settings: Settings, clock: Clock | None = None
+    ) -> None:
+        self._db = db
+        self._queue = queue
+        self._kept = timedelta(days=settings.run_event_retention_days)
+        self._clock = clock or SystemClock()
+
+    async def tend(self, stop: asyncio.Event) -> None:
+        """A round every hour until ``stop``; one that meets a store that is away is left out."""
+        pause = FIRST_SECS
+        while not await _set_within(stop, pause):
+            pause = EVERY_SECS
+            try:
+                done = await self.once()
+            except AgentcyError as error:
+                _log.warning("upkeep_failed", problem=error.message)
+            else:
+                _log.info("upkeep", keys=done.keys, events=done.events, asked=len(done.asked))
+
+    async def once(self) -> Done:
+        """One round.
+
+        Raises:
+            StoreUnavailableError: Postgres does not answer; what was removed stays so.
+        """
+        now = self._clock.now()
+        keys = await self._delete(_KEYS, now)
+        events = await self._delete(_EVENTS, now - self._kept)
+        async with self._db.system() as connection:
+            rows = await connection.fetch(_TO_PRUNE, PRUNE_KIND, now - PRUNE_EVERY)
+        asked = tuple(row["id"] for row in rows)
+        for org_id in asked:
+            await self._queue.enqueue(prune_job(org_id))
+        return Done(keys, events, asked)
+
+    async def _delete(self, statement: str, before: object) -> int:
+        total, changed = 0, ROWS
+        while changed == ROWS:
+            async with self._db.system() as connection:
+                tag = await connection.execute(statement, before, ROWS)
+            changed = int(tag.rpartition(" ")[2])
+            total += changed
+        return total
+
+
+async def _set_within(stop: asyncio.Event, secs: float) -> bool:
+    try:
+        async with asyncio.timeout(secs):
+            return await stop.wait()
+    except TimeoutError:
+        return False

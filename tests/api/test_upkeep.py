@@ -1,0 +1,71 @@
+"""Rows that nobody needs any more go; long clean-ups are asked for once a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from agentcy_ray.api.upkeep import Upkeep
+from agentcy_ray.core.ids import decode
+from agentcy_ray.ingest.retention import PRUNE_KIND
+from tests.api.platform import Platform, ask
+
+
+@dataclass
+class At:
+    """A clock that stands."""
+
+    moment: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+def upkeep(platform: Platform, ahead: timedelta = timedelta()) -> Upkeep:
+    services, clock = platform.services, At()
+    clock.moment += ahead
+    return Upkeep(services.db, services.queue, services.settings, clock)
+
+
+async def test_idempotency_keys_go_when_they_have_expired(platform: Platform) -> None:
+    owner = await platform.as_("owner")
+    key = {"idempotency-key": "upkeep-1"}
+    assert (
+        await owner.post("/chat/conversations", json={"title": "u"}, headers=key)
+    ).status_code == 201
+    count = "SELECT count(*) FROM idempotency_keys WHERE key = 'upkeep-1'"
+    await upkeep(platform, timedelta(hours=23)).once()
+    assert (await platform.sql(count))[0][0] == 1
+    done = await upkeep(platform, timedelta(hours=25)).once()
+    assert done.keys >= 1
+    assert (await platform.sql(count))[0][0] == 0
+
+
+async def test_the_log_of_a_run_goes_with_the_promise_to_keep_it(platform: Platform) -> None:
+    conversation = await platform.conversation(model="scripted:tokens=3")
+    run_id = (await ask(platform, conversation, "hello"))[0].data["run_id"]
+    count, run = "SELECT count(*) FROM run_events WHERE run_id = $1", decode("run", run_id)
+    await upkeep(platform, timedelta(days=29)).once()
+    assert (await platform.sql(count, run))[0][0] >= 2
+    # The clock of the route cannot be set, so the run is made old instead.
+    await platform.sql(
+        "UPDATE runs SET ended_at = ended_at - interval '31 days' WHERE id = $1", run
+    )
+    await platform.sql("UPDATE run_events SET at = at - interval '31 days' WHERE run_id = $1", run)
+    done = await upkeep(platform).once()
+    assert done.events >= 2
+    assert (await platform.sql(count, run))[0][0] == 0
+    gone = await (await platform.as_("owner")).get(f"/runs/{run_id}/events")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "event_log_gone")
+
+
+async def test_pruning_is_asked_for_once_a_day_for_those_who_have_sources(
+    platform: Platform,
+) -> None:
+    await platform.source(name="upkeep", connector="demo")
+    first = await upkeep(platform, timedelta(days=2)).once()
+    assert first.asked == (platform.org_id,)  # the other organisation has no source
+    again = await upkeep(platform).once()
+    assert again.asked == ()
+    jobs = await platform.services.queue.store.list(platform.org_id, kind=PRUNE_KIND)
+    assert len(jobs) == 1
