@@ -17,6 +17,7 @@ from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.metatools import MetaTools
 from agentcy_ray.agent.tool_calls import ToolCallStore
 from agentcy_ray.agent.tool_results import ResultShaper
+from agentcy_ray.agent.tool_vectors import ToolVectors
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import ContextEngine
@@ -86,7 +87,8 @@ def open_gates(
     artifacts, calls = Artifacts(db, objects), ToolCallStore(db)
     redactor = Redactor([*secrets_of(settings), *secret_values])
     builtins = Builtins(search, engine, artifacts)
-    catalog = Catalog(sources, bell, builtins.specs(), embedder)
+    vectors = ToolVectors(embedder, db) if embedder else None
+    catalog = Catalog(sources, bell, builtins.specs(), vectors)
     gateway = Gateway(
         catalog=catalog,
         policy=policy,

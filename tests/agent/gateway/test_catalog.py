@@ -5,7 +5,8 @@ import orjson
 import pytest
 
 from agentcy_ray.agent.metatools import META_TOOLS, SEARCH_BYTES, fitted
-from agentcy_ray.agent.tool_search import ToolSearch, trigrams
+from agentcy_ray.agent.tool_index import trigrams
+from agentcy_ray.agent.tool_search import ToolGroup, ToolSearch
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.source_records import SourceChange
 from agentcy_ray.core.ids import new_id
@@ -76,6 +77,23 @@ async def test_a_source_that_offers_nothing_any_more_takes_no_others_away(world)
     ]  # fmt: skip
 
 
+async def test_what_does_not_shape_a_sources_tools_leaves_them_as_they_are(world):
+    catalog, member = world.process.catalog, world.people["member"]
+
+    async def look():
+        world.process.catalog._snapshots.expire(world.org)
+        return await catalog.find(member, "lab", "look", realm=None)
+
+    before = await look()
+    await world.sql("UPDATE sources SET status = 'failed' RETURNING 1")
+    assert await look() is before
+    (shown,) = await catalog.sources(member)
+    assert shown.source.status == "failed"
+    change = SourceChange(realm="infrastructure")
+    await world.sources.update(world.people["owner"], world.source.id, change)
+    assert (await look()).realm == "infrastructure"
+
+
 def shipped() -> list[CatalogEntry]:
     """Every tool of every shipped connector that tells its tools without a source."""
     registry = builtin_registry(Settings.load({}))
@@ -99,9 +117,9 @@ def shipped() -> list[CatalogEntry]:
 @pytest.mark.requirement("TOOL-02")
 async def test_each_shipped_tool_is_first_for_its_own_description(world):
     everything = shipped() + await world.process.catalog.entries(world.people["owner"])
-    search = ToolSearch()
+    search, groups = ToolSearch(), [ToolGroup(everything[:9]), ToolGroup(everything[9:])]
     for entry in everything:
-        (best, score), *_ = await search.rank(entry.spec.description, everything, 3)
+        (best, score), *_ = await search.rank(entry.spec.description, groups, 3)
         assert best.name == entry.name
         assert 0 < score <= 1
 
