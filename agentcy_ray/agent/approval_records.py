@@ -94,7 +94,8 @@ class Approval(BaseModel):
         """Data of the event ``approval_resolved``."""
         return {
             "approval_id": encode("apr", self.id),
-            "status": self.status,
+            # The call that an approval was used up by is another matter.
+            "status": "approved" if self.status == "consumed" else self.status,
             "decided_by": None if self.decided_by is None else encode("usr", self.decided_by),
             "via": self.decided_via,
             "note": self.note,

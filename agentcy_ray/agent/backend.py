@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from agentcy_ray.agent.builtins import Builtins
 from agentcy_ray.agent.calls import CallContext, OpenCall
@@ -19,13 +20,26 @@ from agentcy_ray.core.errors import (
     ConnectorUnavailableError,
     OutcomeUnknownError,
 )
+from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.core.tools import CatalogEntry, ToolFault, ToolOutcome, ToolRequest, ToolStatus
+from agentcy_ray.core.tools import (
+    CatalogEntry,
+    Effect,
+    Fate,
+    Probe,
+    ToolFault,
+    ToolOutcome,
+    ToolRequest,
+    ToolStatus,
+)
 
+PROBE_SECS = 10.0
+"""How long a connector may take to find out what became of a call."""
 GRACE_SECS = 5.0
 """How long we wait past a call's deadline for the host to say so itself."""
 UNKNOWN = "indeterminate"
 _UNSURE = frozenset({UNKNOWN, "connector_timeout"})
+_UNASKED = Probe(fate=Fate.UNKNOWN)
 _log = structlog.get_logger(__name__)
 
 
@@ -59,7 +73,11 @@ class Backend:
         return (entry.spec.timeout_secs or self._timeout_secs) + GRACE_SECS
 
     async def execute(self, ctx: CallContext, opened: OpenCall) -> Answer:
-        """Carry out; a read, or a tool marked idempotent, is tried twice when its host is away."""
+        """Carry out; a read, or a tool marked idempotent, is tried twice when its host is away.
+
+        An effect whose answer was lost is asked about where the tool offers a probe. It is sent a
+        second time, under the same key, only after the answer that it was not carried out.
+        """
         entry = opened.entry
         assert entry is not None
         safe = not opened.effect.consequential or entry.spec.idempotent
@@ -67,8 +85,12 @@ class Backend:
         try:
             try:
                 outcome = await self._attempt(ctx, opened)
-            except (ConnectorUnavailableError, OutcomeUnknownError):
-                if not safe:
+            except (ConnectorUnavailableError, OutcomeUnknownError) as error:
+                lost = isinstance(error, OutcomeUnknownError) and opened.effect.consequential
+                probe = await self.probe(ctx, opened) if lost else _UNASKED
+                if probe.fate is Fate.DONE:
+                    return Answer(ToolStatus.COMPLETED, probe.result, usage_ms=_ms(started))
+                if not safe and probe.fate is not Fate.NOT_DONE:
                     raise
                 outcome = await self._attempt(ctx, opened)
         except (OutcomeUnknownError, TimeoutError) as error:
@@ -79,8 +101,43 @@ class Backend:
             _log.exception("tool_failed", tool=entry.name)
             code = "connector_error" if safe else UNKNOWN
             outcome = _fault(opened, code, f"{entry.name} failed: {type(error).__name__}")
-        usage_ms = outcome.usage_ms or (time.perf_counter() - started) * 1000
+        if outcome.error_code in _UNSURE and not safe:
+            probe = await self.probe(ctx, opened)
+            if probe.fate is Fate.DONE:
+                return Answer(ToolStatus.COMPLETED, probe.result, usage_ms=_ms(started))
+        usage_ms = outcome.usage_ms or _ms(started)
         return _answer(outcome, safe=safe, usage_ms=usage_ms)
+
+    async def probe(self, ctx: CallContext, opened: OpenCall) -> Probe:
+        """What became of a call whose answer was lost; ``unknown`` when nobody can say."""
+        entry = opened.entry
+        assert entry is not None
+        if entry.source_id is None or not entry.spec.probe:
+            return _UNASKED
+        request = ToolRequest(
+            tool_call_id=new_id(),
+            org_id=ctx.org_id,
+            source_id=entry.source_id,
+            connector=entry.connector,
+            tool=entry.spec.name,
+            args=opened.call.args,
+            effect=Effect.READ,
+            deadline=self._clock.now() + timedelta(seconds=PROBE_SECS),
+            idempotency_key=_key(opened),
+            probe=True,
+        )
+        try:
+            async with asyncio.timeout(PROBE_SECS + GRACE_SECS):
+                try:
+                    outcome = await self._dispatcher.call(request)
+                except (ConnectorUnavailableError, OutcomeUnknownError):
+                    outcome = await self._dispatcher.call(request)
+            if outcome.ok:
+                return Probe.model_validate(outcome.value)
+            _log.warning("probe_failed", tool=entry.name, problem=outcome.error_message)
+        except (AgentcyError, TimeoutError, ValidationError) as error:
+            _log.warning("probe_failed", tool=entry.name, problem=str(error))
+        return _UNASKED
 
     async def _attempt(self, ctx: CallContext, opened: OpenCall) -> ToolOutcome:
         entry = opened.entry
@@ -99,9 +156,7 @@ class Backend:
             args=opened.call.args,
             effect=opened.effect,
             deadline=self._clock.now() + timedelta(seconds=limit),
-            idempotency_key=(opened.key or opened.tool_call_id.hex)
-            if opened.effect.consequential
-            else None,
+            idempotency_key=_key(opened) if opened.effect.consequential else None,
         )
         try:
             async with asyncio.timeout(self.limit_secs(entry)):
@@ -110,6 +165,15 @@ class Backend:
             if not opened.effect.consequential:
                 await asyncio.shield(self._dispatcher.abandon([request]))
             raise
+
+
+def _key(opened: OpenCall) -> str:
+    """The key that a connector sees; a call outside of a run has its id."""
+    return opened.key or opened.tool_call_id.hex
+
+
+def _ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
 
 
 def _fault(opened: OpenCall, code: str, message: str, transient: bool = False) -> ToolOutcome:

@@ -12,16 +12,20 @@ who knows the model's name for the call, emits ``tool_call_start`` and ``tool_re
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from agentcy_ray.agent.approval_records import Approval, NewApproval
 from agentcy_ray.agent.approval_rules import approval_reasons
 from agentcy_ray.agent.approvals import Approvals
-from agentcy_ray.agent.backend import Backend, unknown_outcome
+from agentcy_ray.agent.backend import Backend
 from agentcy_ray.agent.builtins import Builtins
 from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.agent.canonical_args import args_sha256, idempotency_key
 from agentcy_ray.agent.catalog import Catalog
 from agentcy_ray.agent.ledger import Ledger
+from agentcy_ray.agent.takeover import Takeover
 from agentcy_ray.agent.tool_calls import ToolCallRow
 from agentcy_ray.agent.tool_results import ResultShaper
 from agentcy_ray.agent.tool_schemas import ArgumentChecks
@@ -40,6 +44,8 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
 from agentcy_ray.policy.input import TOOL_ACTION
 from agentcy_ray.policy.service import PolicyService
+
+T = TypeVar("T")
 
 
 class Gateway:
@@ -66,8 +72,10 @@ class Gateway:
         self._builtins = builtins
         self._results = results
         self._arguments = ArgumentChecks()
-        self._poll_secs = settings.approval_poll_secs
-        self._effects: set[asyncio.Task[ToolResult]] = set()
+        self._takeover = Takeover(
+            approvals, policy, ledger, backend, results, settings.approval_poll_secs
+        )
+        self._effects: set[asyncio.Task[Any]] = set()
 
     async def call(self, ctx: CallContext, call: ToolCall) -> ToolResult:
         """``open`` and ``finish`` in one, waiting for a person where one is asked."""
@@ -90,7 +98,7 @@ class Gateway:
                 await self._decide(ctx, opened)
                 row = await self._ask_for_approval(ctx, opened)
             if row is not None:
-                await self._take_up(ctx, opened, row)
+                await self._takeover.take_up(ctx, opened, row)
         except (RefusedError, RateLimitedError) as error:
             opened.result = await self._refuse(ctx, opened, error)
         except (RequestError, ConnectorError) as error:
@@ -107,14 +115,17 @@ class Gateway:
             StoreUnavailableError, StorageFullError: intent, receipt or audit entry could not be
                 made durable; the result is not released.
         """
+        telling = None
         if opened.result is None and opened.approval is not None:
-            await self._pass_approval(ctx, opened)
+            telling = await self._pass_approval(ctx, opened)
         elif opened.result is None and opened.row is not None:
-            await self._after_crash(ctx, opened)
+            await self._takeover.settle(ctx, opened)
         elif opened.result is None and (opened.effect.consequential or ctx.run_id is None):
             await self._record_intent(ctx, opened)
         if opened.result is None:
             opened.result = await self._released(ctx, opened)
+        if telling is not None:
+            await telling
         return opened.result
 
     async def resume(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
@@ -126,7 +137,7 @@ class Gateway:
         opened = OpenCall(row.id, call)
         try:
             await self._route(ctx, opened)
-            await self._take_up(ctx, opened, row)
+            await self._takeover.take_up(ctx, opened, row)
         except RequestError as error:
             opened.recorded = True
             opened.result = await self.ledger.end(ctx, opened, opened.ended(
@@ -136,12 +147,16 @@ class Gateway:
 
     async def give_up(self, ctx: CallContext, row: ToolCallRow) -> ToolResult:
         """End a call whose dispatcher is gone for good; it is not repeated."""
-        call = ToolCall(connector=row.connector, tool=row.tool, position=row.position)
-        opened = OpenCall(row.id, call, effect=row.effect, recorded=True)
-        fault = unknown_outcome()
-        return await self.ledger.end(
-            ctx, opened, opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
-        )
+        call = ToolCall(
+            connector=row.connector, tool=row.tool, args=row.args, source=row.context.get("source"),
+            position=row.position,
+        )  # fmt: skip
+        opened = OpenCall(row.id, call, effect=row.effect, recorded=True, key=row.idempotency_key)
+        with suppress(RequestError):  # without its tool nobody can be asked about it
+            opened.entry = await self.catalog.find(
+                ctx.principal, call.connector, call.tool, call.source, realm=ctx.realm
+            )
+        return await self._takeover.close_down(ctx, opened)
 
     async def close(self) -> None:
         """Wait for effects in flight, then stop listening."""
@@ -239,56 +254,37 @@ class Gateway:
         await ctx.emit(EventType.APPROVAL_REQUIRED, opened.approval.required())
         return None
 
-    # -- taking up what a former executor left ----------------------------------------------------
-
-    async def _take_up(self, ctx: CallContext, opened: OpenCall, row: ToolCallRow) -> None:
-        opened.tool_call_id, opened.row, opened.recorded = row.id, row, True
-        approval = await self.approvals.of_call(ctx.org_id, row.id)
-        if row.ended:
-            opened.approval = approval
-            opened.result = row.as_result(approval.id if approval else None)
-            await self.ledger.witness_again(ctx, opened, row)
-        elif row.status is ToolStatus.WAITING_APPROVAL and approval is not None:
-            opened.approval = approval
-            if approval.status == "pending":  # its event may not have been written in time
-                await ctx.emit(EventType.APPROVAL_REQUIRED, approval.required())
-
-    async def _after_crash(self, ctx: CallContext, opened: OpenCall) -> None:
-        """An intent without a receipt: repeat what is safe, else say that nobody knows."""
-        assert opened.entry is not None
-        if opened.effect.consequential and not opened.entry.spec.idempotent:
-            fault = unknown_outcome()
-            opened.result = await self.ledger.end(
-                ctx, opened, opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
-            )
-
     # -- finish: approval, intent, dispatch, result, audit ----------------------------------------
 
-    async def _pass_approval(self, ctx: CallContext, opened: OpenCall) -> None:
-        """Wait for the decision; leaves ``opened.result`` unset when the call may go on."""
+    async def _pass_approval(self, ctx: CallContext, opened: OpenCall) -> asyncio.Task[None] | None:
+        """Wait for the decision; leaves ``opened.result`` unset when the call may go on.
+
+        The decision is told while the call goes on: answers the task that tells it.
+        """
         assert opened.approval is not None
         approval = await self.approvals.wait(ctx.org_id, opened.approval.id)
         opened.approval = approval
         if approval.status == "consumed":
-            opened.result = await self._elsewhere(ctx, opened)
-            return
-        await ctx.emit(EventType.APPROVAL_RESOLVED, approval.resolved())
+            opened.result = await self._takeover.elsewhere(ctx, opened)
+            return None
+        telling = self._kept(_tell(ctx, approval))
         try:
             if approval.status == "approved":
                 await self._use(ctx, opened, approval)
-                return
+                return telling
             if approval.status == "cancelled":
                 opened.result = opened.ended(
                     ToolStatus.CANCELLED, "cancelled", "the call was cancelled before it was made"
                 )
                 await self.calls.end(ctx.org_id, opened.result)  # unless the canceller did
-                return
+                return telling
             raise PolicyDeniedError(
                 "nobody approved the call in time" if approval.status == "expired"
                 else f"a person denied the call: {approval.note or 'no note was left'}"
             )  # fmt: skip
         except (RefusedError, ConflictError) as error:
             opened.result = await self._refuse(ctx, opened, error)
+        return telling
 
     async def _use(self, ctx: CallContext, opened: OpenCall, approval: Approval) -> None:
         """Decide again with the approval, then use it up and record the intent as one."""
@@ -309,37 +305,25 @@ class Gateway:
                 "the arguments are not the ones that were approved; make the call anew",
                 code="approval_mismatch",
             )
-        opened.result = await self._elsewhere(ctx, opened)
-
-    async def _elsewhere(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        """The result of a call that another process carries out, while it can still be alive."""
-        assert opened.entry is not None
-        limit = self._backend.limit_secs(opened.entry)
-        try:
-            async with asyncio.timeout(limit):
-                while True:
-                    row = await self.calls.get(ctx.org_id, opened.tool_call_id)
-                    if row.ended:
-                        return row.as_result(opened.approval.id if opened.approval else None)
-                    await asyncio.sleep(self._poll_secs)
-        except TimeoutError:
-            fault = unknown_outcome()
-            result = opened.ended(ToolStatus.INDETERMINATE, fault.code, fault.message)
-            return await self.ledger.end(ctx, opened, result)
+        opened.result = await self._takeover.elsewhere(ctx, opened)
 
     async def _record_intent(self, ctx: CallContext, opened: OpenCall) -> None:
         twin = await self.ledger.intend(ctx, opened)
         if twin is not None:
             opened.tool_call_id, opened.recorded = twin.id, True
-            opened.result = await self._elsewhere(ctx, opened)
+            opened.result = await self._takeover.elsewhere(ctx, opened)
 
     async def _released(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
         if not opened.effect.consequential:
             return await self._carry_out(ctx, opened)
-        work = asyncio.create_task(self._carry_out(ctx, opened))
-        self._effects.add(work)
-        work.add_done_callback(self._effects.discard)
-        return await asyncio.shield(work)
+        return await asyncio.shield(self._kept(self._carry_out(ctx, opened)))
+
+    def _kept(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work that ends even when its caller is cancelled; ``close`` waits for it."""
+        task = asyncio.create_task(work)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+        return task
 
     async def _carry_out(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
         answer = await self._backend.execute(ctx, opened)
@@ -349,6 +333,10 @@ class Gateway:
         return await self.ledger.end(
             ctx, opened, opened.ended(ToolStatus.DENIED, error.code, error.message)
         )
+
+
+async def _tell(ctx: CallContext, approval: Approval) -> None:
+    await ctx.emit(EventType.APPROVAL_RESOLVED, approval.resolved())
 
 
 def _policy_denied(opened: OpenCall) -> PolicyDeniedError:

@@ -184,6 +184,7 @@ class ToolTurn:
         name = {
             EventType.TOOL_CALL_START: "tool_call_id",
             EventType.APPROVAL_REQUIRED: "approval_id",
+            EventType.APPROVAL_RESOLVED: "approval_id",
         }.get(type_)
         if name is None:
             return True
@@ -296,7 +297,8 @@ class ToolTurn:
     async def _emit(self, event: EventType, data: Mapping[str, Any]) -> None:
         """Events of the gateway while a call is being finished."""
         if event is EventType.APPROVAL_RESOLVED:
-            await self._decided(str(data["approval_id"]), [(event, data)])
+            new = [(event, data)] if self._is_new((event, data)) else []
+            await self._decided(str(data["approval_id"]), new)
         else:
             await self._log.append(self._run.key, [(event, data)])
 

@@ -40,7 +40,8 @@ AND seq > (SELECT coalesce(max(seq), 0) FROM run_events WHERE run_id = $1
 _ANNOUNCED = """
 SELECT type || ':' || (data->>CASE type WHEN 'tool_call_start' THEN 'tool_call_id'
                        ELSE 'approval_id' END) AS identity
-FROM run_events WHERE run_id = $1 AND type IN ('tool_call_start', 'approval_required')
+FROM run_events WHERE run_id = $1
+  AND type IN ('tool_call_start', 'approval_required', 'approval_resolved')
 """
 
 
