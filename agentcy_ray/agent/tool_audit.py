@@ -47,7 +47,7 @@ def entry_of(
         policy_id=decision.policy_id if decision else None,
         rule=decision.rule if decision else None,
         reasons=tuple(reasons),
-        input=redactor.json(opened.question.model_dump(), by_field=True)
+        input=redactor.json(opened.question.document(), by_field=True)
         if opened.question
         else None,
         context={

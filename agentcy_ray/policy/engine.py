@@ -3,13 +3,19 @@
 regorus engines belong to the thread that made them and hold the interpreter lock while they work,
 so each thread has its own and evaluates in place: about 0.1 ms for the starter bundles, less than
 a hop to another thread. Whatever goes wrong in an evaluation is a deny.
+
+A decision is remembered under the values that the set reads (``keys.py``), unless an evaluation
+failed or the set reads something that differs each time. The memory belongs to the compiled set, so
+no decision outlives its version.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +24,14 @@ import orjson
 from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.policy.asks import Ask, ask_of, message_of, strictest
 from agentcy_ray.policy.input import Decision, PolicyInput
+from agentcy_ray.policy.keys import Key, Plan, Planner, seen
 from agentcy_ray.policy.modules import Engine, Module, explain, parse
+from agentcy_ray.policy.references import Definitions
 
 POLICY_ERROR = "policy_error"
 """The rule that a failed evaluation is denied by."""
+REMEMBERED = 4096
+"""Decisions that one compiled set keeps; the longest unused goes first."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,63 @@ class RegoEngine:
             "{" + ", ".join(f'"{text}": {rule.query}' for text, (rule, _) in self._rules.items())
         ) + "}"  # fmt: skip
         self._local = threading.local()
+        self._planner = Planner(
+            Definitions([(module.tree, module.text) for module in modules]),
+            tuple(sorted({rule.path for module in modules for rule in module.rules})),
+            data.get("settings") or {},
+        )
+        self._decisions: OrderedDict[Key, Decision] = OrderedDict()
+
+    def decide(self, question: PolicyInput) -> Decision:
+        """Decide, by memory where that is exact; never raises.
+
+        Equal to ``evaluate``, but that a question is not refused for a part of it that no policy
+        reads and that Rego could not hold.
+        """
+        try:
+            plan, chosen = self._planner.plan(question)
+            key = self._planner.key(plan, chosen, question)
+        except (TypeError, ValueError):  # a value that is read is no JSON
+            return self.evaluate(question)
+        if key is None:
+            return self._evaluate(question, seen(plan, question))
+        found = self._decisions.get(key)
+        if found is None:
+            return self._remember(key, self._evaluate(question, seen(plan, question)))
+        with suppress(KeyError):  # another thread may have dropped it just now
+            self._decisions.move_to_end(key)
+        return found
 
     def evaluate(self, question: PolicyInput) -> Decision:
-        """Decide; never raises, a failure is a deny by rule ``policy_error``."""
+        """Decide by the whole question and without memory; never raises.
+
+        A failure is a deny by rule ``policy_error``.
+        """
+        return self._evaluate(question, question.document())
+
+    def plan(self, question: PolicyInput) -> Plan:
+        """What this question is decided by.
+
+        Raises:
+            TypeError: the question holds what is no JSON.
+        """
+        return self._planner.plan(question)[0]
+
+    def _remember(self, key: Key, decision: Decision) -> Decision:
+        if decision.rule != POLICY_ERROR:
+            kept = decision.model_copy(update={"cached": True, "latency_ms": 0.0})
+            self._decisions[key] = kept
+            if len(self._decisions) > REMEMBERED:
+                with suppress(KeyError):
+                    self._decisions.popitem(last=False)
+        return decision
+
+    def _evaluate(self, question: PolicyInput, document: Mapping[str, Any]) -> Decision:
         try:
             engine = self._engine()
             # CPU time of this thread: a busy machine must not turn into denials.
             started = time.thread_time()
-            found = self._ask(engine, question)
+            found = self._ask(engine, document)
             latency_ms = (time.thread_time() - started) * 1000
         except BaseException as error:  # a panic of regorus is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -97,8 +156,8 @@ class RegoEngine:
             self._local.engine = engine
         return engine
 
-    def _ask(self, engine: Any, question: PolicyInput) -> dict[str, Any]:
-        engine.set_input_json(orjson.dumps(question.model_dump(), default=str).decode())
+    def _ask(self, engine: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+        engine.set_input_json(orjson.dumps(document, default=str).decode())
         # As JSON: a Python set could not hold a message that is an object.
         answer = orjson.loads(engine.eval_query_as_json(self._query))
         return answer["result"][0]["expressions"][0]["value"]

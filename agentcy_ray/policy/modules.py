@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -58,6 +58,8 @@ class Module:
     text: str
     v0: bool
     rules: tuple[Rule, ...]
+    tree: Any = field(repr=False, compare=False)
+    """What regorus parsed."""
 
     def add_to(self, engine: Any) -> None:
         """Load the text into a regorus engine."""
@@ -101,7 +103,7 @@ def parse(policy_id: str, name: str, text: str) -> Module:
             )
         rules[package + path] = Rule(package + path)
     _check_calls(name, text, tree, functions)
-    return Module(policy_id, name, text, v0, tuple(rules.values()))
+    return Module(policy_id, name, text, v0, tuple(rules.values()), tree)
 
 
 def invalid(name: str, problem: str, line: int | None, column: int | None) -> PolicyInvalidError:

@@ -75,14 +75,14 @@ class PolicyService:
             pydantic.ValidationError: ``question`` is a dict of another shape.
         """
         if isinstance(question, dict):
-            question = PolicyInput.model_validate(question)
+            question = PolicyInput.read(question)
         if not self.enabled:
             return Decision(decision="allow", rule="policies_off")
         active = await self._active.get(org_id)
         if active.engine is None:
             assert active.broken is not None
             return denied_by_error(active.broken)
-        return active.engine.evaluate(question)
+        return active.engine.decide(question)
 
     async def rules(self, org_id: UUID) -> OrgRules:
         """What the organisation has set about approvals."""

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -44,8 +45,8 @@ async def test_policies_are_on_with_the_four_starters(service, org):
     names = [policy.name for policy in await service.store.list(org)]
     assert names == ["agentcy.rego", "api.rego", "connectors.rego", "tools.rego"]
     assert sorted(starters()) == names
-    anonymous = QUESTION.model_copy(update={"subject": {}})
-    decision = await service.decide(org, anonymous.model_dump())
+    anonymous = replace(QUESTION, subject={})
+    decision = await service.decide(org, anonymous.document())
     assert decision.rule == "data.agentcy.deny"
     assert decision.policy_id.startswith("pol_")
 
@@ -60,7 +61,7 @@ async def test_switched_off_nothing_is_evaluated(db, bell, org):
     settings = Settings.load({"AGENTCY_FEATURES_POLICIES": "false"})
     service = PolicyService(db, bell, settings)
     assert not service.enabled
-    decision = await service.decide(org, QUESTION.model_copy(update={"subject": {}}))
+    decision = await service.decide(org, replace(QUESTION, subject={}))
     assert (decision.decision, decision.rule) == ("allow", "policies_off")
 
 
@@ -133,10 +134,11 @@ async def test_the_organisations_settings_reach_rules_and_policies(service, db, 
     rules = await service.rules(org)
     assert [rules.default_of(effect) for effect in Effect] == ["deny", "allow", "approve"]
     assert rules.approval_second_person
-    viewer = QUESTION.model_copy(
-        update={"subject": {"user_id": "u", "role": "viewer"},
-                "resource": {"type": "tool", "tool": "a.b", "tool_effect": "read"}}
-    )  # fmt: skip
+    viewer = replace(
+        QUESTION,
+        subject={"user_id": "u", "role": "viewer"},
+        resource={"type": "tool", "tool": "a.b", "tool_effect": "read"},
+    )
     assert not (await service.decide(org, viewer)).allowed
 
 
