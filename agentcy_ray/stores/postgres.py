@@ -30,7 +30,6 @@ _BIND_SYSTEM = "BEGIN; SELECT set_config('role', 'agentcy_system', true)"
 _AWAY = (
     OSError,
     asyncio.TimeoutError,
-    asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
@@ -39,7 +38,6 @@ _AWAY = (
 )
 _LOST = (
     ConnectionError,
-    asyncpg.InterfaceError,
     asyncpg.PostgresError,
 )
 """Of those, what means a lost connection even when the caller's statement met it."""
@@ -73,17 +71,28 @@ class Database:
     @asynccontextmanager
     async def _transaction(self, begin: str) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
         own: BaseException | None = None
+        lost = False
         try:
             async with self._pool.acquire() as connection:
-                await connection.execute(begin)
                 try:
-                    yield connection
-                except BaseException as error:
-                    own = error
-                    if not connection.is_closed():
-                        await asyncio.shield(connection.execute("ROLLBACK"))
+                    await connection.execute(begin)
+                    try:
+                        yield connection
+                    except BaseException as error:
+                        own = error
+                        if not _lost(connection):
+                            await asyncio.shield(connection.execute("ROLLBACK"))
+                        raise
+                    await connection.execute("COMMIT")
+                except asyncpg.InterfaceError:
+                    lost = _lost(connection)
                     raise
-                await connection.execute("COMMIT")
+        except asyncpg.InterfaceError as error:
+            # The library's word for a closed connection, and for its own misuse: too few
+            # arguments, two statements at once. Those are faults of ours and keep their name.
+            if lost or self._pool.is_closing():
+                raise _away() from error
+            raise
         except asyncpg.DiskFullError as error:
             raise StorageFullError(
                 "the database server has no space left; free some, then repeat the call: "
@@ -92,10 +101,7 @@ class Database:
         except _AWAY as error:
             if error is own and not isinstance(error, _LOST):
                 raise  # the caller's own trouble with a file or a time limit, not ours
-            raise StoreUnavailableError(
-                "Postgres does not answer; `agentcy doctor` says which server and why",
-                store="postgres",
-            ) from error
+            raise _away() from error
 
     async def ping(self) -> str:
         """The server's version text.
@@ -105,11 +111,8 @@ class Database:
         """
         try:
             return str(await self._pool.fetchval("SHOW server_version", timeout=5))
-        except _AWAY as error:
-            raise StoreUnavailableError(
-                "Postgres does not answer; `agentcy doctor` says which server and why",
-                store="postgres",
-            ) from error
+        except (*_AWAY, asyncpg.InterfaceError) as error:
+            raise _away() from error
 
     @property
     def in_use(self) -> int:
@@ -146,11 +149,25 @@ async def open_database(url: str, *, pool_max: int = 20, statement_cache: bool =
             command_timeout=None,
             server_settings={"application_name": "agentcy"},
         )
-    except (*_AWAY, asyncpg.PostgresError, ValueError) as error:
+    except (*_AWAY, asyncpg.InterfaceError, asyncpg.PostgresError, ValueError) as error:
         raise StoreUnavailableError(
             f"cannot connect to Postgres: {error}; check DATABASE_URL", store="postgres"
         ) from error
     return Database(pool)
+
+
+def _lost(connection: PoolConnectionProxy[asyncpg.Record]) -> bool:
+    """Whether a connection that we hold has ended: the pool then takes it back by itself."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+
+
+def _away() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "Postgres does not answer; `agentcy doctor` says which server and why", store="postgres"
+    )
 
 
 async def set_codecs(connection: Any) -> None:
