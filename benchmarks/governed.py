@@ -56,11 +56,20 @@ class Governed:
             RuntimeError: a run did not complete, or a call did not.
         """
         script = ">".join([f"demo.lookup*{calls}"] * turns)
-        model = scripted_reference(tools=script, args={"demo.lookup": {"id": "service-0"}}, tokens=4)
+        model = scripted_reference(
+            tools=script, args={"demo.lookup": {"id": "service-0"}}, tokens=4
+        )
         store = self.services.runs
         for _ in range(runs):
             await store.start(
-                self.owner, NewRun(kind="task", agent=self.agent, model=model, text="look it up")
+                self.owner,
+                NewRun(
+                    kind="task",
+                    agent=self.agent,
+                    model=model,
+                    text="look it up",
+                    request_id="req_benchmark",
+                ),
             )
         claimed = await store.claim("benchmark", limit=runs, lease_secs=120)
         assert len(claimed) == runs

@@ -17,7 +17,7 @@ from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
-    from agentcy_ray.agent.runlog import Connection
+    from agentcy_ray.agent.run_writer import Connection
 
 TITLE_CHARS = 80
 

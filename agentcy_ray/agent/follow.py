@@ -81,15 +81,14 @@ class Follower:
                             yield None
                             ping_at = clock() + self._ping_secs
                         continue
-                    event = _inline(run_id, ring, reader.last)
-                    if event is None:
-                        behind = int(ring.get("seq", 0)) > reader.last
-                        continue
-                    reader.last = event.seq
-                    yield event
-                    ping_at = clock() + self._ping_secs
-                    if event.terminal:
-                        return
+                    events = _inline(run_id, ring, reader.last)
+                    behind = not events and int(ring.get("seq", 0)) > reader.last
+                    for event in events:
+                        reader.last = event.seq
+                        yield event
+                        ping_at = clock() + self._ping_secs
+                        if event.terminal:
+                            return
 
     async def _check(self, org_id: UUID, run_id: UUID) -> None:
         async with self._db.tenant(org_id) as connection:
@@ -143,15 +142,18 @@ class _Poll:
                         reader.ear.hear(None)
 
 
-def _inline(run_id: UUID, ring: Mapping[str, Any], last: int) -> RunEvent | None:
-    """The event that a ring carries, when it is the next one."""
-    event = ring.get("event")
-    if event is None or ring.get("seq") != last + 1:
-        return None
-    return RunEvent(
-        run_id=run_id,
-        seq=last + 1,
-        type=EventType(event["type"]),
-        data=event["data"],
-        at=event["at"],
-    )
+def _inline(run_id: UUID, ring: Mapping[str, Any], last: int) -> list[RunEvent]:
+    """The events that a ring carries, when the next one is among them."""
+    carried = [event for event in ring.get("events", ()) if event["seq"] > last]
+    if not carried or carried[0]["seq"] != last + 1:
+        return []
+    return [
+        RunEvent(
+            run_id=run_id,
+            seq=event["seq"],
+            type=EventType(event["type"]),
+            data=event["data"],
+            at=event["at"],
+        )
+        for event in carried
+    ]

@@ -14,9 +14,10 @@ import asyncpg
 
 from agentcy_ray.agent.conversations import add_message, note_read
 from agentcy_ray.agent.run_records import Ending, NewRun, Run, RunInput, Started, cancelled
-from agentcy_ray.agent.runlog import NewEvent, RunKey, RunLog, append_on, lease_lost
+from agentcy_ray.agent.run_writer import NewEvent, RunKey, Stored, append_on, lease_lost
+from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.core.errors import ConflictError, NotFoundError, TooLargeError
-from agentcy_ray.core.events import EventType, RunEvent
+from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.states import RUN, sources_of
 from agentcy_ray.core.tenancy import Principal
@@ -24,7 +25,7 @@ from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
-    from agentcy_ray.agent.runlog import Connection
+    from agentcy_ray.agent.run_writer import Connection
 
 QUEUED_CHANNEL = "ch:runs:queued"
 """Rung with ``{"run"}`` when a run waits for an executor, with ``{"cancel"}`` to stop one."""
@@ -140,7 +141,7 @@ class RunStore:
                 if earlier is not None:
                     return Started(earlier, replayed=True)
             run, events = await _insert(connection, principal, new)
-        await self._log.ring(events)
+        self._log.ring(run.id, events)
         await self._bell.ring(QUEUED_CHANNEL, {"run": run.id.hex})
         return Started(run, replayed=False)
 
@@ -177,7 +178,7 @@ class RunStore:
             ConflictError: ``state_conflict``: it has ended already.
         """
         await self.get(principal, run_id)
-        events: Sequence[RunEvent] = ()
+        events: Sequence[Stored] = ()
         async with self._db.tenant(principal.org_id) as connection:
             row = await connection.fetchrow(_LOCK, run_id)
             assert row is not None
@@ -189,7 +190,7 @@ class RunStore:
             await connection.execute(_REQUEST_CANCEL, run_id)
             if run.status == "queued":
                 run, events = await _end(connection, run, cancelled(run))
-        await self._log.ring(events)
+        self._log.ring(run.id, events)
         if not run.ended:
             await self._bell.ring(QUEUED_CHANNEL, {"cancel": run_id.hex})
         return run
@@ -233,7 +234,7 @@ class RunStore:
             allowed = [*sources_of(RUN, status), status]
             if await connection.fetchval(_MOVE, key.run_id, key.epoch, status, allowed) is None:
                 raise lease_lost(key.run_id)
-        await self._log.ring(written)
+        self._log.ring(key.run_id, written)
 
     async def end(self, run: Run, ending: Ending) -> Run:
         """End a run: status, last events, the assistant's message and the ledger, all or nothing.
@@ -243,7 +244,7 @@ class RunStore:
         """
         async with self._db.tenant(run.org_id) as connection:
             ended, events = await _end(connection, run, ending)
-        await self._log.ring(events)
+        self._log.ring(run.id, events)
         return ended
 
 
@@ -277,7 +278,7 @@ async def _earlier(connection: Connection, principal: Principal, new: NewRun) ->
 
 async def _insert(
     connection: Connection, principal: Principal, new: NewRun
-) -> tuple[Run, list[RunEvent]]:
+) -> tuple[Run, list[Stored]]:
     run_id, message_id = new_id(), new_id()
     asked = RunInput(text=new.text, request_id=new.request_id)
     row = await connection.fetchrow(
@@ -308,7 +309,7 @@ async def _insert(
     return run, await append_on(connection, run.key, [start])
 
 
-async def _end(connection: Connection, run: Run, ending: Ending) -> tuple[Run, Sequence[RunEvent]]:
+async def _end(connection: Connection, run: Run, ending: Ending) -> tuple[Run, Sequence[Stored]]:
     events = await append_on(connection, run.key, ending.events)
     row = await connection.fetchrow(
         _END, run.id, run.epoch, ending.status, ending.reason,

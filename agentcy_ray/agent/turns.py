@@ -7,29 +7,18 @@ begin, with the results of those calls added one by one as they come.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from pydantic import Field
 
 from agentcy_ray.agent.context_build import Built
-from agentcy_ray.agent.runlog import NewEvent, RunKey, RunLog, append_on, lease_lost
+from agentcy_ray.agent.run_writer import NewEvent, NewResult, NewTurn, RunKey
+from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.core.events import Usage
 from agentcy_ray.llm.model import Evidence, Message, Record, StopReason, ToolReply
 from agentcy_ray.stores.postgres import Database
 
 _LOAD = "SELECT turn, messages, results, usage FROM run_turns WHERE run_id = $1 ORDER BY turn"
-_SAVE = """
-INSERT INTO run_turns (org_id, run_id, turn, messages, usage)
-SELECT r.org_id, r.id, $3, $4, $5 FROM runs r
-WHERE r.id = $1 AND r.epoch = $2 AND r.status IN ('running', 'waiting_approval')
-ON CONFLICT (run_id, turn) DO NOTHING RETURNING turn
-"""
-_SAVE_RESULT = """
-UPDATE run_turns t SET results = t.results || $4 FROM runs r
-WHERE t.run_id = $1 AND t.turn = $3 AND r.id = t.run_id AND r.epoch = $2 RETURNING t.turn
-"""
-_USAGE = "UPDATE runs SET usage = $3 WHERE id = $1 AND epoch = $2"
 # While a model streams, only deltas, citations and (with a fallback model) restarts are written, so
 # what lies above the newest event of another kind is the half turn.
 _VOID_FROM = """
@@ -123,7 +112,9 @@ class TurnStore:
         Raises:
             LeaseLostError: the run has a newer owner, or has ended.
         """
-        await self._save(key, 0, built.model_dump(mode="json"), Usage(), Usage(), ())
+        body = built.model_dump(mode="json")
+        turn = NewTurn(0, body, Usage().model_dump(mode="json"), None)
+        await self._log.append(key, (), turn=turn)
 
     async def save(
         self, key: RunKey, turn: Turn, total: Usage, events: Sequence[NewEvent] = ()
@@ -134,7 +125,8 @@ class TurnStore:
             LeaseLostError: the run has a newer owner, or has ended.
         """
         body = turn.model_dump(mode="json", include={"message", "said", "used", "stop_reason"})
-        await self._save(key, turn.number, body, turn.usage, total, events)
+        usage, totals = turn.usage.model_dump(mode="json"), total.model_dump(mode="json")
+        await self._log.append(key, events, turn=NewTurn(turn.number, body, usage, totals))
 
     async def save_result(
         self,
@@ -149,32 +141,5 @@ class TurnStore:
         Raises:
             LeaseLostError: the run has a newer owner, or has ended.
         """
-        stored = {str(index): result.model_dump(mode="json")}
-        async with self._db.tenant(key.org_id) as connection:
-            written = await append_on(connection, key, events)
-            kept = await connection.fetchval(_SAVE_RESULT, key.run_id, key.epoch, number, stored)
-            if kept is None:
-                raise lease_lost(key.run_id)
-        await self._log.ring(written)
-
-    async def _save(
-        self,
-        key: RunKey,
-        number: int,
-        body: dict[str, Any],
-        usage: Usage,
-        total: Usage,
-        events: Sequence[NewEvent],
-    ) -> None:
-        async with self._db.tenant(key.org_id) as connection:
-            written = await append_on(connection, key, events)
-            kept = await connection.fetchval(
-                _SAVE, key.run_id, key.epoch, number, body, usage.model_dump(mode="json")
-            )
-            if kept is None:
-                raise lease_lost(key.run_id)
-            if number:
-                await connection.execute(
-                    _USAGE, key.run_id, key.epoch, total.model_dump(mode="json")
-                )
-        await self._log.ring(written)
+        kept = NewResult(number, index, result.model_dump(mode="json"))
+        await self._log.append(key, events, result=kept)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -80,10 +80,14 @@ class Bell:
         Returns False, without waiting, while Redis is away: whoever listens then lives by
         time-outs and finds the news in Postgres.
         """
+        return await self.ring_all([(channel, payload)])
+
+    async def ring_all(self, rings: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+        """Ring (channel, payload) pairs in their order, in one round trip; answers as ``ring``."""
         if time.monotonic() < self._mute_until:
             return False
         try:
-            await self._store.publish(channel, payload)
+            await self._store.publish(rings)
         except StoreUnavailableError:
             self._mute_until = time.monotonic() + RECONNECT_SECS[-1]
             return False

@@ -145,6 +145,7 @@ async def open_database(url: str, *, pool_max: int = 20, statement_cache: bool =
             max_size=pool_max,
             statement_cache_size=256 if statement_cache else 0,
             init=set_codecs,
+            reset=_nothing_to_reset,
             timeout=30,
             command_timeout=None,
             server_settings={"application_name": "agentcy"},
@@ -168,6 +169,10 @@ def _away() -> StoreUnavailableError:
     return StoreUnavailableError(
         "Postgres does not answer; `agentcy doctor` says which server and why", store="postgres"
     )
+
+
+async def _nothing_to_reset(connection: Any) -> None:
+    """Role and tenant end with the transaction; asyncpg's own reset costs a round trip each."""
 
 
 async def set_codecs(connection: Any) -> None:

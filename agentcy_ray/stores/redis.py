@@ -7,7 +7,7 @@ holds the truth.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -68,14 +68,18 @@ class RedisStore:
                 f"Redis does not answer: {error}; start it, or correct REDIS_URL"
             ) from error
 
-    async def publish(self, channel: str, payload: dict[str, Any]) -> int:
-        """Send ``payload`` as JSON to whoever listens; returns how many connections do.
+    async def publish(self, messages: Sequence[tuple[str, dict[str, Any]]]) -> list[int]:
+        """Send (channel, payload) pairs, payloads as JSON, to whoever listens; one round trip.
+
+        Answers how many connections listened to each.
 
         Raises:
             StoreUnavailableError: Redis does not answer.
         """
-        async with self.commands() as client:
-            return int(await client.publish(self.key(channel), orjson.dumps(payload)))
+        async with self.commands() as client, client.pipeline(transaction=False) as pipeline:
+            for channel, payload in messages:
+                pipeline.execute_command("PUBLISH", self.key(channel), orjson.dumps(payload))
+            return await pipeline.execute()
 
     async def ping(self) -> None:
         """Return when Redis answers.

@@ -78,10 +78,10 @@ async def test_a_channel_without_listeners_is_unsubscribed(bell: Bell, store: Re
             pass
 
         async def left() -> bool:
-            return await store.publish("ch:left", {}) == 0
+            return await store.publish([("ch:left", {})]) == [0]
 
         await until(left)
-        assert await store.publish("ch:kept", {}) == 1
+        assert await store.publish([("ch:kept", {})]) == [1]
 
 
 async def test_listening_again_at_once_misses_nothing(bell: Bell) -> None:
@@ -138,7 +138,7 @@ async def test_without_redis_commands_fail_and_the_bell_stays_silent(tmp_path: P
     bell = Bell(store)
     await stop_embedded(settings)
     with pytest.raises(StoreUnavailableError, match="REDIS_URL"):
-        await store.publish("ch:run", {})
+        await store.publish([("ch:run", {})])
     assert await bell.ring("ch:run", {}) is False
     async with bell.listen("ch:run") as ear:
         await ear.next(0.05)

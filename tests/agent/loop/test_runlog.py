@@ -9,7 +9,8 @@ import pytest
 
 from agentcy_ray.agent.follow import run_channel
 from agentcy_ray.agent.run_records import Ending, message_end
-from agentcy_ray.agent.runlog import EVENT_BYTES, RunKey, RunLog
+from agentcy_ray.agent.run_writer import EVENT_BYTES, RunKey
+from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.core.errors import GoneError, LeaseLostError, NotFoundError
 from agentcy_ray.core.events import EventType, RunEvent, Usage
 from agentcy_ray.core.ids import new_id
@@ -140,7 +141,7 @@ async def test_rings_out_of_order_or_twice_change_nothing(world: World) -> None:
         run.key, [(DELTA, {"delta": "one"}), (DELTA, {"delta": "two"})]
     )
     for event in reversed(written):
-        await world.log.ring([event])
+        await world.bell.ring(run_channel(run.id), {"seq": event.seq, "events": [_rung(event)]})
     await world.bell.ring(run_channel(run.id), {"seq": 1})
     await end(world)
     events = await asyncio.wait_for(reading, 10)
@@ -207,3 +208,8 @@ async def test_an_event_is_cut_to_its_limit_and_marked(world: World) -> None:
 async def test_an_append_to_a_run_that_does_not_exist_is_refused(world: World) -> None:
     with pytest.raises(LeaseLostError):
         await world.log.append(RunKey(world.org_id, new_id(), 1), [(DELTA, {"delta": "x"})])
+
+
+def _rung(event: RunEvent) -> dict[str, object]:
+    """An event as a ring carries it."""
+    return event.model_dump(mode="json", exclude={"run_id"})
