@@ -11,9 +11,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from pydantic import BaseModel, SecretStr
 
 MASK = "[redacted]"
+_STRICT = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 SHORTEST = 8
 """A known value shorter than this is not looked for: it would mask ordinary words."""
 
@@ -38,10 +44,19 @@ _SHAPES: tuple[tuple[str, str], ...] = (  # a piece that any match holds, and th
     ("://", r"(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"),
 )
 _COMPILED = tuple((mark, re.compile(shape)) for mark, shape in _SHAPES)
+_MARKS = re.compile(  # what one of the shapes, or a NUL, may be behind; in JSON
+    rb"-----BEGIN|A(?:KIA|SIA|Iza)|g(?:h[pousr]_|ithub_pat_|lpat-)|xox|sk[-_]|eyJ|agk_|ctx_|whsec_"
+    rb"|://|\\u0000"
+)
 _SECRET_FIELD = re.compile(
     r"(?:pass(?:word|wd|phrase)|secret|api_?key|access_?key|private_?key|authorization"
     r"|(?:access|refresh|auth|bearer)_?token|client_?secret|credentials?)$",
     re.IGNORECASE,
+)
+
+_SECRET_ENDS = tuple(  # the last letters of such names, as they stand in JSON
+    f'{end}":'.encode()
+    for end in ("word", "passwd", "phrase", "secret", "key", "zation", "token", "tial", "tials")
 )
 
 
@@ -56,6 +71,7 @@ class Redactor:
     def __init__(self, values: Iterable[str] = ()) -> None:
         known = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
         self._values = re.compile("|".join(map(re.escape, known))) if known else None
+        self._pieces = re.compile(b"|".join(map(re.escape, _in_json(known)))) if known else None
 
     def text(self, text: str) -> str:
         """``text`` without secrets, and without what JSON columns cannot hold."""
@@ -77,22 +93,46 @@ class Redactor:
             value: any JSON value.
             by_field: also mask texts in fields that are named like a secret.
         """
+        return value if self._harmless(value, by_field) else self._walk(value, by_field)
+
+    def _harmless(self, value: Any, by_field: bool) -> bool:
+        """Whether nothing in ``value`` can be a secret: one look at its JSON, not one per text."""
+        try:
+            text = orjson.dumps(value, option=_STRICT)
+        except TypeError:  # no plain JSON: the walk makes it so
+            return False
+        if _MARKS.search(text) or (self._pieces is not None and self._pieces.search(text)):
+            return False
+        if by_field:
+            lower = text.lower()
+            for end in _SECRET_ENDS:
+                if end in lower:
+                    return False
+        return True
+
+    def _walk(self, value: Any, by_field: bool) -> Any:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
             return {
                 self.text(str(key)): MASK
                 if by_field and isinstance(item, str) and item and _SECRET_FIELD.search(str(key))
-                else self.json(item, by_field=by_field)
+                else self._walk(item, by_field)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
-            return [self.json(item, by_field=by_field) for item in value]
+            return [self._walk(item, by_field) for item in value]
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int):
             return value if -(2**63) <= value < 2**64 else str(value)
         return self.text(str(value))
+
+
+def _in_json(values: Iterable[str]) -> set[bytes]:
+    """Texts as they are, and as they stand between the quotes of a JSON string."""
+    plain = {value.encode("utf-8", "replace") for value in values}
+    return plain | {orjson.dumps(value.decode())[1:-1] for value in plain}
 
 
 def secrets_of(model: BaseModel) -> list[str]:

@@ -61,3 +61,18 @@ def test_fields_named_like_secrets_are_masked_in_arguments_only():
 ))  # fmt: skip
 def test_json_without_secrets_is_unchanged(value):
     assert Redactor(["nowhere to be found"]).json(value) == value
+
+
+@pytest.mark.parametrize("kind", ["ghp_", "gho_", "ghs_"])
+def test_a_secret_deep_in_json_is_found_whatever_its_neighbours(kind):
+    value = {"a": [{"b": f"x {kind}{'a' * 36} y"}], "n": 1, "t": "high risk-free"}
+    assert Redactor().json(value) == {"a": [{"b": f"x {MASK} y"}], "n": 1, "t": "high risk-free"}
+
+
+def test_a_known_value_is_found_though_json_escapes_it():
+    redactor = Redactor(['quo"ted\\back\nline'])
+    assert redactor.json({"a": 'x quo"ted\\back\nline y'}) == {"a": f"x {MASK} y"}
+
+
+def test_what_is_no_plain_json_becomes_text():
+    assert Redactor().json({"n": 2**70, "nul": "a\x00b"}) == {"n": str(2**70), "nul": "a\ufffdb"}
