@@ -49,29 +49,32 @@ WHERE ($1::text IS NULL OR status = $1) AND ($2::uuid IS NULL OR requested_by = 
   AND ($1 IS DISTINCT FROM 'pending' OR expires_at > clock_timestamp())
 ORDER BY id DESC LIMIT $5
 """
-LOCK = f"SELECT {COLUMNS} FROM approvals WHERE id = $1 FOR UPDATE"
-# The row is locked, so the tally is that of every vote before this one, and what is open stays so.
-# A refusal decides at once. Somebody's second vote changes nothing and gives no row.
+# One statement decides who may vote ($11: with the full grant, $12: the organisation wants a second
+# person), that the approval is open and that it is this person's first vote. The count is kept in
+# the row, so that of two votes at once the later one sees the earlier. A refusal decides at once.
 VOTE = f"""
-WITH open AS MATERIALIZED (
-  SELECT id, NOT $6 OR quorum <= 1 + (SELECT count(*) FROM approval_votes
-                                      WHERE approval_id = $1 AND approved) AS last
-  FROM approvals WHERE id = $1 AND status = 'pending' AND expires_at > clock_timestamp()
+WITH moved AS (
+  UPDATE approvals SET
+    given = given + CASE WHEN $6 THEN 1 ELSE 0 END,
+    status = CASE WHEN NOT $6 THEN 'denied' WHEN given + 1 >= quorum THEN 'approved'
+                  ELSE status END,
+    decided_by = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $4 END,
+    decided_via = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $7 END,
+    note = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $8 END,
+    decided_at = CASE WHEN NOT $6 OR given + 1 >= quorum THEN clock_timestamp() END
+  WHERE id = $1 AND status = 'pending' AND expires_at > clock_timestamp()
+    AND ($11 OR (requested_by = $4 AND NOT by_policy))
+    AND NOT (requested_by = $4 AND (second_person OR $12))
+    AND NOT EXISTS (SELECT 1 FROM approval_votes v
+                    WHERE v.approval_id = approvals.id AND v.user_id = $4)
+  RETURNING {COLUMNS}
 ),
 vote AS (
   INSERT INTO approval_votes (id, org_id, approval_id, user_id, api_key_id, approved, via, note,
     request_id, audit_id)
-  SELECT $2, $3, $1, $4, $5, $6, $7, $8, $9, $10 FROM open
-  ON CONFLICT (approval_id, user_id) DO NOTHING RETURNING approval_id
+  SELECT $2, $3, $1, $4, $5, $6, $7, $8, $9, $10 FROM moved
 )
-UPDATE approvals a SET
-  status = CASE WHEN last THEN CASE WHEN $6 THEN 'approved' ELSE 'denied' END ELSE a.status END,
-  decided_by = CASE WHEN last THEN $4 END,
-  decided_via = CASE WHEN last THEN $7 END,
-  note = CASE WHEN last THEN $8 END,
-  decided_at = CASE WHEN last THEN clock_timestamp() END
-FROM open JOIN vote ON vote.approval_id = open.id WHERE a.id = open.id
-RETURNING {", ".join(f"a.{name.strip()}" for name in COLUMNS.split(","))}
+SELECT * FROM moved
 """
 EXPIRE_ONE = f"""
 UPDATE approvals SET status = 'expired', ended_at = clock_timestamp(),
@@ -84,9 +87,17 @@ UPDATE approvals SET status = 'expired', ended_at = clock_timestamp(),
   audit_id = gen_random_uuid()
 WHERE status = 'pending' AND expires_at <= clock_timestamp() RETURNING {COLUMNS}, audit_id
 """
-CONSUME = """
-UPDATE approvals SET status = 'consumed', consumed_at = clock_timestamp()
-WHERE id = $1 AND status = 'approved' AND args_sha256 = $2 RETURNING id
+# Using an approval up and recording the intent of its call are one move.
+USE = f"""
+WITH used AS (
+  UPDATE approvals SET status = 'consumed', consumed_at = clock_timestamp()
+  WHERE id = $1 AND status = 'approved' AND args_sha256 = $2 RETURNING {COLUMNS}
+),
+sent AS (
+  UPDATE tool_calls SET status = 'dispatched', intent_at = clock_timestamp()
+  WHERE id = (SELECT tool_call_id FROM used) AND status = ANY($3) RETURNING id
+)
+SELECT used.*, EXISTS (SELECT 1 FROM sent) AS sent FROM used
 """
 CANCEL = f"""
 UPDATE approvals SET status = 'cancelled', ended_at = clock_timestamp(),

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 from agentcy_ray.core.errors import NotFoundError, StoreUnavailableError
@@ -31,21 +32,27 @@ class Knock:
     def __init__(self, org: _Org) -> None:
         self._org = org
         self._event = asyncio.Event()
+        self._said: str | None = None
         self.until = math.inf
         """When the approval expires, on the monotonic clock."""
 
-    def wake(self) -> None:
-        """Make the waiter look at its row."""
+    def wake(self, said: str | None = None) -> None:
+        """Make the waiter look at its row, of which a ring said that it has this status."""
+        self._said = said
         self._event.set()
 
-    async def look(self, secs_left: float) -> None:
-        """Return when the row is worth a look; it is overdue in ``secs_left`` seconds."""
+    async def look(self, secs_left: float) -> str | None:
+        """Return when the row is worth a look, with the status that a ring gave, if it was one.
+
+        The row is overdue in ``secs_left`` seconds.
+        """
         self.until = time.monotonic() + max(secs_left, 0.0)
         self._org.hasten(self.until)
         await self._event.wait()
         self._event.clear()
         self.until = math.inf
         self._org.check()
+        return self._said
 
 
 class _Org:
@@ -68,12 +75,12 @@ class _Org:
         if self.task is not None and self.task.done() and not self.task.cancelled():
             self.task.result()
 
-    def wake(self, approval_id: UUID | None = None) -> None:
+    def wake(self, approval_id: UUID | None = None, said: str | None = None) -> None:
         """Wake the waiters of one approval, or all."""
         chosen = self.knocks.values() if approval_id is None else [self.knocks.get(approval_id, ())]
         for knocks in chosen:
             for knock in knocks:
-                knock.wake()
+                knock.wake(said)
 
 
 class Waits:
@@ -128,7 +135,7 @@ class Waits:
             if rung is None:
                 break
             if rung.get("status") != "pending":
-                _wake_named(org, rung.get("approval_id"))
+                _pass_on(org, rung)
         try:
             async with self._db.tenant(org_id) as connection:
                 settled = await connection.fetch(_SETTLED, list(org.knocks))
@@ -140,8 +147,8 @@ class Waits:
             org.wake(row["id"])
 
 
-def _wake_named(org: _Org, text: object) -> None:
+def _pass_on(org: _Org, rung: dict[str, Any]) -> None:
     try:
-        org.wake(decode("apr", str(text)))
+        org.wake(decode("apr", str(rung.get("approval_id"))), str(rung.get("status")))
     except NotFoundError:
         org.wake()  # not ours; a reason to look, no more

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
 from agentcy_ray.agent import approval_rows as rows_of
 from agentcy_ray.agent.approval_audit import ApprovalAudit
 from agentcy_ray.agent.approval_records import Approval, NewApproval, Status, Via
@@ -26,15 +28,14 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.core.states import APPROVAL, sources_of
+from agentcy_ray.core.states import APPROVAL, TOOL_CALL, sources_of
 from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.core.tools import ToolStatus
 from agentcy_ray.policy.service import OrgRules, PolicyService
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from agentcy_ray.agent.approval_rows import Connection
 
 _CANCELLED = {"code": "cancelled", "message": "the run was cancelled"}
@@ -149,17 +150,17 @@ class Approvals:
         grant, org_id = principal.require("chat.approve"), principal.org_id
         rules = await self._policy.rules(org_id)
         audit_id, api_key = new_id(), principal.api_key_id
-        async with self._db.tenant(org_id) as connection:
-            found = await connection.fetchrow(rows_of.LOCK, approval_id)
-            if found is None:
-                raise _not_found(approval_id)
-            _check_decider(principal, grant, approval_of(found), rules)
-            row = await connection.fetchrow(
-                rows_of.VOTE, approval_id, new_id(), org_id, principal.user_id, api_key, approved,
-                via, note, request_id, audit_id,
-            )  # fmt: skip
+        try:
+            async with self._db.tenant(org_id) as connection:
+                row = await connection.fetchrow(
+                    rows_of.VOTE, approval_id, new_id(), org_id, principal.user_id, api_key,
+                    approved, via, note, request_id, audit_id, grant == "full",
+                    rules.approval_second_person,
+                )  # fmt: skip
+        except asyncpg.UniqueViolationError:  # the same person twice in the same instant
+            row = None
         if row is None:
-            raise await self._too_late(org_id, approval_id)
+            raise await self._refused(principal, grant, approval_id, rules)
         decided = approval_of(row)
         await self.announce(decided)
         await self._audit.vote(
@@ -170,10 +171,22 @@ class Approvals:
                 "vote_audit_id": audit_id,
             },
         )  # fmt: skip
-        return await self._row(org_id, approval_id) if decided.quorum > 1 else decided
+        if decided.quorum == 1:
+            return decided
+        votes = (await self._row(org_id, approval_id)).votes  # the row may be used up by now
+        return decided.model_copy(update={"votes": votes})
 
     async def wait(self, org_id: UUID, approval_id: UUID) -> Approval:
         """Return once the approval is no longer pending; expires it when its time is over."""
+        while (approval := await self.wait_or_hear(org_id, approval_id)) is None:
+            continue  # by now the row says what was heard
+        return approval
+
+    async def wait_or_hear(self, org_id: UUID, approval_id: UUID) -> Approval | None:
+        """As ``wait``, but None as soon as a ring says that it was approved.
+
+        That is a hint, which ``use`` may try at once: it saves the look at the row.
+        """
         async with self._waits.waiting(org_id, approval_id) as knock:
             while True:
                 async with self._db.tenant(org_id) as connection:
@@ -184,15 +197,23 @@ class Approvals:
                     return approval_of(row)
                 if row["secs_left"] <= 0:
                     await self._expire(org_id, approval_id)
-                else:
-                    await knock.look(row["secs_left"])
+                elif await knock.look(row["secs_left"]) == "approved":
+                    return None
 
-    async def consume(self, connection: Connection, approval_id: UUID, args_sha256: str) -> bool:
-        """Use an approval up, inside the transaction that records the intent.
+    async def use(self, org_id: UUID, approval_id: UUID, args_sha256: str) -> Approval | None:
+        """Use an approval up and record the intent of its call, in one transaction.
 
-        False when it is not approved (any more) or was given for other arguments.
+        None when it is not approved (any more) or was given for other arguments.
+
+        Raises:
+            ConflictError: ``state_conflict``: the call is over already; nothing was used up.
         """
-        return bool(await connection.fetchval(rows_of.CONSUME, approval_id, args_sha256))
+        states = sources_of(TOOL_CALL, ToolStatus.DISPATCHED.value)
+        async with self._db.tenant(org_id) as connection:
+            row = await connection.fetchrow(rows_of.USE, approval_id, args_sha256, states)
+            if row is not None and not row["sent"]:
+                raise ConflictError("the call is over already", code="state_conflict")
+        return None if row is None else approval_of(row)
 
     async def cancel(self, org_id: UUID, approval_id: UUID) -> None:
         """Void an approval that is pending or approved; others stay as they are."""
@@ -238,10 +259,13 @@ class Approvals:
             await self.announce(approval)
         await asyncio.gather(*(self._audit.ended(approval, id_) for approval, id_ in ended))
 
-    async def _too_late(self, org_id: UUID, approval_id: UUID) -> Exception:
+    async def _refused(
+        self, principal: Principal, grant: str, approval_id: UUID, rules: OrgRules
+    ) -> Exception:
         """Why a vote did not count."""
-        await self._expire(org_id, approval_id)
-        approval = await self._row(org_id, approval_id)
+        await self._expire(principal.org_id, approval_id)
+        approval = await self._row(principal.org_id, approval_id)
+        _check_decider(principal, grant, approval, rules)
         if approval.status == "expired":
             return GoneError(
                 "the time to decide is over; let the call be made again", code="approval_expired"

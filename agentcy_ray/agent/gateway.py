@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
+from uuid import UUID
 
 from agentcy_ray.agent.approval_records import Approval, NewApproval
 from agentcy_ray.agent.approval_rules import approval_reasons
@@ -262,7 +263,13 @@ class Gateway:
         The decision is told while the call goes on: answers the task that tells it.
         """
         assert opened.approval is not None
-        approval = await self.approvals.wait(ctx.org_id, opened.approval.id)
+        approval_id = opened.approval.id
+        approval = await self.approvals.wait_or_hear(ctx.org_id, approval_id)
+        if approval is None:
+            if (used := await self._use(ctx, opened, approval_id)) is not None:
+                opened.approval = used
+                return self._kept(_tell(ctx, used))
+            approval = await self.approvals.wait(ctx.org_id, approval_id)
         opened.approval = approval
         if approval.status == "consumed":
             opened.result = await self._takeover.elsewhere(ctx, opened)
@@ -270,36 +277,40 @@ class Gateway:
         telling = self._kept(_tell(ctx, approval))
         try:
             if approval.status == "approved":
-                await self._use(ctx, opened, approval)
-                return telling
-            if approval.status == "cancelled":
+                await self._insist(ctx, opened, approval)
+            elif approval.status == "cancelled":
                 opened.result = opened.ended(
                     ToolStatus.CANCELLED, "cancelled", "the call was cancelled before it was made"
                 )
                 await self.calls.end(ctx.org_id, opened.result)  # unless the canceller did
-                return telling
-            raise PolicyDeniedError(
-                "nobody approved the call in time" if approval.status == "expired"
-                else f"a person denied the call: {approval.note or 'no note was left'}"
-            )  # fmt: skip
+            else:
+                raise PolicyDeniedError(
+                    "nobody approved the call in time" if approval.status == "expired"
+                    else f"a person denied the call: {approval.note or 'no note was left'}"
+                )  # fmt: skip
         except (RefusedError, ConflictError) as error:
             opened.result = await self._refuse(ctx, opened, error)
         return telling
 
-    async def _use(self, ctx: CallContext, opened: OpenCall, approval: Approval) -> None:
-        """Decide again with the approval, then use it up and record the intent as one."""
+    async def _use(self, ctx: CallContext, opened: OpenCall, approval_id: UUID) -> Approval | None:
+        """Decide again with the approval, then use it up; None when either does not let it pass."""
         assert opened.question is not None
         opened.decision = await self.policy.decide(ctx.org_id, opened.question.granted())
         if not opened.decision.allowed:
+            return None
+        return await self.approvals.use(ctx.org_id, approval_id, args_sha256(opened.call.args))
+
+    async def _insist(self, ctx: CallContext, opened: OpenCall, approval: Approval) -> None:
+        """Use an approval that was given, or say why that cannot be."""
+        used = await self._use(ctx, opened, approval.id)
+        if used is not None:
+            opened.approval = used
+            return
+        assert opened.decision is not None
+        if not opened.decision.allowed:
             await self.approvals.cancel(ctx.org_id, approval.id)
             raise _policy_denied(opened)
-        given = args_sha256(opened.call.args)
-        async with self.calls.db.tenant(ctx.org_id) as connection:
-            if await self.approvals.consume(connection, approval.id, given):
-                if not await self.calls.dispatch(connection, opened.tool_call_id):
-                    raise ConflictError("the call is over already", code="state_conflict")
-                return
-        if given != approval.args_sha256:
+        if args_sha256(opened.call.args) != approval.args_sha256:
             await self.approvals.cancel(ctx.org_id, approval.id)
             raise ConflictError(
                 "the arguments are not the ones that were approved; make the call anew",

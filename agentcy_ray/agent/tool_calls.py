@@ -58,10 +58,6 @@ _OF_CONVERSATION = f"""
 SELECT {_COLUMNS} FROM tool_calls
 WHERE conversation_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
 """
-_DISPATCH = """
-UPDATE tool_calls SET status = 'dispatched', intent_at = clock_timestamp()
-WHERE id = $1 AND status = ANY($2) RETURNING id
-"""
 _END = """
 UPDATE tool_calls SET status = $2, receipt = $4, result = $5, result_artifact_id = $6,
   usage_ms = $7, error = $8, audit_id = $9
@@ -190,11 +186,6 @@ class ToolCallStore:
         async with self.db.tenant(org_id) as connection:
             rows = await connection.fetch(_OF_CONVERSATION, conversation_id, before, limit)
         return [ToolCallRow(**dict(row)) for row in rows]
-
-    async def dispatch(self, connection: Connection, tool_call_id: UUID) -> bool:
-        """Record the intent of a call that has waited; False when it was moved by another."""
-        states = sources_of(TOOL_CALL, ToolStatus.DISPATCHED.value)
-        return bool(await connection.fetchval(_DISPATCH, tool_call_id, states))
 
     async def end(
         self, org_id: UUID, result: ToolResult, receipt: dict[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 ALTER TABLE approvals
   ADD COLUMN quorum int NOT NULL DEFAULT 1 CHECK (quorum BETWEEN 1 AND 10),
+  ADD COLUMN given int NOT NULL DEFAULT 0,
   ADD COLUMN second_person boolean NOT NULL DEFAULT false,
   -- An end that nobody voted for, expiry or cancellation: when, and its audit entry.
   ADD COLUMN ended_at timestamptz,

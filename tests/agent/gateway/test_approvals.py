@@ -475,8 +475,7 @@ async def test_no_order_of_moves_leads_off_the_state_machine(world, seed):
                 case "cancel":
                     await approvals.cancel(world.org, approval.id)
                 case "consume":
-                    async with world.db.tenant(world.org) as connection:
-                        await approvals.consume(connection, approval.id, approval.args_sha256)
+                    await approvals.use(world.org, approval.id, approval.args_sha256)
                 case _:
                     await world.process.gateway.open(ctx, call())
         found = (await approvals.get(ctx.principal, approval.id)).status
