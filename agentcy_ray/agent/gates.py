@@ -82,7 +82,7 @@ def open_gates(
         secret_values: further secrets that results must not show, such as generated ones.
     """
     policy = PolicyService(db, bell, settings)
-    audit = audit or AuditLog(db)
+    audit = audit or AuditLog(db, bell)
     approvals = Approvals(db, bell, settings, policy, audit)
     artifacts, calls = Artifacts(db, objects), ToolCallStore(db)
     redactor = Redactor([*secrets_of(settings), *secret_values])

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any, Literal
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentcy_ray.core.ids import AuditId, OrgId, UserId, new_id
+from agentcy_ray.core.ids import ApiKeyId, AuditId, OrgId, UserId, new_id
 
 Category = Literal["policy", "auth", "connector", "chat", "channel", "admin", "memory"]
 AuditDecision = Literal["allow", "deny"]
@@ -31,7 +30,7 @@ class AuditEntry(BaseModel):
     ts: datetime = Field(default_factory=lambda: datetime.now(UTC))
     org_id: OrgId
     user_id: UserId | None = None
-    api_key_id: UUID | None = None
+    api_key_id: ApiKeyId | None = None
     category: Category
     action: str
     decision: AuditDecision

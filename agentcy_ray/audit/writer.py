@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -78,10 +78,22 @@ class _Line:
 
 
 class ChainWriter:
-    """Group commit for the chains of all organisations of one process."""
+    """Group commit for the chains of all organisations of one process.
 
-    def __init__(self, db: Database, patience_secs: float = PATIENCE_SECS) -> None:
+    Args:
+        db: where the log is.
+        written: hears after each commit whose log has grown; must return at once.
+        patience_secs: how long entries wait for a Postgres that is away.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        written: Callable[[UUID], None],
+        patience_secs: float = PATIENCE_SECS,
+    ) -> None:
         self._db = db
+        self._written = written
         self._patience_secs = patience_secs
         self._lines: dict[UUID, _Line] = {}
 
@@ -136,6 +148,7 @@ class ChainWriter:
             for _, done in batch:
                 if not done.done():
                     done.set_result(None)
+            self._written(org_id)
 
     async def _write(self, org_id: UUID, line: _Line, entries: list[Sealed]) -> None:
         """Make ``entries`` durable, across a short absence of Postgres."""

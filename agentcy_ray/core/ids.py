@@ -88,6 +88,7 @@ def _border(prefix: str) -> tuple[BeforeValidator, PlainSerializer, WithJsonSche
 
 OrgId = Annotated[UUID, *_border("org")]
 UserId = Annotated[UUID, *_border("usr")]
+ApiKeyId = Annotated[UUID, *_border("key")]
 SessionId = Annotated[UUID, *_border("ses")]
 SourceId = Annotated[UUID, *_border("src")]
 SyncRunId = Annotated[UUID, *_border("syn")]
@@ -104,6 +105,7 @@ JobId = Annotated[UUID, *_border("job")]
 SpaceId = Annotated[UUID, *_border("spc")]
 QueryId = Annotated[UUID, *_border("qr")]
 PolicyId = Annotated[UUID, *_border("pol")]
+ReplayId = Annotated[UUID, *_border("rpl")]
 AccessRequestId = Annotated[UUID, *_border("acc")]
 
 

@@ -8,10 +8,14 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from agentcy_ray.audit.entry import AuditEntry, kept
-from agentcy_ray.audit.log import AuditFilter, AuditLog, Verification
+from agentcy_ray.audit.export import export
+from agentcy_ray.audit.filters import AuditFilter
+from agentcy_ray.audit.log import AuditLog
+from agentcy_ray.audit.verify import Verification
 from agentcy_ray.core.errors import NotFoundError, StoreUnavailableError
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.stores.postgres import Database, open_database
@@ -66,7 +70,7 @@ async def test_two_processes_with_a_hundred_writers_leave_neither_gap_nor_duplic
     log = AuditLog(db)
     await asyncio.gather(*(log.append(entry(org)) for _ in range(60)))
     assert await other.wait() == 0
-    records = [record async for record in log.oldest_first(org)]
+    records = [record async for page in log.pages(org, size=50) for record in page]
     assert [record.seq for record in records] == list(range(1, 121))
     assert len({record.id for record in records}) == 120
     assert await log.verify(org) == Verification(ok=True, checked=120)
@@ -198,24 +202,61 @@ async def test_an_entry_of_another_organisation_is_not_found(db, org):
         await log.get(new_id(), stored.id)
 
 
+async def exported(log: AuditLog, org: UUID, form) -> bytes:
+    return b"".join([block async for block in export(log, org, form)])
+
+
 async def test_export_gives_every_entry_oldest_first_and_defuses_formulas(db, org):
     log = AuditLog(db)
-    await log.append(entry(org, rule="=HYPERLINK(1)"))
+    await log.append(entry(org, rule="=HYPERLINK(1)", reasons=("a", "b"), input={"n": 1}))
     await log.append(entry(org))
-    text = b"".join([part async for part in log.export(org, form="csv")]).decode()
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = list(csv.DictReader(io.StringIO((await exported(log, org, "csv")).decode())))
     assert [row["seq"] for row in rows] == ["1", "2"]
     assert rows[0]["rule"] == "'=HYPERLINK(1)"
-    lines = b"".join([part async for part in log.export(org, form="ndjson")]).splitlines()
+    lines = (await exported(log, org, "ndjson")).splitlines()
     assert [orjson.loads(line)["seq"] for line in lines] == [1, 2]
+    table = pq.read_table(io.BytesIO(await exported(log, org, "parquet"))).to_pylist()
+    stored = await log.list(org)
+    assert [(row["seq"], row["ts"], row["hash"]) for row in table] == [
+        (record.seq, record.ts, record.hash) for record in reversed(stored)
+    ]
+    assert table[0]["reasons"] == ["a", "b"]
+    assert orjson.loads(table[0]["input"]) == {"n": 1}
 
 
-async def test_a_tail_gives_the_backlog_and_then_what_comes(db, org):
-    log = await filled(db, org, 2)
-    tail = log.tail(org, 1, poll_secs=0.01)
-    assert (await anext(tail)).seq == 2
-    assert await anext(tail) is None
+async def test_an_empty_log_exports_as_a_file_that_opens(db, org):
+    log = AuditLog(db)
+    assert pq.read_table(io.BytesIO(await exported(log, org, "parquet"))).num_rows == 0
+    assert len((await exported(log, org, "csv")).splitlines()) == 1
+
+
+async def test_an_export_ends_where_the_log_ended_when_it_began(db, org):
+    log = await filled(db, org, 3)
+    pages = log.pages(org, size=2)
+    seqs = [record.seq for record in await anext(pages)]
     await log.append(entry(org))
+    seqs += [record.seq async for page in pages for record in page]
+    assert seqs == [1, 2, 3]
+
+
+async def test_a_tail_gives_the_backlog_and_then_what_another_process_writes(db, org, bells):
+    here, there = (AuditLog(db, bell) for bell in bells)
+    await asyncio.gather(*(there.append(entry(org, action=f"step.{n}")) for n in range(2)))
+    tail = here.tail(org, 1, ping_secs=30)
+    async with asyncio.timeout(20):
+        assert (await anext(tail)).seq == 2
+        coming = asyncio.ensure_future(anext(tail))
+        await there.append(entry(org, action="news"))
+        assert (await coming).action == "news"
+    await tail.aclose()
+    await there.close()
+
+
+async def test_a_quiet_tail_says_so_and_does_not_repeat_what_it_left_out(db, org):
+    log = await filled(db, org, 2)
+    tail = log.tail(org, 0, AuditFilter(action="step.none"), ping_secs=0.01)
+    assert await anext(tail) is None
+    await log.append(entry(org, action="step.none"))
     while (record := await anext(tail)) is None:
         pass
     assert record.seq == 3
@@ -224,7 +265,7 @@ async def test_a_tail_gives_the_backlog_and_then_what_comes(db, org):
 
 async def test_an_append_raises_when_its_commit_fails_and_writes_nothing(database_url, db, org):
     doomed = await open_database(database_url, pool_max=2)
-    log = AuditLog(doomed)
+    log = AuditLog(doomed, patience_secs=0)
     await log.append(entry(org))
     await doomed.close()
     with pytest.raises(StoreUnavailableError):

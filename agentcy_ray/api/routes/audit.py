@@ -14,7 +14,10 @@ from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
 from agentcy_ray.audit.entry import AuditRecord, Category
-from agentcy_ray.audit.log import AuditFilter, AuditLog, Verification
+from agentcy_ray.audit.export import MEDIA_TYPES, Form, export
+from agentcy_ray.audit.filters import AuditFilter
+from agentcy_ray.audit.log import AuditLog
+from agentcy_ray.audit.verify import Verification
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.ids import decode
 
@@ -28,6 +31,7 @@ def filters(
     category: Category | None = None,
     connector: str | None = None,
     user_id: Annotated[str | None, Query(description="usr_…")] = None,
+    api_key_id: Annotated[str | None, Query(description="key_…")] = None,
     since: datetime | None = None,
     until: datetime | None = None,
     tool: Annotated[str | None, Query(alias="resource.tool")] = None,
@@ -43,6 +47,7 @@ def filters(
         category=category,
         connector=connector,
         user_id=decode("usr", user_id) if user_id else None,
+        api_key_id=decode("key", api_key_id) if api_key_id else None,
         since=since,
         until=until,
         tool=tool,
@@ -72,11 +77,13 @@ async def stream_audit(
     where: Where,
     after: Annotated[int | None, Query(ge=0, le=MAX_SEQ)] = None,
 ) -> Response:
-    """Entries as they are written; ``Last-Event-ID`` is a seq."""
-    start = resume_after(request.headers, after)
+    """Entries as they are written; ``Last-Event-ID`` is a seq. Without one: from now on."""
+    log, ping_secs = _log(request), services_of(request).settings.sse_ping_secs
+    fresh = after is None and "last-event-id" not in request.headers
+    start = await log.head(caller.org_id) if fresh else resume_after(request.headers, after)
 
     async def frames() -> AsyncGenerator[bytes]:
-        async for record in _log(request).tail(caller.org_id, start, where):
+        async for record in log.tail(caller.org_id, start, where, ping_secs=ping_secs):
             if record is None:
                 yield PING
             else:
@@ -98,14 +105,20 @@ async def verify_audit(
 
 @router.get("/audit.csv")
 async def export_csv(caller: Reader, request: Request, where: Where) -> Response:
-    """All matching entries as CSV, streamed."""
-    return _export(caller, request, where, "csv", "text/csv")
+    """All matching entries as CSV, oldest first, streamed."""
+    return _export(caller, request, where, "csv")
 
 
 @router.get("/audit.ndjson")
 async def export_ndjson(caller: Reader, request: Request, where: Where) -> Response:
-    """All matching entries as NDJSON, streamed."""
-    return _export(caller, request, where, "ndjson", "application/x-ndjson")
+    """All matching entries as NDJSON, oldest first, streamed."""
+    return _export(caller, request, where, "ndjson")
+
+
+@router.get("/audit.parquet")
+async def export_parquet(caller: Reader, request: Request, where: Where) -> Response:
+    """All matching entries as a Parquet file, oldest first, streamed; JSON columns are texts."""
+    return _export(caller, request, where, "parquet")
 
 
 @router.get("/audit/{audit_id}")
@@ -114,16 +127,10 @@ async def read_audit(audit_id: str, caller: Reader, request: Request) -> AuditRe
     return await _log(request).get(caller.org_id, decode("aud", audit_id))
 
 
-def _export(
-    caller: Allowed,
-    request: Request,
-    where: AuditFilter,
-    form: Literal["csv", "ndjson"],
-    media_type: str,
-) -> Response:
+def _export(caller: Allowed, request: Request, where: AuditFilter, form: Form) -> Response:
     headers = {"content-disposition": f'attachment; filename="audit.{form}"'}
-    lines = _log(request).export(caller.org_id, where, form=form)
-    return StreamingResponse(lines, media_type=media_type, headers=headers)
+    blocks = export(_log(request), caller.org_id, form, where)
+    return StreamingResponse(blocks, media_type=MEDIA_TYPES[form], headers=headers)
 
 
 def _log(request: Request) -> AuditLog:
