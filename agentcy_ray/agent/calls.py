@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Protocol
 from uuid import UUID, uuid5
 
@@ -88,6 +89,16 @@ class CallContext:
         return self.principal.bind_realms(asked)
 
 
+class Times:
+    """How long a call's stages took, seconds; 0 = it did not come to that stage."""
+
+    __slots__ = ("approval", "audit", "began", "dispatch", "gate", "policy", "queue")
+
+    def __init__(self) -> None:
+        self.began = perf_counter()
+        self.gate = self.policy = self.approval = self.dispatch = self.queue = self.audit = 0.0
+
+
 @dataclass
 class OpenCall:
     """A call between ``open`` and ``finish``. With ``result`` set there is nothing left to do."""
@@ -109,6 +120,7 @@ class OpenCall:
     local: Callable[[], Awaitable[Any]] | None = None
     """Set for meta-tools that the agent answers itself."""
     result: ToolResult | None = None
+    times: Times = field(default_factory=Times, compare=False)
 
     @property
     def waiting(self) -> bool:

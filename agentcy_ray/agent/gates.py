@@ -16,11 +16,13 @@ from agentcy_ray.agent.gateway import Gateway
 from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.metatools import MetaTools
 from agentcy_ray.agent.tool_calls import ToolCallStore
+from agentcy_ray.agent.tool_meters import ToolMeters
 from agentcy_ray.agent.tool_results import ResultShaper
 from agentcy_ray.agent.tool_vectors import ToolVectors
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import ContextEngine
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.redaction import Redactor, secrets_of
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.policy.service import PolicyService
@@ -64,6 +66,7 @@ def open_gates(
     objects: ObjectStore,
     embedder: Embedder | None = None,
     audit: AuditLog | None = None,
+    metrics: Metrics | None = None,
     secret_values: Iterable[str] = (),
 ) -> Gates:
     """Put the gates together; nothing is read or started before the first call.
@@ -79,6 +82,7 @@ def open_gates(
         objects: keeps artifacts.
         embedder: lets tools be found by meaning; without it by letters alone.
         audit: shared with other writers of the process; a new one when None.
+        metrics: of the process; new ones, which nobody reads, when None.
         secret_values: further secrets that results must not show, such as generated ones.
     """
     policy = PolicyService(db, bell, settings)
@@ -98,6 +102,7 @@ def open_gates(
         builtins=builtins,
         results=ResultShaper(artifacts, redactor, settings),
         settings=settings,
+        meters=ToolMeters(metrics or Metrics()),
     )
     return Gates(
         policy=policy,

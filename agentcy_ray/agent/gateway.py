@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from agentcy_ray.agent.catalog import Catalog
 from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.takeover import Takeover
 from agentcy_ray.agent.tool_calls import ToolCallRow
+from agentcy_ray.agent.tool_meters import ToolMeters
 from agentcy_ray.agent.tool_results import ResultShaper
 from agentcy_ray.agent.tool_schemas import ArgumentChecks
 from agentcy_ray.core.errors import (
@@ -63,6 +65,7 @@ class Gateway:
         builtins: Builtins,
         results: ResultShaper,
         settings: Settings,
+        meters: ToolMeters,
     ) -> None:
         self.catalog = catalog
         self.policy = policy
@@ -72,6 +75,7 @@ class Gateway:
         self._backend = backend
         self._builtins = builtins
         self._results = results
+        self._meters = meters
         self._arguments = ArgumentChecks()
         self._takeover = Takeover(
             approvals, policy, ledger, backend, results, settings.approval_poll_secs
@@ -104,6 +108,7 @@ class Gateway:
             opened.result = await self._refuse(ctx, opened, error)
         except (RequestError, ConnectorError) as error:
             opened.result = opened.failed(error)
+        opened.times.gate = perf_counter() - opened.times.began
         return opened
 
     async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
@@ -118,7 +123,10 @@ class Gateway:
         """
         telling = None
         if opened.result is None and opened.approval is not None:
+            began = perf_counter()
             telling = await self._pass_approval(ctx, opened)
+            opened.times.approval = perf_counter() - began
+            self._meters.woken(opened)
         elif opened.result is None and opened.row is not None:
             await self._takeover.settle(ctx, opened)
         elif opened.result is None and (opened.effect.consequential or ctx.run_id is None):
@@ -127,6 +135,7 @@ class Gateway:
             opened.result = await self._released(ctx, opened)
         if telling is not None:
             await telling
+        self._meters.ended(opened)
         return opened.result
 
     async def resume(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
@@ -207,7 +216,10 @@ class Gateway:
                 f"{entry.name} is {opened.effect.value}; ask a member to make the call",
                 permission=TOOL_ACTION,
             )
+        began = perf_counter()
         opened.decision = await self.policy.decide(ctx.org_id, question)
+        opened.times.policy = perf_counter() - began
+        self._meters.decided(opened.decision, opened.times.policy)
         if not opened.decision.allowed:
             raise _policy_denied(opened)
 
@@ -337,7 +349,10 @@ class Gateway:
         return task
 
     async def _carry_out(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
+        began = perf_counter()
         answer = await self._backend.execute(ctx, opened)
+        took = opened.times.dispatch = perf_counter() - began
+        opened.times.queue = max(took - answer.usage_ms / 1000, 0.0)
         return await self.ledger.end(ctx, opened, await self._results.shape(ctx, opened, answer))
 
     async def _refuse(self, ctx: CallContext, opened: OpenCall, error: AgentcyError) -> ToolResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import structlog
 
 from agentcy_ray.agent.calls import CallContext, OpenCall
@@ -74,6 +76,7 @@ class Ledger:
         Raises:
             StoreUnavailableError, StorageFullError: one of them is not durable.
         """
+        began = perf_counter()
         audit_id = new_id()
         decision = "deny" if result.status in REFUSED else "allow"
         note = PolicyNote(decision=decision, audit_id=audit_id)
@@ -85,6 +88,7 @@ class Ledger:
                 _log.warning("tool_call_ended_elsewhere", status=row.status.value)
                 return row.as_result(result.approval_id)
         await self.audit.append(entry_of(ctx, opened, result, audit_id, self._redactor))
+        opened.times.audit = perf_counter() - began
         return result
 
     async def witness_again(self, ctx: CallContext, opened: OpenCall, row: ToolCallRow) -> None:
