@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -60,6 +61,8 @@ from agentcy_ray.stores.vault import Vault
 
 CheckSource = Callable[[UUID, UUID], Awaitable[None]]
 """(org, source) → reaches the source on a session host; raises ``SourceConfigError``."""
+Probe = Callable[[], Awaitable[object]]
+"""Reaches a part; raises a typed error that says why it cannot."""
 CHECK_SECS = 3.0
 HEALTH_PREFIX = "health/"
 """Nothing lies there; listing it asks the store for an answer."""
@@ -78,6 +81,7 @@ class Services:
     registry: Registry
     sources: SourceStore
     check_source: CheckSource
+    check_cluster: Probe | None
     queue: JobQueue
     syncs: SyncRuns
     upkeep: Upkeep
@@ -95,16 +99,27 @@ class Services:
     realms: Realms
     closing: AsyncExitStack
 
-    async def check(self) -> dict[str, str]:
-        """Part → ``ok``, or why it does not answer; bounded in time."""
-        parts = {
-            "database": self.db.ping(),
-            "redis": self.redis.ping(),
-            "context_engine": self.engine.ping(),
-            "object_store": self.objects.list(HEALTH_PREFIX),
+    async def check(self, *names: str) -> dict[str, str]:
+        """Part → ``ok``, or why it does not answer; bounded in time. All parts when none is named.
+
+        ``ray`` is there when this process belongs to a cluster; ``model`` is asked for its set-up
+        only, for a call would cost money.
+        """
+        parts: dict[str, Probe] = {
+            "database": self.db.ping,
+            "redis": self.redis.ping,
+            "context_engine": self.engine.ping,
+            "object_store": partial(self.objects.list, HEALTH_PREFIX),
+            "model": self._check_model,
         }
-        states = await asyncio.gather(*(_state(part) for part in parts.values()))
-        return dict(zip(parts, states, strict=True))
+        if self.check_cluster is not None:
+            parts["ray"] = self.check_cluster
+        wanted = names or tuple(parts)
+        states = await asyncio.gather(*(_state(parts[name]()) for name in wanted))
+        return dict(zip(wanted, states, strict=True))
+
+    async def _check_model(self) -> None:
+        self.models.resolve(self.models.default_reference())
 
     async def allowed_realms(
         self, principal: Principal, asked: list[str] | tuple[str, ...] | None
@@ -181,8 +196,17 @@ async def open_services(
     dispatcher: Dispatcher,
     embedder: Embedder,
     check_source: CheckSource,
+    check_cluster: Probe | None = None,
 ) -> Services:
     """Open everything; what was opened is closed again when a later part fails.
+
+    Args:
+        settings: the install's settings.
+        endpoints: where its stores are.
+        dispatcher: carries tool calls to the sessions of sources.
+        embedder: makes the vectors of questions.
+        check_source: reaches a source where its session is.
+        check_cluster: reaches what the cluster runs; None without a cluster.
 
     Raises:
         ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
@@ -202,7 +226,7 @@ async def open_services(
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
-            dispatcher, embedder, check_source, opening,
+            dispatcher, embedder, check_source, check_cluster, opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
         return replace(services, closing=opening.pop_all())
@@ -218,6 +242,7 @@ def _assemble(
     dispatcher: Dispatcher,
     embedder: Embedder,
     check_source: CheckSource,
+    check_cluster: Probe | None,
     opening: AsyncExitStack,
 ) -> Services:
     clock = SystemClock()
@@ -256,6 +281,7 @@ def _assemble(
         registry=registry,
         sources=sources,
         check_source=check_source,
+        check_cluster=check_cluster,
         queue=queue,
         syncs=SyncRuns(db, queue),
         upkeep=Upkeep(db, queue, settings),

@@ -30,6 +30,10 @@ class EmbeddingActor:
         self._threads = threads
         self._loading: asyncio.Task[Embedder] | None = None
 
+    async def ping(self) -> bool:
+        """Answers while the actor is alive, whether its model is loaded or not."""
+        return True
+
     async def warm(self) -> None:
         """Start loading; returns at once."""
         self._start()

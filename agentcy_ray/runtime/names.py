@@ -18,3 +18,8 @@ def ingest_workers(config: ClusterConfig) -> list[str]:
 def embedders(config: ClusterConfig) -> list[str]:
     """Actors that hold the embedding model."""
     return [f"embedding-{i}" for i in range(config.embedding.actors.max)]
+
+
+def shared_actors(config: ClusterConfig) -> list[str]:
+    """All actors that are always there."""
+    return [*session_hosts(config), *ingest_workers(config), *embedders(config)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentcy_ray.api.app import create_app
@@ -13,6 +15,7 @@ from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
 from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.runtime.presence import require_present
 from agentcy_ray.serve import http_protocol
 from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
 from agentcy_ray.stores.migrate import migrate
@@ -46,6 +49,7 @@ async def open_platform(settings: Settings) -> Services:
         dispatcher=dispatcher,
         embedder=EmbeddingPool(names.embedders(config)),
         check_source=dispatcher.check_source,
+        check_cluster=partial(require_present, names.shared_actors(config)),
     )
 
 

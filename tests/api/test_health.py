@@ -99,6 +99,7 @@ async def test_a_whole_platform_is_ok(fragile: Fragile) -> None:
     status, body = await fragile.health()
     assert (status, body["status"]) == (200, "ok")
     assert set(body["checks"].values()) == {"ok"}
+    assert body["checks"].keys() >= {"database", "redis", "object_store", "model"}
     assert body["engine"] == "basic"
     assert body["default_model"] == "offline:extractive"
     async with httpx.AsyncClient(base_url=fragile.url) as client:

@@ -86,7 +86,9 @@ def test_api_and_agent_are_deployments_and_the_rest_are_actors(machine: Machine)
 def test_health_names_every_part_and_the_model_without_a_key(machine: Machine) -> None:
     body = httpx.get(f"{machine.url}/health", timeout=30).json()
     assert body["status"] == "ok"
-    assert set(body["checks"]) >= {"database", "redis", "context_engine"}
+    assert body["checks"] == dict.fromkeys(
+        ("database", "redis", "context_engine", "object_store", "model", "ray"), "ok"
+    )
     assert body["default_model"] == "offline:extractive"
 
 

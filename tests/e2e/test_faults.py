@@ -145,6 +145,22 @@ def _uuid_hex(text: str) -> str:
     return decode("src", text).hex
 
 
+async def test_health_names_a_shared_actor_that_does_not_answer(
+    machine: Machine, client: Client
+) -> None:
+    await healthy(client, LIMIT_SECS)
+    [worker] = machine.processes("ray::IngestWorker")
+    worker.suspend()
+    try:
+        state = await client.health()
+        away = {name for name, answer in state["checks"].items() if answer != "ok"}
+        assert (state["status"], away) == ("degraded", {"ray"})
+        assert "ingest-0" in state["checks"]["ray"]
+    finally:
+        worker.resume()
+    await healthy(client, LIMIT_SECS)
+
+
 @pytest.mark.requirement("TOOL-08")
 async def test_a_read_in_flight_on_a_killed_session_host_is_repeated(
     machine: Machine, client: Client

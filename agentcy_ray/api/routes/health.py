@@ -39,7 +39,7 @@ async def live(_: Request) -> Response:
 async def ready(request: Request) -> Response:
     """The stores were opened and Postgres answers."""
     services = getattr(request.app.state, "services", None)
-    good = services is not None and (await services.check())["database"] == "ok"
+    good = services is not None and (await services.check("database"))["database"] == "ok"
     return JSONResponse({"status": "ok" if good else "starting"}, 200 if good else 503)
 
 
