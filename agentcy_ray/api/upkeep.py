@@ -10,17 +10,20 @@ from uuid import UUID
 
 import structlog
 
+from agentcy_ray.audit.retention import KIND as AUDIT_KIND
+from agentcy_ray.audit.retention import AuditMonths
 from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.ingest.retention import PRUNE_KIND, prune_job
+from agentcy_ray.ingest.retention import PRUNE_KIND, PRUNE_PRIORITY, prune_job
 from agentcy_ray.jobs.queue import JobQueue
+from agentcy_ray.jobs.records import NewJob
 from agentcy_ray.stores.postgres import Database
 
 FIRST_SECS = 60.0
 """After the start of a process, when the machine has better things to do."""
 EVERY_SECS = 3600.0
-PRUNE_EVERY = timedelta(days=1)
+EVERY_DAY = timedelta(days=1)
 ROWS = 5_000
 """Rows deleted in one transaction."""
 
@@ -37,11 +40,18 @@ DELETE FROM run_events WHERE ctid = ANY(ARRAY(
   SELECT e.ctid FROM run_events e JOIN runs r ON r.id = e.run_id
   WHERE e.at < $1 AND r.ended_at < $1 LIMIT $2))
 """
-_TO_PRUNE = """
-SELECT o.id FROM organizations o
-WHERE EXISTS (SELECT 1 FROM sources s WHERE s.org_id = o.id)
+_NOT_ASKED = """
   AND NOT EXISTS (
     SELECT 1 FROM jobs j WHERE j.org_id = o.id AND j.dedupe_key = $1 AND j.created_at > $2)
+"""
+_TO_PRUNE = f"""
+SELECT o.id FROM organizations o
+WHERE EXISTS (SELECT 1 FROM sources s WHERE s.org_id = o.id) {_NOT_ASKED}
+"""
+# How long a log is kept is its organisation's to say; the job reads it.
+_TO_SHORTEN = f"""
+SELECT o.id FROM organizations o
+WHERE EXISTS (SELECT 1 FROM audit_log a WHERE a.org_id = o.id AND a.ts < $3) {_NOT_ASKED}
 """
 
 
@@ -55,6 +65,8 @@ class Done:
     """Events of runs whose logs are kept no longer."""
     asked: tuple[UUID, ...]
     """Organisations whose archived entities are pruned now."""
+    shortened: tuple[UUID, ...]
+    """Organisations whose audit logs are looked through for entries past their time."""
 
 
 class Upkeep:
@@ -67,6 +79,7 @@ class Upkeep:
         self._queue = queue
         self._kept = timedelta(days=settings.run_event_retention_days)
         self._clock = clock or SystemClock()
+        self._audit_months = AuditMonths(db, self._clock)
 
     async def tend(self, stop: asyncio.Event) -> None:
         """A round every hour until ``stop``; one that meets a store that is away is left out."""
@@ -78,7 +91,13 @@ class Upkeep:
             except AgentcyError as error:
                 _log.warning("upkeep_failed", problem=error.message)
             else:
-                _log.info("upkeep", keys=done.keys, events=done.events, asked=len(done.asked))
+                _log.info(
+                    "upkeep",
+                    keys=done.keys,
+                    events=done.events,
+                    asked=len(done.asked),
+                    shortened=len(done.shortened),
+                )
 
     async def once(self) -> Done:
         """One round.
@@ -89,12 +108,18 @@ class Upkeep:
         now = self._clock.now()
         keys = await self._delete(_KEYS, now)
         events = await self._delete(_EVENTS, now - self._kept)
+        await self._audit_months.tend()
         async with self._db.system() as connection:
-            rows = await connection.fetch(_TO_PRUNE, PRUNE_KIND, now - PRUNE_EVERY)
-        asked = tuple(row["id"] for row in rows)
+            since = now - EVERY_DAY
+            rows = await connection.fetch(_TO_PRUNE, PRUNE_KIND, since)
+            # No log is shorter than the last whole day.
+            long = await connection.fetch(_TO_SHORTEN, AUDIT_KIND, since, now - 2 * EVERY_DAY)
+        asked, shortened = (tuple(row["id"] for row in found) for found in (rows, long))
         for org_id in asked:
             await self._queue.enqueue(prune_job(org_id))
-        return Done(keys, events, asked)
+        for org_id in shortened:
+            await self._queue.enqueue(_shorten_job(org_id))
+        return Done(keys, events, asked, shortened)
 
     async def _delete(self, statement: str, before: object) -> int:
         total, changed = 0, ROWS
@@ -104,6 +129,10 @@ class Upkeep:
             changed = int(tag.rpartition(" ")[2])
             total += changed
         return total
+
+
+def _shorten_job(org_id: UUID) -> NewJob:
+    return NewJob(org_id=org_id, kind=AUDIT_KIND, priority=PRUNE_PRIORITY, dedupe_key=AUDIT_KIND)
 
 
 async def _set_within(stop: asyncio.Event, secs: float) -> bool:

@@ -91,8 +91,20 @@ class AuditRetention:
                 await self._log.append(_witness(org_id, before, entries, upto))
         return Pruned(entries, upto)
 
-    async def tend_months(self) -> None:
-        """Make the partitions of the months to come, and drop those that nobody needs any more."""
+
+class AuditMonths:
+    """The partitions of the log, one a month."""
+
+    def __init__(self, db: Database, clock: Clock | None = None) -> None:
+        self._db = db
+        self._clock = clock or SystemClock()
+
+    async def tend(self) -> None:
+        """Make those of the months to come, and drop those that nobody needs any more.
+
+        Raises:
+            StoreUnavailableError: Postgres does not answer.
+        """
         async with self._db.system() as connection:
             await connection.fetchval(_MONTHS, self._clock.now(), AHEAD)
         async with self._db.system() as connection:

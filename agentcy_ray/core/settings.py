@@ -125,6 +125,9 @@ class Settings(BaseModel):
     stream_coalesce_chars: int = _setting(256, "or in this many characters", ge=1)
     sse_ping_secs: float = _setting(15, "ping while nothing else is sent, seconds", gt=0)
     run_event_retention_days: int = _setting(30, "age of the run log", ge=1)
+    policy_audit_retention_days: int = _setting(
+        90, "whole days an audit entry is kept; an organisation may set its own", ge=1
+    )
     policy_eval_timeout_ms: int = _setting(50, "an evaluation past it denies", ge=1)
 
     # -- retrieval and ingest

@@ -7,6 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from agentcy_ray.audit.log import AuditLog
+from agentcy_ray.audit.retention import KIND as AUDIT_KIND
+from agentcy_ray.audit.retention import AuditRetention
 from agentcy_ray.connectors.redaction import Redactor
 from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.secrets import secret_values
@@ -20,7 +23,7 @@ from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.retention import PRUNE_KIND, PURGE_KIND, Retention
 from agentcy_ray.ingest.runner import SyncRunner, no_probe
 from agentcy_ray.ingest.syncs import JOB_KIND
-from agentcy_ray.jobs.records import Job
+from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.jobs.worker import Beat, Handler
 from agentcy_ray.retrieval.chunking import Chunker
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
@@ -48,12 +51,14 @@ class Ingest:
         bell: Bell,
         runner: SyncRunner,
         retention: Retention,
+        audit_retention: AuditRetention,
         resources: AsyncExitStack,
     ) -> None:
         self.db = db
         self.bell = bell
         self.runner = runner
         self.retention = retention
+        self.audit_retention = audit_retention
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -62,6 +67,7 @@ class Ingest:
             JOB_KIND: self._sync,
             PURGE_KIND: self.retention.purge,
             PRUNE_KIND: self.retention.prune,
+            AUDIT_KIND: self._prune_audit,
         }
 
     async def close(self) -> None:
@@ -72,6 +78,13 @@ class Ingest:
         run_id = UUID(job.payload["sync_run_id"])
         owner = job.worker_id or encode("job", job.id)
         await self.runner.run(job.org_id, run_id, owner, beat)
+
+    async def _prune_audit(self, job: Job, beat: Beat) -> None:
+        def told(gone: int) -> None:
+            beat.check()
+            beat.progress(Progress(done=gone, unit="entries", note="removing"))
+
+        await self.audit_retention.prune(job.org_id, told)
 
 
 async def open_ingest(
@@ -121,7 +134,11 @@ async def open_ingest(
             bell=bell,
             probe=probe,
         )
-        return Ingest(db, bell, runner, Retention(db, stores), resources.pop_all())
+        audit = AuditLog(db, bell)
+        resources.push_async_callback(audit.close)
+        audit_retention = AuditRetention(db, audit, settings.policy_audit_retention_days)
+        retention = Retention(db, stores)
+        return Ingest(db, bell, runner, retention, audit_retention, resources.pop_all())
     raise AssertionError("unreachable: the stack above swallows nothing")
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from agentcy_ray.api.upkeep import Upkeep
-from agentcy_ray.core.ids import decode
+from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.audit.retention import KIND as AUDIT_KIND
+from agentcy_ray.core.ids import decode, new_id
 from agentcy_ray.ingest.retention import PRUNE_KIND
-from tests.api.platform import Platform, ask
+from tests.api.platform import OPEN_JOB, Platform, ask
 
 
 @dataclass
@@ -69,3 +73,26 @@ async def test_pruning_is_asked_for_once_a_day_for_those_who_have_sources(
     assert again.asked == ()
     jobs = await platform.services.queue.store.list(platform.org_id, kind=PRUNE_KIND)
     assert len(jobs) == 1
+
+
+async def test_an_audit_log_is_shortened_once_a_day_when_it_holds_something_old(
+    platform: Platform,
+) -> None:
+    services, org, now = platform.services, new_id(), datetime.now(UTC)
+    await platform.sql(
+        "INSERT INTO organizations (id, name, display_name) VALUES ($1, 'old', 'Old')", org
+    )
+    log = services.gates.audit
+    await log.append(logged(org, now - timedelta(days=100)))
+    await log.append(logged(org, now))
+    async with services.bell.listen(f"ch:jobs:{org.hex}") as ear, asyncio.timeout(60):
+        assert org in (await upkeep(platform).once()).shortened
+        assert org not in (await upkeep(platform).once()).shortened
+        while (await services.queue.store.list(org, kind=AUDIT_KIND))[0].status in OPEN_JOB:
+            await ear.next(1)
+    assert [entry.seq for entry in await log.list(org)] == [3, 2]
+    assert (await log.verify(org)).ok
+
+
+def logged(org: UUID, ts: datetime) -> AuditEntry:
+    return AuditEntry(org_id=org, category="admin", action="source.create", decision="allow", ts=ts)

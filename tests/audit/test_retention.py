@@ -9,7 +9,7 @@ import pytest
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.audit.filters import AuditFilter
 from agentcy_ray.audit.log import AuditLog
-from agentcy_ray.audit.retention import AuditRetention, Pruned
+from agentcy_ray.audit.retention import AuditMonths, AuditRetention, Pruned
 from agentcy_ray.audit.verify import Verification
 from agentcy_ray.core.errors import CancelledByRequestError
 from agentcy_ray.stores.postgres import Database
@@ -162,7 +162,7 @@ async def test_each_month_has_its_partition_which_goes_when_it_is_over_and_empty
         assert not await connection.fetchval("SELECT make_audit_month($1)", old.date())
     log = await aged(db, org, 400, 0)
     retention = AuditRetention(db, log, default_days=90)
-    await retention.tend_months()
+    await AuditMonths(db).tend()
     assert {name, f"audit_log_{TODAY:%Y_%m}", "audit_log_rest"} <= await partitions()
     async with db.tenant(org) as connection:
         where = "SELECT tableoid::regclass::text FROM audit_log ORDER BY seq"
@@ -171,7 +171,7 @@ async def test_each_month_has_its_partition_which_goes_when_it_is_over_and_empty
         async with db.tenant(org) as connection:
             await connection.execute(f"SELECT 1 FROM {name}")
     await retention.prune(org)
-    await retention.tend_months()
+    await AuditMonths(db).tend()
     assert name not in await partitions()
     assert (await log.verify(org)).ok
 
