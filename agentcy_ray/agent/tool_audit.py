@@ -57,10 +57,16 @@ def entry_of(
             "conversation_id": _public("cnv", ctx.conversation_id),
             "tool_call_id": encode("tc", opened.tool_call_id),
             "approval_id": _public("apr", result.approval_id),
-            "latency_ms": round(decision.latency_ms, 3) if decision else None,
-            "usage_ms": round(result.usage_ms, 3),
+            "latency_ms": _millis(decision.latency_ms) if decision else None,
+            "usage_ms": _millis(result.usage_ms),
         },
     )
+
+
+def _millis(value: float) -> float | int:
+    """Milliseconds to the microsecond; whole ones as integers, which RFC 8785 writes alike."""
+    value = round(value, 3)
+    return int(value) if value.is_integer() else value
 
 
 def _public(prefix: str, value: UUID | None) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -46,6 +47,7 @@ def base32(value: int) -> str:
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
 
 
+@lru_cache(16_384)  # the ids of a run are written many times each
 def encode(prefix: str, value: UUID) -> str:
     """The public text of an id, for example ``src_06FDW3…``."""
     return f"{prefix}_{base32(value.int)}"

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+_NUL = b"\\u0000"
+
 
 def repaired_text(text: str) -> str:
     """``text`` with U+FFFD in the place of NUL and of halves of surrogate pairs.
@@ -28,8 +32,21 @@ def repaired(value: Any) -> Any:
     """A JSON value with all of its texts repaired; the given one is not changed."""
     if isinstance(value, str):
         return repaired_text(value)
+    return value if _clean(value) else _walked(value)
+
+
+def _clean(value: Any) -> bool:
+    try:
+        return _NUL not in orjson.dumps(value)
+    except TypeError:  # half of a surrogate pair, or no plain JSON
+        return False
+
+
+def _walked(value: Any) -> Any:
+    if isinstance(value, str):
+        return repaired_text(value)
     if isinstance(value, Mapping):
-        return {repaired_text(str(key)): repaired(item) for key, item in value.items()}
+        return {repaired_text(str(key)): _walked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [repaired(item) for item in value]
+        return [_walked(item) for item in value]
     return value

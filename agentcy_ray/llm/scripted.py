@@ -141,8 +141,10 @@ class ScriptedModel:
             parts.append(call)
         message = ModelMessage(role="assistant", parts=tuple(parts))
         usage = Usage(
-            in_tokens=sum(estimate_tokens(m.model_dump_json()) for m in request.messages),
-            out_tokens=estimate_tokens(message.model_dump_json()),
+            in_tokens=sum(
+                estimate_tokens(_text(part)) for said in request.messages for part in said.parts
+            ),
+            out_tokens=sum(estimate_tokens(_text(part)) for part in parts),
             cost_usd=0.0,
         )
         yield Done(message, usage, "tool_calls" if calls else "end_turn")
@@ -170,6 +172,10 @@ class ScriptedModel:
         rng = random.Random(int.from_bytes(digest, "big"))
         words = _VOCABULARY.split()
         return " ".join(rng.choice(words) for _ in range(self.tokens))
+
+
+def _text(part: Part) -> str:
+    return json.dumps(part.args) if isinstance(part, ToolUse) else part.text
 
 
 _KEYS = (
