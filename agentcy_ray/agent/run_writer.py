@@ -93,12 +93,11 @@ class NewTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class NewResult:
-    """What call ``index`` of turn ``number`` brought."""
+class NewResults:
+    """What calls of turn ``number`` brought, by their places in it."""
 
     number: int
-    index: int
-    body: dict[str, Any]
+    bodies: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class _Write:
     key: RunKey
     events: list[tuple[EventType, Mapping[str, Any], str]]
     turn: NewTurn | None
-    result: NewResult | None
+    results: NewResults | None
     done: asyncio.Future[list[Stored]]
 
 
@@ -131,7 +130,7 @@ class RunWriter:
         key: RunKey,
         events: Sequence[NewEvent],
         turn: NewTurn | None = None,
-        result: NewResult | None = None,
+        results: NewResults | None = None,
     ) -> list[Stored]:
         """Keep all that is given, or nothing; answers the events with their numbers.
 
@@ -140,7 +139,7 @@ class RunWriter:
             StoreUnavailableError: Postgres does not answer; nothing was written.
         """
         done: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
-        write = _Write(key, [storable(event) for event in events], turn, result, done)
+        write = _Write(key, [storable(event) for event in events], turn, results, done)
         self._waiting.setdefault(key.org_id, []).append(write)
         if key.org_id not in self._writers:
             task = asyncio.create_task(self._drain(key.org_id), name="run-writer")
@@ -263,9 +262,9 @@ async def _put(
             await connection.execute(_USAGE, list(totals), [_text(t) for t in totals.values()])
     results: dict[tuple[UUID, int], dict[str, Any]] = {}
     for write in ours:
-        if (result := write.result) is not None:
-            place = (write.key.run_id, result.number)
-            results.setdefault(place, {})[str(result.index)] = result.body
+        if write.results is not None:
+            place = (write.key.run_id, write.results.number)
+            results.setdefault(place, {}).update(write.results.bodies)
     if results:
         kept = await connection.fetch(
             _RESULTS,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from agentcy_ray.agent.follow import Follower
 from agentcy_ray.agent.rings import Rings
-from agentcy_ray.agent.run_writer import NewEvent, NewResult, NewTurn, RunKey, RunWriter, Stored
+from agentcy_ray.agent.run_writer import NewEvent, NewResults, NewTurn, RunKey, RunWriter, Stored
 from agentcy_ray.core.events import RunEvent
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.bell import Bell
@@ -34,7 +34,7 @@ class RunLog:
         events: Sequence[NewEvent],
         *,
         turn: NewTurn | None = None,
-        result: NewResult | None = None,
+        results: NewResults | None = None,
     ) -> list[RunEvent]:
         """Write ``events`` as the next of the run and what belongs to them; ring its readers.
 
@@ -42,9 +42,9 @@ class RunLog:
             LeaseLostError: the run has a newer owner, or has ended; nothing was written.
             StoreUnavailableError: Postgres does not answer; nothing was written.
         """
-        if not events and turn is None and result is None:
+        if not events and turn is None and results is None:
             return []
-        stored = await self._writer.write(key, events, turn, result)
+        stored = await self._writer.write(key, events, turn, results)
         self._rings.add(key.run_id, stored)
         return [item.event for item in stored]
 

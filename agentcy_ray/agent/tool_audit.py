@@ -47,9 +47,7 @@ def entry_of(
         policy_id=decision.policy_id if decision else None,
         rule=decision.rule if decision else None,
         reasons=tuple(reasons),
-        input=redactor.json(opened.question.document(), by_field=True)
-        if opened.question
-        else None,
+        input=redactor.json(opened.question.document(), by_field=True) if opened.question else None,
         context={
             "ip": ctx.ip,
             "request_id": ctx.request_id,

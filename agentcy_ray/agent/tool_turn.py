@@ -129,8 +129,7 @@ class ToolTurn:
         for index, use in enumerate(turn.message.tool_calls):
             if index not in results:
                 result = _ended(new_id(), ToolStatus.CANCELLED, code, message)
-                start = self._start_event(use, result.tool_call_id, None)
-                await self._keep(turn, index, use, result, results, [start])
+                await self._answer(turn, index, use, result, results)
         return turn.model_copy(update={"results": results})
 
     # -- opening --------------------------------------------------------------------------------
@@ -147,8 +146,7 @@ class ToolTurn:
                     new_id(), ToolStatus.ERROR, "invalid_args",
                     "the arguments are not a JSON object; send one that matches the tool's schema",
                 )  # fmt: skip
-                start = self._start_event(use, result.tool_call_id, None)
-                await self._keep(turn, index, use, result, results, [start])
+                await self._answer(turn, index, use, result, results)
                 continue
             asked: list[NewEvent] = []
 
@@ -210,18 +208,22 @@ class ToolTurn:
     async def _together(
         self, turn: Turn, calls: Sequence[_Pending], results: dict[int, StoredResult]
     ) -> None:
-        slots = asyncio.Semaphore(READS_AT_ONCE)
-
-        async def one(call: _Pending) -> None:
-            async with slots:
-                await self._finish(turn, call, results)
-
+        """Finish reads side by side; results that come together are kept together."""
+        waiting = list(reversed(calls))
+        running: dict[asyncio.Task[ToolResult], _Pending] = {}
         try:
-            async with asyncio.TaskGroup() as group:
-                for call in calls:
-                    group.create_task(one(call))
-        except BaseExceptionGroup as errors:  # only a lost lease or a store that is away
-            raise errors.exceptions[0] from None
+            while waiting or running:
+                while waiting and len(running) < READS_AT_ONCE:
+                    call = waiting.pop()
+                    running[asyncio.create_task(self._finished(call))] = call
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                ended = [(running.pop(task), task.result()) for task in done]
+                await self._keep(turn, ended, results)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
 
     async def _alone(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
         """Finish a write. Once it may have been dispatched it is not abandoned, whoever asks."""
@@ -248,27 +250,39 @@ class ToolTurn:
         self._control.check()
 
     async def _finish(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
+        await self._keep(turn, [(call, await self._finished(call))], results)
+
+    async def _finished(self, call: _Pending) -> ToolResult:
         result = call.opened.result
         if result is None:
             result = await self._tools.finish(self._ctx, call.opened)
             if call.opened.approval is not None:  # decided, or used up by another process
                 await self._decided(encode("apr", call.opened.approval.id), [])
-        await self._keep(turn, call.index, call.use, result, results, [], call.opened)
+        return result
 
     async def _keep(
+        self,
+        turn: Turn,
+        ended: Sequence[tuple[_Pending, ToolResult]],
+        results: dict[int, StoredResult],
+    ) -> None:
+        kept = {call.index: self._stored(call.use, result, call.opened) for call, result in ended}
+        events = [_result_event(result) for _, result in ended]
+        await self._turns.save_results(self._run.key, turn.number, kept, events)
+        results |= kept
+
+    async def _answer(
         self,
         turn: Turn,
         index: int,
         use: ToolUse,
         result: ToolResult,
         results: dict[int, StoredResult],
-        before: list[NewEvent],
-        opened: OpenCall | None = None,
     ) -> None:
-        stored = self._stored(use, result, opened)
-        data = result.model_dump(mode="json", exclude_none=True, exclude={"approval_id"})
-        events = [*before, (EventType.TOOL_RESULT, data)]
-        await self._turns.save_result(self._run.key, turn.number, index, stored, events)
+        """Keep the result of a call that is not carried out."""
+        stored = self._stored(use, result, None)
+        events = [self._start_event(use, result.tool_call_id, None), _result_event(result)]
+        await self._turns.save_results(self._run.key, turn.number, {index: stored}, events)
         results[index] = stored
 
     def _stored(self, use: ToolUse, result: ToolResult, opened: OpenCall | None) -> StoredResult:
@@ -310,6 +324,11 @@ class ToolTurn:
             await self._runs.move(self._run.key, "running", events)
         else:
             await self._log.append(self._run.key, events)
+
+
+def _result_event(result: ToolResult) -> NewEvent:
+    data = result.model_dump(mode="json", exclude_none=True, exclude={"approval_id"})
+    return EventType.TOOL_RESULT, data
 
 
 def _ended(call_id: UUID, status: ToolStatus, code: str, message: str) -> ToolResult:

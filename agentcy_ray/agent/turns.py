@@ -6,13 +6,13 @@ begin, with the results of those calls added one by one as they come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pydantic import Field
 
 from agentcy_ray.agent.context_build import Built
-from agentcy_ray.agent.run_writer import NewEvent, NewResult, NewTurn, RunKey
+from agentcy_ray.agent.run_writer import NewEvent, NewResults, NewTurn, RunKey
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.core.events import Usage
 from agentcy_ray.llm.model import Evidence, Message, Record, StopReason, ToolReply
@@ -128,18 +128,17 @@ class TurnStore:
         usage, totals = turn.usage.model_dump(mode="json"), total.model_dump(mode="json")
         await self._log.append(key, events, turn=NewTurn(turn.number, body, usage, totals))
 
-    async def save_result(
+    async def save_results(
         self,
         key: RunKey,
         number: int,
-        index: int,
-        result: StoredResult,
+        results: Mapping[int, StoredResult],
         events: Sequence[NewEvent],
     ) -> None:
-        """Keep what call ``index`` of turn ``number`` brought, with its event.
+        """Keep what calls of turn ``number`` brought, by their places, with their events.
 
         Raises:
             LeaseLostError: the run has a newer owner, or has ended.
         """
-        kept = NewResult(number, index, result.model_dump(mode="json"))
-        await self._log.append(key, events, result=kept)
+        kept = {str(index): result.model_dump(mode="json") for index, result in results.items()}
+        await self._log.append(key, events, results=NewResults(number, kept))
