@@ -18,6 +18,7 @@ from agentcy_ray.api.authentication import Caller
 from agentcy_ray.api.metrics import Metrics
 from agentcy_ray.api.middleware import Cors, Frame, Gate
 from agentcy_ray.api.openapi import PREFIX
+from agentcy_ray.api.origin import Origin
 from agentcy_ray.api.routes import all_routers, outside
 from agentcy_ray.api.services import Services
 from agentcy_ray.core.errors import StoreUnavailableError
@@ -26,10 +27,16 @@ from agentcy_ray.core.settings import Settings
 Opener = Callable[[], Awaitable[Services]]
 
 
-def create_app(settings: Settings, open_services: Opener) -> FastAPI:
-    """The application; ``open_services`` is awaited when it starts.
+def create_app(
+    settings: Settings, open_services: Opener, *, peer_header: bytes | None = None
+) -> FastAPI:
+    """The application.
 
-    Errors of the opener end the start: a replica that cannot reach its stores must not serve.
+    Args:
+        settings: the install's settings.
+        open_services: awaited when it starts. Errors of it end the start: a replica that cannot
+            reach its stores must not serve.
+        peer_header: the header by which the ingress in front tells who connected to it.
     """
 
     @asynccontextmanager
@@ -72,6 +79,7 @@ def create_app(settings: Settings, open_services: Opener) -> FastAPI:
             expose_headers=["x-request-id", "idempotent-replay"],
         )
     app.add_middleware(Frame, observe=app.state.metrics.request)
+    app.add_middleware(Origin, trusted=settings.trusted_proxies, peer_header=peer_header)
     return app
 
 

@@ -10,10 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from agentcy_ray.core.errors import ConfigError
 
@@ -33,7 +42,17 @@ def _blank_is_unset(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _are_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        try:
+            ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f"{text!r} is no address or network; write 10.0.0.0/8") from None
+    return value
+
+
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Networks = Annotated[CommaList, AfterValidator(_are_networks)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 
@@ -61,6 +80,7 @@ class Settings(BaseModel):
     ray_address: OptionalText = _setting(None, "join this Ray cluster instead of starting one")
     instance_mode: str = _setting("self-hosted", "env.instance_mode in policy input")
     cors_allowed_origins: CommaList = _setting((), "allowed origins; empty = same origin only")
+    trusted_proxies: Networks = _setting((), "CIDRs whose X-Forwarded-For is believed")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "log threshold")
     log_format: Literal["json", "text"] = _setting("json", "form of a log line")
 

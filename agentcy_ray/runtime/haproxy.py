@@ -2,9 +2,9 @@
 
 Serve writes HAProxy's config itself. We start HAProxy through a small wrapper that edits it before
 each (re)load: the statistics and metrics listeners, bound to every address, move to loopback; the
-datagram that reports each request goes (the replicas count their requests themselves); and each
-request is marked as one whose replica need not watch for a disconnect in a task of its own, since
-our streams watch for it themselves.
+datagram that reports each request goes (the replicas count their requests themselves); each request
+is marked as one whose replica need not watch for a disconnect in a task of its own, since our
+streams watch for it themselves; and it is told who connected, whatever the client says of itself.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
 that only we use.
 """
@@ -30,15 +30,20 @@ done
 exec "{binary}" "$@"
 """
 
-_EDITS = """\
-s/bind \\*:/bind 127.0.0.1:/
-s/bind :/bind 127.0.0.1:/
+PEER_HEADER = b"x-agentcy-peer"
+"""Tells the application who connected to HAProxy; one that a client sends is replaced."""
+
+_EDITS = f"""\
+/^frontend http_frontend/,/^backend /!s/bind \\*:/bind 127.0.0.1:/
+/^frontend http_frontend/,/^backend /!s/bind :/bind 127.0.0.1:/
 /^ *log /d
 /^ *log-format-sd /d
 /^ *option httplog/d
 /x-request-disconnect-disabled/d
+/{PEER_HEADER.decode()}/d
 /^frontend http_frontend/a\\
-    http-request set-header x-request-disconnect-disabled ?1
+    http-request set-header x-request-disconnect-disabled ?1\\
+    http-request set-header {PEER_HEADER.decode()} %[src]
 """
 
 _SOCKET_ROOM = 60
@@ -53,6 +58,13 @@ def binary() -> str | None:
         return str(get_haproxy_binary())
     except (ImportError, FileNotFoundError, OSError):
         return shutil.which("haproxy")
+
+
+def is_ingress() -> bool:
+    """Whether this process serves requests that come through HAProxy."""
+    from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+
+    return RAY_SERVE_ENABLE_HA_PROXY
 
 
 def folder_for(state_dir: Path) -> Path:

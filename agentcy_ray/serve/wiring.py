@@ -11,7 +11,7 @@ from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.runtime import names
+from agentcy_ray.runtime import haproxy, names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
 from agentcy_ray.runtime.embedding import EmbeddingPool
@@ -31,7 +31,11 @@ def api_application() -> ASGIApp:
     """
     http_protocol.install()
     settings = Settings.load()
-    application = create_app(settings, lambda: open_platform(settings))
+    application = create_app(
+        settings,
+        lambda: open_platform(settings),
+        peer_header=haproxy.PEER_HEADER if haproxy.is_ingress() else None,
+    )
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await application(scope, receive, send)
