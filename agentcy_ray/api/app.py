@@ -15,13 +15,14 @@ from fastapi import FastAPI
 from agentcy_ray import __version__
 from agentcy_ray.api import errors, openapi
 from agentcy_ray.api.authentication import Caller
-from agentcy_ray.api.metrics import Metrics
+from agentcy_ray.api.metrics import HttpMeters
 from agentcy_ray.api.middleware import Cors, Frame, Gate
 from agentcy_ray.api.openapi import PREFIX
 from agentcy_ray.api.origin import Origin
 from agentcy_ray.api.routes import all_routers, outside
 from agentcy_ray.api.services import Services
 from agentcy_ray.core.errors import StoreUnavailableError
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 
 Opener = Callable[[], Awaitable[Services]]
@@ -43,6 +44,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         services = await open_services()
         app.state.services = services
+        app.state.requests = HttpMeters(services.metrics)
         try:
             yield
         finally:
@@ -60,7 +62,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.settings = settings
-    app.state.metrics = Metrics()
+    app.state.requests = HttpMeters(Metrics())  # until the process has its own
     errors.install(app)
     for router in all_routers():
         app.include_router(router, prefix=PREFIX)
@@ -78,7 +80,11 @@ def create_app(
             allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
             expose_headers=["x-request-id", "idempotent-replay"],
         )
-    app.add_middleware(Frame, observe=app.state.metrics.request)
+
+    def observe(method: str, route: str, status: int, seconds: float) -> None:
+        app.state.requests.request(method, route, status, seconds)
+
+    app.add_middleware(Frame, observe=observe)
     app.add_middleware(Origin, trusted=settings.trusted_proxies, peer_header=peer_header)
     return app
 

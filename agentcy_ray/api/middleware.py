@@ -30,6 +30,8 @@ from agentcy_ray.core.ids import base32, new_id
 log = structlog.get_logger(__name__)
 
 MAX_HEADER_BYTES = 65_536
+METRICS = "/metrics"
+"""Has a bearer of its own, which is no person's."""
 Observe = Callable[[str, str, int, float], None]
 """(method, route, status, seconds) of an answered request."""
 
@@ -151,7 +153,7 @@ class Gate:
             raise BadRequestError(f"the headers pass {MAX_HEADER_BYTES:,} bytes; send less")
         if length.isdigit() and int(length) > self._limit:
             raise too_large(self._limit)
-        if token is not None:
+        if token is not None and scope["path"] != METRICS:
             scope["state"]["caller"] = await self._authenticator.bearer(token)
         if not chunked and length in (b"", b"0"):
             return receive

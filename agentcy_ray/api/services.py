@@ -38,6 +38,7 @@ from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import AgentcyError, InvalidError, NotFoundError
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.local import LocalIdentity
@@ -57,6 +58,7 @@ from agentcy_ray.stores.objects import ObjectStore, open_objects
 from agentcy_ray.stores.postgres import Database, open_database
 from agentcy_ray.stores.redis import RedisStore, open_redis
 from agentcy_ray.stores.secrets import Secrets, resolve_secrets
+from agentcy_ray.stores.shared_metrics import SharedMetrics
 from agentcy_ray.stores.vault import Vault
 
 CheckSource = Callable[[UUID, UUID], Awaitable[None]]
@@ -97,6 +99,8 @@ class Services:
     login_limit: Throttle
     cursors: Cursors
     realms: Realms
+    metrics: Metrics
+    shared_metrics: SharedMetrics
     closing: AsyncExitStack
 
     async def check(self, *names: str) -> dict[str, str]:
@@ -197,6 +201,7 @@ async def open_services(
     embedder: Embedder,
     check_source: CheckSource,
     check_cluster: Probe | None = None,
+    metrics: Metrics | None = None,
 ) -> Services:
     """Open everything; what was opened is closed again when a later part fails.
 
@@ -207,6 +212,7 @@ async def open_services(
         embedder: makes the vectors of questions.
         check_source: reaches a source where its session is.
         check_cluster: reaches what the cluster runs; None without a cluster.
+        metrics: of this process, where others count too.
 
     Raises:
         ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
@@ -226,9 +232,10 @@ async def open_services(
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
-            dispatcher, embedder, check_source, check_cluster, opening,
+            dispatcher, embedder, check_source, check_cluster, metrics or Metrics(), opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
+        opening.push_async_callback(_sharing(services.shared_metrics))
         return replace(services, closing=opening.pop_all())
 
 
@@ -243,9 +250,11 @@ def _assemble(
     embedder: Embedder,
     check_source: CheckSource,
     check_cluster: Probe | None,
+    metrics: Metrics,
     opening: AsyncExitStack,
 ) -> Services:
     clock = SystemClock()
+    metrics.sample(metrics.db_pool_in_use, lambda: db.in_use)
     registry = builtin_registry(settings)
     vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
     sources = SourceStore(db, vault, registry, bell)
@@ -263,6 +272,7 @@ def _assemble(
         engine=engine,
         objects=objects,
         embedder=embedder,
+        metrics=metrics,
         secret_values=(secrets.jwt_secret, secrets.admin_password),
     )
     opening.push_async_callback(gates.close)
@@ -297,8 +307,22 @@ def _assemble(
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
         cursors=Cursors(secrets.jwt_secret),
         realms=Realms(db),
+        metrics=metrics,
+        shared_metrics=SharedMetrics(redis, metrics),
         closing=opening,
     )
+
+
+def _sharing(shared: SharedMetrics) -> Callable[[], Awaitable[None]]:
+    """Begin to hand metrics in; gives what ends it."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(shared.run(stop))
+
+    async def end() -> None:
+        stop.set()
+        await task
+
+    return end
 
 
 def services_of(request: Request) -> Services:

@@ -6,7 +6,7 @@ figures there. Label values come from closed sets: a name that a caller sent is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentcy_ray.core.meters import (
     SECONDS,
@@ -29,6 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.families: list[Family[Child]] = []
+        self._samples: list[tuple[Gauge, Callable[[], float]]] = []
         count, gauge, times = self._counter, self._gauge, self._times
         self.http_requests = count(
             "agentcy_http_requests_total", "Requests answered.", "method", "route", "status"
@@ -100,8 +101,14 @@ class Metrics:
         self.db_pool_in_use = gauge("agentcy_db_pool_in_use", "Postgres connections in use.").of()
         self.rate_limited = count("agentcy_rate_limited_total", "Requests refused by a limit.").of()
 
+    def sample(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Set ``gauge`` to ``value()`` whenever the figures are read."""
+        self._samples.append((gauge, value))
+
     def read(self) -> Reading:
         """The figures of this process."""
+        for gauge, value in self._samples:
+            gauge.set(value())
         return read(self.families)
 
     def text(self, reading: Reading) -> str:

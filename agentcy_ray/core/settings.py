@@ -79,6 +79,7 @@ class Settings(BaseModel):
     agentcy_max_body_bytes: int = _setting(16 * 1024 * 1024, "request body cap, bytes", ge=1024)
     ray_address: OptionalText = _setting(None, "join this Ray cluster instead of starting one")
     instance_mode: str = _setting("self-hosted", "env.instance_mode in policy input")
+    metrics_token: Secret = _setting(None, "bearer that /metrics asks for; unset = nobody's")
     cors_allowed_origins: CommaList = _setting((), "allowed origins; empty = same origin only")
     trusted_proxies: Networks = _setting((), "CIDRs whose X-Forwarded-For is believed")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "log threshold")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 from fastapi import FastAPI, Request
+from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response
 
 from agentcy_ray import __version__
+from agentcy_ray.api.errors import error_response
+from agentcy_ray.api.metrics import exposition
+from agentcy_ray.core.errors import UnauthenticatedError
 
 
 async def health(request: Request) -> Response:
@@ -44,8 +49,21 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
-    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+    """Prometheus text: the figures of every process of the platform, whichever replica answers.
+
+    With ``METRICS_TOKEN`` set it asks for that bearer.
+    """
+    token: SecretStr | None = request.app.state.settings.metrics_token
+    if token is not None:
+        sent = request.headers.get("authorization", "")
+        if not hmac.compare_digest(sent.encode(), f"Bearer {token.get_secret_value()}".encode()):
+            error = UnauthenticatedError("send METRICS_TOKEN as the bearer token")
+            return error_response(error, request.state.request_id)
+    services = getattr(request.app.state, "services", None)
+    if services is None:
+        return JSONResponse({"status": "starting", "version": __version__}, 503)
+    text = await exposition(services.metrics, services.shared_metrics, services.db)
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 def install(app: FastAPI) -> None:

@@ -165,19 +165,20 @@ def _log_is_kept(run: Run, days: int) -> None:
 
 
 def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:
-    services, metrics = services_of(request), request.app.state.metrics
+    services = services_of(request)
 
     async def frames() -> AsyncGenerator[bytes]:
-        with metrics.streams.track_inprogress():
-            events = services.run_log.follow(caller.org_id, run.id, after)
-            try:
-                async for event in events:
-                    if event is None:
-                        yield PING
-                    else:
-                        yield frame(event.type.value, _data(event), event.seq)
-            finally:
-                await events.aclose()
+        services.metrics.sse_streams.inc()
+        events = services.run_log.follow(caller.org_id, run.id, after)
+        try:
+            async for event in events:
+                if event is None:
+                    yield PING
+                else:
+                    yield frame(event.type.value, _data(event), event.seq)
+        finally:
+            services.metrics.sse_streams.dec()
+            await events.aclose()
 
     async def leave() -> None:
         try:
