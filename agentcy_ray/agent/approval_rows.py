@@ -110,7 +110,7 @@ UPDATE approvals SET status = 'cancelled', ended_at = clock_timestamp(),
 WHERE run_id = $1 AND status = ANY($2) RETURNING {COLUMNS}, audit_id
 """
 CANCEL_CALLS = """
-UPDATE tool_calls SET status = 'cancelled', error = $2
+UPDATE tool_calls SET status = 'cancelled', error = $2, args_sealed = NULL
 WHERE run_id = $1 AND status = 'waiting_approval'
 """
 

@@ -82,15 +82,16 @@ class Backend:
         assert entry is not None
         safe = not opened.effect.consequential or entry.spec.idempotent
         started = time.perf_counter()
+        probe: Probe | None = None
         try:
             try:
                 outcome = await self._attempt(ctx, opened)
             except (ConnectorUnavailableError, OutcomeUnknownError) as error:
-                lost = isinstance(error, OutcomeUnknownError) and opened.effect.consequential
-                probe = await self.probe(ctx, opened) if lost else _UNASKED
-                if probe.fate is Fate.DONE:
+                if isinstance(error, OutcomeUnknownError) and opened.effect.consequential:
+                    probe = await self.probe(ctx, opened)
+                if probe is not None and probe.fate is Fate.DONE:
                     return Answer(ToolStatus.COMPLETED, probe.result, usage_ms=_ms(started))
-                if not safe and probe.fate is not Fate.NOT_DONE:
+                if not safe and (probe is None or probe.fate is not Fate.NOT_DONE):
                     raise
                 outcome = await self._attempt(ctx, opened)
         except (OutcomeUnknownError, TimeoutError) as error:
@@ -101,7 +102,7 @@ class Backend:
             _log.exception("tool_failed", tool=entry.name)
             code = "connector_error" if safe else UNKNOWN
             outcome = _fault(opened, code, f"{entry.name} failed: {type(error).__name__}")
-        if outcome.error_code in _UNSURE and not safe:
+        if outcome.error_code in _UNSURE and not safe and probe is None:
             probe = await self.probe(ctx, opened)
             if probe.fate is Fate.DONE:
                 return Answer(ToolStatus.COMPLETED, probe.result, usage_ms=_ms(started))

@@ -8,6 +8,7 @@ its row (``sweep``), and the guarded use of the approval keeps that to one execu
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -29,8 +30,11 @@ CONCURRENT = 16
 MAX_WAIT_SECS = 60.0
 ORPHAN_SECS = 10.0
 """A decided call that nobody has carried out for so long has lost its process."""
-STALE_SECS = 3600.0
-"""An intent without a receipt for so long: whoever dispatched it is gone."""
+STALE_SECS = 60.0
+"""An intent without a receipt for so long after the tool's own limit: its dispatcher is gone."""
+SETTLE_SECS = 60.0
+"""A receipt without an audit entry for so long has lost its process."""
+LOOK_BACK_MILLIS = 3600 * 1000
 _log = structlog.get_logger(__name__)
 
 _ORPHANS = """
@@ -39,9 +43,20 @@ WHERE t.run_id IS NULL AND t.status = 'waiting_approval' AND a.status <> 'pendin
   AND coalesce(a.decided_at, a.expires_at) < clock_timestamp() - make_interval(secs => $1)
 UNION ALL
 SELECT org_id, id FROM tool_calls
-WHERE status = 'dispatched' AND intent_at < clock_timestamp() - make_interval(secs => $2)
+WHERE status = 'dispatched' AND intent_at < clock_timestamp() - make_interval(secs =>
+  coalesce($2, coalesce((context->>'limit_secs')::float8, $3) + $4))
 LIMIT 100
 """
+# Ids of direct calls hold their time, so the primary key bounds the search. Runs need no such care:
+# whoever takes a run over witnesses its calls.
+_UNWITNESSED = """
+SELECT org_id, id FROM tool_calls t
+WHERE id > $1 AND run_id IS NULL AND audit_id IS NOT NULL
+  AND updated_at < clock_timestamp() - make_interval(secs => $2)
+  AND NOT EXISTS (SELECT 1 FROM audit_log l WHERE l.org_id = t.org_id AND l.id = t.audit_id)
+LIMIT 100
+"""
+_ONE_AT_A_TIME = "SELECT pg_try_advisory_xact_lock(hashtext('agentcy direct call audit'))"
 
 
 class DirectCalls:
@@ -60,6 +75,7 @@ class DirectCalls:
         self._approvals = approvals
         self._calls = calls
         self._poll_secs = settings.approval_poll_secs
+        self._limit_secs = settings.tool_timeout_secs
         self._waiting: set[asyncio.Task[ToolResult]] = set()
 
     async def call(
@@ -129,31 +145,47 @@ class DirectCalls:
         return row, row.as_result(approval.id if approval else None)
 
     async def sweep(
-        self, *, orphan_secs: float = ORPHAN_SECS, stale_secs: float = STALE_SECS
+        self,
+        *,
+        orphan_secs: float = ORPHAN_SECS,
+        stale_secs: float | None = None,
+        settle_secs: float = SETTLE_SECS,
     ) -> int:
         """Expire overdue approvals and take up calls that lost their process; gives their number.
 
         Any number of processes may sweep at once.
+
+        Args:
+            orphan_secs: how long a decided call may wait for its own process.
+            stale_secs: how old an intent without a receipt may be; None = its tool's limit and
+                ``STALE_SECS`` more.
+            settle_secs: how long a receipt may be without an audit entry.
         """
         await self._approvals.sweep()
         async with self._db.system() as connection:
-            orphans = await connection.fetch(_ORPHANS, orphan_secs, stale_secs)
+            orphans = await connection.fetch(
+                _ORPHANS, orphan_secs, stale_secs, float(self._limit_secs), STALE_SECS
+            )
         for orphan in orphans:
             row = await self._calls.get(orphan["org_id"], orphan["id"])
-            ctx = CallContext(
-                principal=row.principal,
-                realm=row.context.get("realm"),
-                run_id=row.run_id,
-                conversation_id=row.conversation_id,
-                request_id=row.context.get("request_id"),
-                ip=row.context.get("ip"),
-            )
+            ctx = _context(row)
             if row.status is ToolStatus.DISPATCHED:
                 await self._gateway.give_up(ctx, row)
             else:
                 opened = await self._gateway.resume(ctx, row)
                 await self._gateway.finish(ctx, opened)
+        await self._witness(settle_secs)
         return len(orphans)
+
+    async def _witness(self, settle_secs: float) -> None:
+        """Write the audit entries of direct calls whose process died just before it did."""
+        since = UUID(int=max(time.time_ns() // 1_000_000 - LOOK_BACK_MILLIS, 0) << 80)
+        async with self._db.system() as connection:
+            if not await connection.fetchval(_ONE_AT_A_TIME):
+                return  # another process is at it
+            for found in await connection.fetch(_UNWITNESSED, since, settle_secs):
+                row = await self._calls.get(found["org_id"], found["id"])
+                await self._gateway.witness(_context(row), row)
 
     async def tend(self, stop: asyncio.Event) -> None:
         """Sweep every few seconds until ``stop``; a store that is away is tried again."""
@@ -186,6 +218,18 @@ class DirectCalls:
                 )  # fmt: skip
 
         return done
+
+
+def _context(row: ToolCallRow) -> CallContext:
+    """The occasion on which a stored call was made."""
+    return CallContext(
+        principal=row.principal,
+        realm=row.context.get("realm"),
+        run_id=row.run_id,
+        conversation_id=row.conversation_id,
+        request_id=row.context.get("request_id"),
+        ip=row.context.get("ip"),
+    )
 
 
 async def _either(stop: asyncio.Event, secs: float) -> None:

@@ -30,6 +30,7 @@ from agentcy_ray.retrieval.embedder import Embedder
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.objects import ObjectStore
 from agentcy_ray.stores.postgres import Database
+from agentcy_ray.stores.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def open_gates(
     embedder: Embedder | None = None,
     audit: AuditLog | None = None,
     metrics: Metrics | None = None,
+    vault: Vault | None = None,
     secret_values: Iterable[str] = (),
 ) -> Gates:
     """Put the gates together; nothing is read or started before the first call.
@@ -83,6 +85,8 @@ def open_gates(
         embedder: lets tools be found by meaning; without it by letters alone.
         audit: shared with other writers of the process; a new one when None.
         metrics: of the process; new ones, which nobody reads, when None.
+        vault: seals arguments that hold secrets, so that a direct call which waits for an approval
+            outlives its process; without it such a call does not.
         secret_values: further secrets that results must not show, such as generated ones.
     """
     policy = PolicyService(db, bell, settings)
@@ -97,7 +101,7 @@ def open_gates(
         catalog=catalog,
         policy=policy,
         approvals=approvals,
-        ledger=Ledger(calls, audit, redactor),
+        ledger=Ledger(calls, audit, redactor, vault),
         backend=Backend(dispatcher, builtins, settings),
         builtins=builtins,
         results=ResultShaper(artifacts, redactor, settings),

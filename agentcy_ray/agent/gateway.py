@@ -41,6 +41,7 @@ from agentcy_ray.core.errors import (
     RateLimitedError,
     RefusedError,
     RequestError,
+    SealBrokenError,
 )
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.settings import Settings
@@ -140,33 +141,35 @@ class Gateway:
 
     async def resume(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
         """Take up a call from its row, for a caller that does not know its arguments any more."""
-        call = ToolCall(
-            connector=row.connector, tool=row.tool, args=row.args, source=row.context.get("source"),
-            run_id=row.run_id, position=row.position,
-        )  # fmt: skip
-        opened = OpenCall(row.id, call)
+        opened = OpenCall(row.id, _call_of(row, row.args), recorded=True)
         try:
+            opened.call = _call_of(row, self.ledger.arguments(row))
             await self._route(ctx, opened)
             await self._takeover.take_up(ctx, opened, row)
-        except RequestError as error:
-            opened.recorded = True
+        except (RequestError, SealBrokenError) as error:
             opened.result = await self.ledger.end(ctx, opened, opened.ended(
                 ToolStatus.DENIED if row.status is ToolStatus.WAITING_APPROVAL
                 else ToolStatus.INDETERMINATE, error.code, error.message))  # fmt: skip
         return opened
 
     async def give_up(self, ctx: CallContext, row: ToolCallRow) -> ToolResult:
-        """End a call whose dispatcher is gone for good; it is not repeated."""
-        call = ToolCall(
-            connector=row.connector, tool=row.tool, args=row.args, source=row.context.get("source"),
-            position=row.position,
+        """End a call whose dispatcher is gone for good; it is asked about and not repeated."""
+        opened = OpenCall(
+            row.id, _call_of(row, row.args), effect=row.effect, recorded=True,
+            key=row.idempotency_key,
         )  # fmt: skip
-        opened = OpenCall(row.id, call, effect=row.effect, recorded=True, key=row.idempotency_key)
         with suppress(RequestError):  # without its tool nobody can be asked about it
             opened.entry = await self.catalog.find(
-                ctx.principal, call.connector, call.tool, call.source, realm=ctx.realm
+                ctx.principal, row.connector, row.tool, opened.call.source, realm=ctx.realm
             )
         return await self._takeover.close_down(ctx, opened)
+
+    async def witness(self, ctx: CallContext, row: ToolCallRow) -> None:
+        """Write the audit entry of an ended call if it is missing."""
+        opened = OpenCall(
+            row.id, _call_of(row, row.args), effect=row.effect, result=row.as_result()
+        )
+        await self.ledger.witness_again(ctx, opened, row)
 
     async def close(self) -> None:
         """Wait for effects in flight, then stop listening."""
@@ -359,6 +362,13 @@ class Gateway:
         return await self.ledger.end(
             ctx, opened, opened.ended(ToolStatus.DENIED, error.code, error.message)
         )
+
+
+def _call_of(row: ToolCallRow, args: dict[str, Any]) -> ToolCall:
+    return ToolCall(
+        connector=row.connector, tool=row.tool, args=args, source=row.context.get("source"),
+        run_id=row.run_id, position=row.position,
+    )  # fmt: skip
 
 
 async def _tell(ctx: CallContext, approval: Approval) -> None:

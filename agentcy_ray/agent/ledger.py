@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 import structlog
 
 from agentcy_ray.agent.calls import CallContext, OpenCall
+from agentcy_ray.agent.sealed_args import SealedArguments
 from agentcy_ray.agent.tool_audit import REFUSED, entry_of
 from agentcy_ray.agent.tool_calls import NewToolCall, ToolCallRow, ToolCallStore
 from agentcy_ray.audit.log import AuditLog
@@ -15,6 +17,7 @@ from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.redaction import Redactor
 from agentcy_ray.core.tools import PolicyNote, ToolResult, ToolStatus
+from agentcy_ray.stores.vault import Vault
 
 _log = structlog.get_logger(__name__)
 
@@ -27,17 +30,22 @@ class Ledger:
         calls: ToolCallStore,
         audit: AuditLog,
         redactor: Redactor,
+        vault: Vault | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.calls = calls
         self.audit = audit
         self._redactor = redactor
+        self._arguments = SealedArguments(redactor, vault)
         self._clock = clock or SystemClock()
 
     def new_row(self, ctx: CallContext, opened: OpenCall) -> NewToolCall:
         """The row of a routed call, its arguments masked."""
         entry = opened.entry
         assert entry is not None
+        args, sealed = self._arguments.mask(opened.call.args), None
+        if ctx.run_id is None:  # a run keeps its model's words, arguments and all
+            sealed = self._arguments.seal(ctx.org_id, opened.tool_call_id, opened.call.args)
         return NewToolCall(
             id=opened.tool_call_id,
             principal=ctx.principal,
@@ -47,7 +55,8 @@ class Ledger:
             source_id=entry.source_id,
             connector=entry.connector,
             tool=entry.spec.name,
-            args=self._redactor.json(opened.call.args, by_field=True),
+            args=args,
+            args_sealed=sealed,
             args_sha256=opened.args_sha256,
             effect=opened.effect,
             context={
@@ -56,9 +65,20 @@ class Ledger:
                 "agent": ctx.agent.name if ctx.agent else None,
                 "request_id": ctx.request_id,
                 "ip": ctx.ip,
+                "limit_secs": entry.spec.timeout_secs,
             },
             idempotency_key=opened.key,
         )
+
+    def arguments(self, row: ToolCallRow) -> dict[str, Any]:
+        """The arguments of a stored call, as it was made where the row allows it.
+
+        Raises:
+            SealBrokenError: they were sealed and cannot be opened.
+        """
+        if row.args_sealed is None:
+            return row.args
+        return self._arguments.open(row.org_id, row.id, row.args_sealed)
 
     async def intend(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
         """Record the intent of a call that needs no approval; gives the row of a faster twin."""

@@ -2,7 +2,7 @@
 
 A ``write`` or ``destructive`` call has its row, with ``intent_at``, before it is dispatched, and
 its receipt after. Reads have one only when they wait for an approval or are called directly.
-Secrets in arguments are masked before they get here, so such a call is not repeated from its row.
+Secrets in arguments are masked; those of a direct call are sealed beside it until it has ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import (
@@ -40,14 +40,14 @@ ENDED = frozenset(ToolStatus(state) for state in ends(TOOL_CALL)) | {ToolStatus.
 """States with an answer. ``indeterminate`` may still turn into another when a late one arrives."""
 
 _COLUMNS = (
-    "id, org_id, run_id, conversation_id, position, source_id, connector, tool, args, args_sha256,"
-    " effect, status, principal, context, idempotency_key, intent_at, receipt, result,"
+    "id, org_id, run_id, conversation_id, position, source_id, connector, tool, args, args_sealed,"
+    " args_sha256, effect, status, principal, context, idempotency_key, intent_at, receipt, result,"
     " result_artifact_id, usage_ms, error, audit_id, created_at, updated_at"
 )
 _INSERT = """
 INSERT INTO tool_calls (id, org_id, run_id, conversation_id, position, source_id, connector, tool,
-  args, args_sha256, effect, status, principal, context, idempotency_key, intent_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+  args, args_sha256, effect, status, principal, context, idempotency_key, args_sealed, intent_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
   CASE WHEN $12 = 'dispatched' THEN clock_timestamp() END)
 ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
 """
@@ -60,7 +60,7 @@ WHERE conversation_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LI
 """
 _END = """
 UPDATE tool_calls SET status = $2, receipt = $4, result = $5, result_artifact_id = $6,
-  usage_ms = $7, error = $8, audit_id = $9
+  usage_ms = $7, error = $8, audit_id = $9, args_sealed = NULL
 WHERE id = $1 AND status = ANY($3) RETURNING id
 """
 
@@ -80,6 +80,8 @@ class ToolCallRow(BaseModel):
     tool: str
     args: dict[str, Any]
     """Masked."""
+    args_sealed: bytes | None = Field(default=None, exclude=True, repr=False)
+    """As they were made, encrypted; only where the mask hides something and nobody else knows."""
     args_sha256: str
     """Of the arguments before they were masked."""
     effect: Effect
@@ -133,6 +135,7 @@ class NewToolCall:
     connector: str
     tool: str
     args: dict[str, Any]
+    args_sealed: bytes | None
     args_sha256: str
     effect: Effect
     context: dict[str, Any]
@@ -153,6 +156,7 @@ class ToolCallStore:
                 call.position, call.source_id, call.connector, call.tool, call.args,
                 call.args_sha256, call.effect.value, status.value,
                 call.principal.model_dump(mode="json"), call.context, call.idempotency_key,
+                call.args_sealed,
             )
         )  # fmt: skip
 

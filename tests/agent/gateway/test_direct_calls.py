@@ -2,10 +2,11 @@ import asyncio
 
 import pytest
 
-from agentcy_ray.core.errors import InvalidError, NotFoundError
+from agentcy_ray.audit.log import AuditLog
+from agentcy_ray.core.errors import InvalidError, NotFoundError, StoreUnavailableError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tools import ToolCall, ToolStatus
-from tests.agent.gateway.world import World
+from tests.agent.gateway.world import World, make_process
 
 DECIDED_LONG_AGO = """
 UPDATE approvals SET decided_at = now() - interval '1 minute' WHERE id = $1 RETURNING 1
@@ -102,12 +103,30 @@ async def test_a_decided_call_that_lost_its_process_is_taken_up_once(world, seco
     assert await second.direct.sweep(orphan_secs=0) == 0
 
 
-async def test_a_lost_call_whose_arguments_were_masked_is_not_repeated(world, second):
-    pending = await lost(world, call("stir", id="a", password="correct horse"))
+async def test_a_lost_call_whose_arguments_hold_a_secret_is_made_as_it_was_asked(world, second):
+    secret = {"id": "a", "password": "correct horse"}
+    pending = await lost(world, call("stir", **secret))
+    row, _ = await second.direct.get(world.org, pending.tool_call_id)
+    assert row.args == {"id": "a", "password": "[redacted]"}
+    assert b"horse" not in row.args_sealed
+    assert "args_sealed" not in row.model_dump()
     await second.direct.sweep(orphan_secs=0)
     row, result = await second.direct.get(world.org, pending.tool_call_id)
-    assert (row.status, result.error.code) == (ToolStatus.DENIED, "approval_mismatch")
+    assert (result.status, row.args_sealed) == (ToolStatus.COMPLETED, None)
+    assert [request.args for request in world.dispatcher.requests] == [secret]
+
+
+async def test_a_lost_call_whose_secret_no_longer_opens_ends_and_says_so(world):
+    pending = await lost(world, call("stir", id="a", password="correct horse"))
+    other = make_process(
+        world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
+        world.search, key=bytes(31) + b"!",
+    )  # fmt: skip
+    await other.direct.sweep(orphan_secs=0)
+    row, result = await other.direct.get(world.org, pending.tool_call_id)
+    assert (row.status, result.error.code) == (ToolStatus.DENIED, "seal_broken")
     assert world.dispatcher.requests == []
+    await other.close()
 
 
 async def test_a_lost_call_whose_source_is_gone_ends_too(world, second):
@@ -143,6 +162,59 @@ async def test_the_sweep_expires_overdue_approvals_and_gives_up_stale_intents(wo
     statuses = [row.status for row in await world.rows()]
     assert statuses == [ToolStatus.DENIED, ToolStatus.INDETERMINATE]
     assert world.dispatcher.tools == ["stir"]
+
+
+async def test_the_sweep_asks_about_a_stale_intent_before_it_gives_up(world, second):
+    fates = iter(["done", "not_done", "unknown"])
+
+    async def die(request) -> None:
+        if not request.probe:
+            started.set()
+            await asyncio.Event().wait()
+
+    await world.set(approval_defaults={"write": "allow"})
+    world.dispatcher.before = die
+    world.dispatcher.answer = lambda request: {"fate": next(fates), "result": {"poured": 1}}
+    for _ in range(3):
+        started = asyncio.Event()
+        task = asyncio.create_task(direct(world, "owner", call("pour")))
+        await started.wait()
+        for work in (task, *world.process.gateway._effects):
+            work.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await second.direct.sweep() == 0  # within the tool's own limit its process may live
+    assert await second.direct.sweep(stale_secs=0) == 3
+    assert [(row.status, row.result) for row in await world.rows()] == [
+        (ToolStatus.COMPLETED, {"poured": 1}),
+        (ToolStatus.ERROR, None),
+        (ToolStatus.INDETERMINATE, None),
+    ]
+    asked = [request for request in world.dispatcher.requests if request.probe]
+    assert [r.idempotency_key for r in asked] == [row.id.hex for row in await world.rows()]
+    assert len(world.dispatcher.requests) == 6
+
+
+async def test_a_receipt_without_an_audit_entry_gets_one(world, second):
+    class DiesBeforeAudit(AuditLog):
+        async def append(self, entry):
+            raise StoreUnavailableError("killed")
+
+    dying = make_process(
+        world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
+        world.search, DiesBeforeAudit(world.db),
+    )  # fmt: skip
+    with pytest.raises(StoreUnavailableError):
+        await dying.direct.call(world.people["owner"], None, call("look"), request_id="req_1")
+    await dying.close()
+    assert await world.audited() == []
+    await second.direct.sweep()
+    assert await world.audited() == []  # its process still has time
+    await asyncio.gather(
+        second.direct.sweep(settle_secs=0), world.process.direct.sweep(settle_secs=0)
+    )
+    await second.direct.sweep(settle_secs=0)
+    (entry,), (row,) = await world.audited(), await world.rows()
+    assert (entry.id, entry.resource["status"]) == (row.audit_id, "completed")
 
 
 async def test_tending_stops_when_it_is_told(world):

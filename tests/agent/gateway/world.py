@@ -29,6 +29,7 @@ from agentcy_ray.retrieval.queries import HybridQuery, SearchHits
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.objects import ObjectStore
 from agentcy_ray.stores.postgres import Database
+from agentcy_ray.stores.vault import Vault
 
 ARGS = {
     "type": "object",
@@ -48,6 +49,7 @@ TOOLS = [
     tool("look", Effect.READ, "Look at one sample under the microscope."),
     tool("peek", Effect.READ, "Read the sealed notebook.", requires_approval=True),
     tool("stir", Effect.WRITE, "Stir a flask once more."),
+    tool("pour", Effect.WRITE, "Pour by a meter that keeps a record.", probe=True),
     tool("label", Effect.WRITE, "Put a label on a flask.", idempotent=True),
     tool("discard", Effect.DESTRUCTIVE, "Throw a sample away for good."),
     tool("slow", Effect.WRITE, "Boil something slowly.", timeout_secs=0.05),
@@ -221,10 +223,10 @@ async def people_of(db: Database, org: UUID) -> dict[str, Principal]:
 
 def make_process(
     db: Database, bell: Bell, sources: SourceStore, objects: ObjectStore, settings: Settings,
-    dispatcher: Any, search: Any, audit: AuditLog | None = None,
+    dispatcher: Any, search: Any, audit: AuditLog | None = None, key: bytes = bytes(32),
 ) -> Gates:  # fmt: skip
     """The gates of one process over the shared stores."""
     return open_gates(
         db, bell, settings, sources=sources, dispatcher=dispatcher, search=search,
-        engine=StillGraph(), objects=objects, audit=audit,
+        engine=StillGraph(), objects=objects, audit=audit, vault=Vault(key),
     )  # fmt: skip
