@@ -272,6 +272,7 @@ def _assemble(
         engine=engine,
         objects=objects,
         embedder=embedder,
+        vault=vault,
         metrics=metrics,
         secret_values=(secrets.jwt_secret, secrets.admin_password),
     )
