@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,8 +32,10 @@ from agentcy_ray.identity.passwords import Passwords
 from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
+from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.policy.store import install_starters
 from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.runtime.policy_replay import Replayer, tally_of
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import Database, open_database
@@ -303,8 +306,11 @@ async def sync_worker(
     ingest = await open_ingest(settings, endpoints, embedder)
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     queue = open_queue(settings, ingest.db, redis)
+    policy = PolicyService(ingest.db, ingest.bell, settings)
+    replayer = Replayer(ingest.db, policy, partial(tally_of, ingest.db), slice_size=2)
+    handlers = {**ingest.handlers(), **replayer.handlers()}
     try:
-        yield JobWorker(queue, ingest.handlers(), "test", settings, bell=ingest.bell)
+        yield JobWorker(queue, handlers, "test", settings, bell=ingest.bell)
     finally:
         await queue.close()
         await ingest.close()
@@ -328,10 +334,15 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: Any) -> AsyncGenerator[str]:
-    """The application on a port of the loopback; yields its URL once it has started."""
+async def serve(app: Any, **how: Any) -> AsyncGenerator[str]:
+    """The application on a port of the loopback; yields its URL once it has started.
+
+    ``how`` are further settings of uvicorn.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **how
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
