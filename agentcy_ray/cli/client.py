@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Generator
+import time
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx2 as httpx
 import orjson
 
 from agentcy_ray.cli.output import ServerUnreachableError
+from agentcy_ray.cli.patience import LOOK_EVERY_SECS, OUTAGE_SECS
 from agentcy_ray.cli.profile import read_json, save_login, saved_login, server_url
 from agentcy_ray.core.errors import (
     AgentcyError,
@@ -84,6 +86,10 @@ class Client:
         """POST a JSON body and read a JSON answer."""
         return await self._call("POST", path, body if body is not None else {}, query)
 
+    async def put(self, path: str, body: Any) -> Any:
+        """PUT a JSON body and read a JSON answer."""
+        return await self._call("PUT", path, body, {})
+
     async def patch(self, path: str, body: Any) -> Any:
         """PATCH a JSON body and read a JSON answer."""
         return await self._call("PATCH", path, body, {})
@@ -110,7 +116,7 @@ class Client:
         method, path, payload = "POST", f"/chat/conversations/{conversation}/messages", body
         for attempt in range(20):
             try:
-                async for event in self._events(method, path, payload, last):
+                async for event in self._events(method, path, payload, last or None):
                     run_id = event.data.get("run_id", run_id)
                     last = event.id or last
                     attempt = 0
@@ -125,35 +131,80 @@ class Client:
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[ServerEvent]:
         """Events of a run from ``after`` on."""
-        async for event in self._events("GET", f"/runs/{run_id}/events", None, after):
+        async for event in self._events("GET", f"/runs/{run_id}/events", None, after or None):
             yield event
 
-    async def stream(self, path: str, after: int = 0) -> AsyncIterator[ServerEvent]:
-        """Events of any stream of the API."""
-        async for event in self._events("GET", path, None, after):
-            yield event
+    async def stream(self, path: str, after: int, **query: Any) -> AsyncIterator[ServerEvent]:
+        """Events of a stream without an end, from ``after`` on, across dropped connections.
 
-    async def download(self, path: str, file: str) -> int:
-        """Write an answer to a file, or to standard output for ``-``; returns its bytes."""
-        headers = await self._headers()
-        async with self._http.stream("GET", API + path, headers=headers) as answer:
-            if answer.status_code >= 400:
-                await answer.aread()
-                raise _error(answer)
-            size = 0
-            with open_target(file) as target:
-                async for block in answer.aiter_bytes():
-                    size += target.write(block)
-            return size
+        Raises:
+            ServerUnreachableError: no connection for ``OUTAGE_SECS``.
+        """
+        heard = time.monotonic()
+        while True:
+            try:
+                async for event in self._events("GET", path, None, after, query):
+                    after, heard = event.id or after, time.monotonic()
+                    yield event
+                heard = time.monotonic()
+            except httpx.TransportError as error:
+                if time.monotonic() - heard > OUTAGE_SECS:
+                    raise ServerUnreachableError(_away(self.url)) from error
+            except UnauthenticatedError:
+                if not await self._renew():
+                    raise
+            await asyncio.sleep(LOOK_EVERY_SECS)
+
+    async def download(
+        self, path: str, file: str, told: Callable[[int], None] | None = None, **query: Any
+    ) -> int:
+        """Write an answer to a file, or to standard output for ``-``; returns its bytes.
+
+        Args:
+            path: of the API.
+            file: where to.
+            told: hears how many bytes are there, block by block.
+            query: parameters; those that are None are left out.
+        """
+        await self.get("/auth/me")  # renews a token that has expired
+        headers, params = await self._headers(), _given(query)
+        try:
+            async with self._http.stream(
+                "GET", API + path, headers=headers, params=params
+            ) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise _error(answer)
+                size = 0
+                with open_target(file) as target:
+                    async for block in answer.aiter_bytes():
+                        size += target.write(block)
+                        if told is not None:
+                            told(size)
+                return size
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(
+                f"the connection to {self.url} was lost, and {file} is not complete; try again"
+            ) from error
 
     async def _events(
-        self, method: str, path: str, body: Any, after: int
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        after: int | None,
+        query: dict[str, Any] | None = None,
     ) -> AsyncIterator[ServerEvent]:
         headers = await self._headers() | {"accept": "text/event-stream"}
-        if after:
+        if after is not None:
             headers["last-event-id"] = str(after)
         async with self._http.stream(
-            method, API + path, json=body, headers=headers, timeout=httpx.Timeout(None, connect=5)
+            method,
+            API + path,
+            json=body,
+            headers=headers,
+            params=_given(query or {}),
+            timeout=httpx.Timeout(None, connect=5),
         ) as answer:
             if answer.status_code >= 400:
                 await answer.aread()
@@ -179,10 +230,9 @@ class Client:
         anonymous: bool = False,
     ) -> Any:
         headers = {} if anonymous else await self._headers()
-        params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             answer = await self._http.request(
-                method, API + path, json=body, params=params, headers=headers
+                method, API + path, json=body, params=_given(query or {}), headers=headers
             )
         except httpx.TransportError as error:
             raise ServerUnreachableError(_away(self.url)) from error
@@ -256,6 +306,10 @@ async def parse_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
             name = value
         elif field == "data":
             data += value
+
+
+def _given(query: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
 
 
 def _away(url: str) -> str:

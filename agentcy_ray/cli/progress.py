@@ -1,7 +1,10 @@
-"""Live progress of a sync run in the terminal."""
+"""Live progress in the terminal: of a sync run, and of whatever counts."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -78,3 +81,38 @@ def summary(run: dict[str, Any]) -> str:
     if counts.get("embedded"):
         parts.append(f"{counts['embedded']:,} chunks embedded")
     return " · ".join(parts) or cell(counts)
+
+
+@contextmanager
+def bar(
+    what: str, *, unit: str, total: int | None = None, quiet: bool = False
+) -> Generator[Callable[[int], None]]:
+    """A bar for one piece of work; yields what is to be told how much is done.
+
+    Args:
+        what: label.
+        unit: of what is counted.
+        total: how much there is, None while nobody knows.
+        quiet: draw nothing.
+    """
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        console=notes(),
+        disable=quiet,
+        transient=True,
+    )
+    began = time.monotonic()
+    with progress:
+        task = progress.add_task(what, total=total, numbers="")
+
+        def told(done: int) -> None:
+            rate = done / max(0.001, time.monotonic() - began)
+            left = None if total is None else (total - done) / max(1.0, rate)
+            shown = {"done": done, "total": total, "unit": unit, "rate": rate, "eta_secs": left}
+            progress.update(task, completed=done, numbers=numbers(shown))
+
+        yield told
