@@ -19,6 +19,7 @@ from agentcy_ray.cli import (
     doctor,
     explore,
     migrate,
+    policy,
     server,
     sources,
     tools,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     chat.register(app)
     app.add_typer(approvals.app, name="approvals")
     app.add_typer(tools.app, name="tools")
+    app.add_typer(policy.app, name="policy")
     app.add_typer(audit.app, name="audit")
     app.command("bench")(bench.bench)
     return app

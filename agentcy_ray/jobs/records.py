@@ -29,6 +29,7 @@ KINDS: Mapping[str, QueueName] = {
     "memory_compaction": "maintenance",
     "retention_prune": "maintenance",
     "audit_retention": "maintenance",
+    "policy_replay": "maintenance",
     "credential_rewrap": "maintenance",
     "channel_send": "channel",
 }

@@ -102,6 +102,13 @@ class RegoEngine:
         """
         return self._planner.plan(question)[0]
 
+    def fired(self, question: PolicyInput) -> list[tuple[str, Module, list[Any]]]:
+        """The deciding rules with a message for this question; none when an evaluation fails."""
+        if self.evaluate(question).rule == POLICY_ERROR:
+            return []
+        found = self._ask(self._engine(), question.document())
+        return [(text, self._rules[text][1], found[text]) for text in found if found[text]]
+
     def _remember(self, key: Key, decision: Decision) -> Decision:
         if decision.rule != POLICY_ERROR:
             kept = decision.model_copy(update={"cached": True, "latency_ms": 0.0})

@@ -120,7 +120,7 @@ class InputBuilder:
                 "path": path,
             },
             context=_context(request_id=request_id, ip=ip, realm=realm),
-            env=self._env(),
+            env=self.env(),
         )
 
     def tool(
@@ -159,10 +159,11 @@ class InputBuilder:
                 agent=agent,
                 parent_run_id=_text("run", parent_run_id),
             ),
-            env=self._env(),
+            env=self.env(),
         )
 
-    def _env(self) -> dict[str, Any]:
+    def env(self) -> dict[str, Any]:
+        """``input.env`` as of now."""
         return {"now": rfc3339(self._clock.now()), "instance_mode": self._instance_mode}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -13,8 +14,16 @@ from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.core.org_cache import OrgCache
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import Effect
+from agentcy_ray.policy.candidates import (
+    Candidate,
+    Explanation,
+    PolicySet,
+    explain,
+    policy_set,
+)
 from agentcy_ray.policy.engine import RegoEngine, compile_policies, denied_by_error
 from agentcy_ray.policy.input import Decision, InputBuilder, PolicyInput
+from agentcy_ray.policy.replays import ReplayStore
 from agentcy_ray.policy.store import PolicyStore, policy_settings
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
@@ -54,9 +63,10 @@ class PolicyService:
 
     def __init__(self, db: Database, bell: Bell, settings: Settings) -> None:
         self.store = PolicyStore(db, bell, settings.policy_eval_timeout_ms)
+        self.replays = ReplayStore(db)
         self.inputs = InputBuilder(settings.instance_mode)
         self.enabled = settings.agentcy_features_policies
-        self._timeout_ms = settings.policy_eval_timeout_ms
+        self.timeout_ms = settings.policy_eval_timeout_ms
         self._active = OrgCache(
             self._load, listen=lambda org_id: bell.listen(f"ch:policy:{org_id.hex}")
         )
@@ -84,6 +94,25 @@ class PolicyService:
             return denied_by_error(active.broken)
         return active.engine.decide(question)
 
+    async def explain(
+        self, org_id: UUID, questions: Sequence[PolicyInput], candidates: Sequence[Candidate] = ()
+    ) -> list[Explanation]:
+        """Decide questions without consequences, by the active set or with candidates in it.
+
+        Raises:
+            PolicyInvalidError: the set does not compile.
+            StoreUnavailableError: the policies cannot be read.
+        """
+        engine = (await self._active.get(org_id)).engine
+        if candidates or engine is None:
+            engine = (await self.policy_set(org_id, candidates)).compile(self.timeout_ms)
+        return [explain(engine, question) for question in questions]
+
+    async def policy_set(self, org_id: UUID, candidates: Sequence[Candidate] = ()) -> PolicySet:
+        """The active set as it is stored now, with the candidates in it."""
+        _, settings = await self.store.fingerprint(org_id)
+        return policy_set(await self.store.list(org_id), settings, candidates)
+
     async def rules(self, org_id: UUID) -> OrgRules:
         """What the organisation has set about approvals."""
         return (await self._active.get(org_id)).rules
@@ -103,7 +132,7 @@ class PolicyService:
         rules = OrgRules.model_validate(settings)
         texts = [policy.text for policy in await self.store.list(org_id) if policy.enabled]
         try:
-            engine = compile_policies(texts, policy_settings(settings), self._timeout_ms)
+            engine = compile_policies(texts, policy_settings(settings), self.timeout_ms)
         except PolicyInvalidError as error:
             # Stored sets have compiled; a newer engine or an edit of the rows can break one.
             _log.error("policy_set_broken", org_id=str(org_id), problem=error.message)

@@ -10,7 +10,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from agentcy_ray.core.errors import ConflictError, NotFoundError, RateLimitedError
+from agentcy_ray.core.errors import (
+    ConflictError,
+    NotFoundError,
+    PolicyInvalidError,
+    RateLimitedError,
+)
 from agentcy_ray.core.ids import PolicyId, decode, encode, new_id
 from agentcy_ray.policy.engine import PolicyText, compile_policies
 from agentcy_ray.stores.bell import Bell
@@ -24,6 +29,7 @@ FROM policies p JOIN policy_versions v ON v.policy_id = p.id AND v.version = p.v
 """
 _LIST = _COLUMNS + "ORDER BY p.name"
 _GET = _COLUMNS + "WHERE p.id = $1"
+_COUNT = "SELECT count(*) FROM policies"
 _LOCK_SET = "SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE"
 _INSERT = """
 INSERT INTO policies (id, org_id, name, enabled, starter) VALUES ($1, $2, $3, $4, $5)
@@ -33,6 +39,8 @@ _INSERT_VERSION = """
 INSERT INTO policy_versions (org_id, policy_id, version, rego, author) VALUES ($1, $2, $3, $4, $5)
 """
 _UPDATE = "UPDATE policies SET version = version + 1 WHERE id = $1 RETURNING version"
+_DELETE = "DELETE FROM policies WHERE id = $1"
+_RESTORED = "UPDATE policies SET enabled = true, starter = true WHERE id = $1"
 _ENABLE = "UPDATE policies SET enabled = $2 WHERE id = $1"
 _SETTINGS = "SELECT settings FROM organizations WHERE id = $1"
 _FINGERPRINT = """
@@ -123,15 +131,14 @@ class PolicyStore:
         """
         async with self._db.tenant(org_id) as connection:
             await connection.execute(_LOCK_SET, org_id)
-            policies = [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
-            if len(policies) >= MAX_POLICIES:
+            if await connection.fetchval(_COUNT) >= MAX_POLICIES:
                 raise RateLimitedError(
                     f"an organisation has {MAX_POLICIES} policies at most; merge some",
                     code="quota_exceeded",
                 )
             policy_id = new_id()
             candidate = PolicyText(encode("pol", policy_id), name, rego)
-            await self._check(connection, org_id, policies, candidate)
+            await self._check(connection, org_id, candidate)
             if not await connection.fetchval(_INSERT, policy_id, org_id, name, enabled, False):
                 raise ConflictError(f"a policy {name!r} exists; update it, or choose another name")
             await connection.execute(_INSERT_VERSION, org_id, policy_id, 1, rego, author)
@@ -149,9 +156,8 @@ class PolicyStore:
         async with self._db.tenant(org_id) as connection:
             await connection.execute(_LOCK_SET, org_id)
             policy = await _fetch(connection, policy_id)
-            policies = [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
             candidate = PolicyText(encode("pol", policy_id), policy.name, rego)
-            await self._check(connection, org_id, policies, candidate)
+            await self._check(connection, org_id, candidate)
             version = await connection.fetchval(_UPDATE, policy_id)
             await connection.execute(_INSERT_VERSION, org_id, policy_id, version, rego, author)
             saved = await _fetch(connection, policy_id)
@@ -163,25 +169,82 @@ class PolicyStore:
 
         Raises:
             NotFoundError: there is no such policy.
+            PolicyInvalidError: the set does not compile with it, or the others without it.
         """
         async with self._db.tenant(org_id) as connection:
+            await connection.execute(_LOCK_SET, org_id)
             await _fetch(connection, policy_id)
+            sound = await self._sound(connection, org_id)
             await connection.execute(_ENABLE, policy_id, enabled)
+            if sound:
+                await self._check(connection, org_id)
             saved = await _fetch(connection, policy_id)
         await self._announce(org_id)
         return saved
 
+    async def delete(self, org_id: UUID, policy_id: UUID) -> None:
+        """Remove a policy with all its versions.
+
+        Raises:
+            NotFoundError: there is no such policy.
+            PolicyInvalidError: another one calls its functions.
+        """
+        async with self._db.tenant(org_id) as connection:
+            await connection.execute(_LOCK_SET, org_id)
+            await _fetch(connection, policy_id)
+            sound = await self._sound(connection, org_id)
+            await connection.execute(_DELETE, policy_id)
+            if sound:
+                await self._check(connection, org_id)
+        await self._announce(org_id)
+
+    async def restore(self, org_id: UUID, author: UUID | None) -> Sequence[Policy]:
+        """Bring the starter policies back: their shipped text as a new version, and on.
+
+        Raises:
+            PolicyInvalidError: they do not compile with the others of the organisation.
+        """
+        async with self._db.tenant(org_id) as connection:
+            await connection.execute(_LOCK_SET, org_id)
+            await install_starters(connection, org_id)
+            shipped = starters()
+            for row in await connection.fetch(_LIST):
+                if row["name"] not in shipped:
+                    continue
+                rego = shipped[row["name"]]
+                if row["rego"] != rego:
+                    version = await connection.fetchval(_UPDATE, row["id"])
+                    await connection.execute(
+                        _INSERT_VERSION, org_id, row["id"], version, rego, author
+                    )
+                await connection.execute(_RESTORED, row["id"])
+            await self._check(connection, org_id)
+            policies = [Policy(**dict(row)) for row in await connection.fetch(_LIST)]
+        await self._announce(org_id)
+        return [policy for policy in policies if policy.name in shipped]
+
+    async def _sound(self, connection: Any, org_id: UUID) -> bool:
+        """Whether the set compiles now; one that does not may be mended step by step."""
+        try:
+            await self._check(connection, org_id)
+        except PolicyInvalidError:
+            return False
+        return True
+
     async def _check(
-        self, connection: Any, org_id: UUID, policies: Sequence[Policy], candidate: PolicyText
+        self, connection: Any, org_id: UUID, candidate: PolicyText | None = None
     ) -> None:
-        """Compile the set as it would be; a disabled policy has to compile too."""
+        """Compile the set as it would be; a disabled policy that is written has to compile too."""
         settings = policy_settings(await connection.fetchval(_SETTINGS, org_id) or {})
-        others = [
+        texts = [
             policy.text
-            for policy in policies
-            if policy.enabled and decode("pol", candidate.policy_id) != policy.id
+            for policy in (Policy(**dict(row)) for row in await connection.fetch(_LIST))
+            if policy.enabled
+            and (candidate is None or decode("pol", candidate.policy_id) != policy.id)
         ]
-        compile_policies([*others, candidate], settings, self._timeout_ms)
+        if candidate is not None:
+            texts.append(candidate)
+        compile_policies(texts, settings, self._timeout_ms)
 
     async def _announce(self, org_id: UUID) -> None:
         await self._bell.ring(f"ch:policy:{org_id.hex}", {})

@@ -15,6 +15,7 @@ from agentcy_ray.api.routes import (
     conversations,
     health,
     jobs,
+    policies,
     rag,
     realms,
     runs,
@@ -27,7 +28,7 @@ def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
         auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
-        jobs,
+        jobs, policies,
     )  # fmt: skip
     return [area.router for area in areas]
 
