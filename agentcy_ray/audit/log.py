@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
+
+import structlog
 
 from agentcy_ray.audit.entry import AuditEntry, AuditRecord
 from agentcy_ray.audit.filters import COLUMNS, EVERYTHING, NEWEST, OLDEST, AuditFilter
@@ -17,6 +20,8 @@ from agentcy_ray.stores.postgres import Database
 
 PAGE = 1000
 """Entries read at a time by whoever wants all of them."""
+
+_log = structlog.get_logger(__name__)
 
 _GET = COLUMNS + "AND id = $2"
 _HEAD = "SELECT audit_head_seq FROM organizations WHERE id = $1"
@@ -47,6 +52,14 @@ class AuditLog:
         """
         await self._writer.append(entry)
         return entry.id
+
+    def note(self, entry: AuditEntry) -> None:
+        """Write an entry that nobody waits for: one that witnesses a refusal, not a release.
+
+        Returns at once, so that the time of an answer tells nothing of what was written; a failure
+        is logged, and ``close`` waits for what is under way.
+        """
+        self._writer.hand_in(entry).add_done_callback(_log_failure)
 
     async def get(self, org_id: UUID, audit_id: UUID) -> AuditRecord:
         """One entry.
@@ -141,7 +154,16 @@ class AuditLog:
         """Recompute the chain; see ``verify.verify``."""
         return await verify(self._db, org_id, from_seq, to_seq)
 
+    async def settle(self) -> None:
+        """Wait until everything handed in so far is written, or has failed."""
+        await self._writer.settle()
+
     async def close(self) -> None:
-        """Wait for entries in flight."""
-        await self._writer.close()
+        """Wait for entries in flight, and for the hints about them."""
+        await self.settle()
         await self._tidings.close()
+
+
+def _log_failure(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        _log.error("audit_entry_lost", problem=str(error))

@@ -104,6 +104,10 @@ class ChainWriter:
             StoreUnavailableError, StorageFullError: it is not known to be durable.
             NotFoundError: there is no such organisation.
         """
+        await self.hand_in(entry)
+
+    def hand_in(self, entry: AuditEntry) -> asyncio.Future[None]:
+        """Queue ``entry``; the future is done once it is durable, or holds what went wrong."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line = self._lines.get(entry.org_id)
         if line is None:
@@ -111,9 +115,9 @@ class ChainWriter:
         line.waiting.append((seal(entry), done))
         if line.task is None:
             line.task = asyncio.create_task(self._drain(entry.org_id, line))
-        await done
+        return done
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
         """Wait until everything handed in is written or has failed."""
         tasks = [line.task for line in self._lines.values() if line.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,6 +26,10 @@ FROM users u JOIN organizations o ON o.id = u.org_id AND o.deleted_at IS NULL
 WHERE lower(u.email) = lower($1) AND ($2::text IS NULL OR o.name = $2)
   AND u.auth_provider = 'local'
 """
+_ORG = """
+SELECT id FROM organizations WHERE deleted_at IS NULL AND ($1::text IS NULL OR name = $1) LIMIT 2
+"""
+_HOLDER = "SELECT org_id, user_id FROM login_sessions WHERE refresh_hash = $1"
 _USER = "SELECT id, org_id, email, roles, active FROM users WHERE id = $1"
 _NEW_SESSION = """
 INSERT INTO login_sessions
@@ -58,6 +62,14 @@ class Client:
 
     ip: str | None = None
     user_agent: str | None = None
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom a refused login was about, as far as anybody can say."""
+
+    org_id: UUID
+    user_id: UUID | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,25 @@ class LocalIdentity:
         if self._passwords.outdated(row["password_hash"]):
             await self._store_password(row["org_id"], row["id"], password, chosen=False)
         return await self._open(row, family_id=new_id(), client=client or Client())
+
+    async def account_of(self, email: str, org: str | None = None) -> Account | None:
+        """Whose log a refused login by this e-mail belongs into; not for the one who tried.
+
+        An e-mail that nobody has is the business of the organisation that was named, or of the only
+        one there is.
+        """
+        async with self._db.system() as connection:
+            rows = await connection.fetch(_FIND_USER, email, org)
+            if len(rows) == 1:
+                return Account(rows[0]["org_id"], rows[0]["id"])
+            orgs = await connection.fetch(_ORG, org)
+        return Account(orgs[0]["id"], None) if not rows and len(orgs) == 1 else None
+
+    async def holder_of(self, refresh_token: str) -> Account | None:
+        """Whose refresh token this is or was."""
+        async with self._db.system() as connection:
+            row = await connection.fetchrow(_HOLDER, _digest(refresh_token))
+        return None if row is None else Account(row["org_id"], row["user_id"])
 
     async def refresh(self, refresh_token: str, client: Client | None = None) -> Login:
         """Exchange a refresh token for a new pair.

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from agentcy_ray.core.ids import encode
 from tests.api.platform import PASSWORD, Platform, credentials
 
 
@@ -109,3 +110,35 @@ async def test_how_to_log_in_is_told_without_a_login(platform: Platform) -> None
         "providers": ["local"],
         "registration": "invite",
     }
+
+
+async def test_refused_logins_are_in_the_log_of_whom_they_were_about(platform: Platform) -> None:
+    client, owner = platform.client(), await platform.as_("owner")
+    member = platform.users["member"]
+    body = (await client.post("/auth/login", json=credentials("member"))).json()
+    bearer = {"authorization": f"Bearer {body['token']}"}
+    wrong = {**credentials("member"), "password": "wrong"}
+    assert (await client.post("/auth/login", json=wrong)).status_code == 401
+    nobody = {"email": "nobody@acme.test", "password": "wrong", "org": "default"}
+    assert (await client.post("/auth/login", json=nobody)).status_code == 401
+    change = {"current": "wrong", "new": "a brand new password"}
+    assert (await client.post("/auth/password", json=change, headers=bearer)).status_code == 401
+    token = {"refresh_token": body["refresh_token"]}
+    assert (await client.post("/auth/refresh", json=token)).status_code == 200
+    assert (await client.post("/auth/refresh", json=token)).status_code == 401
+    await platform.services.gates.audit.settle()
+    page = await owner.get(
+        "/policies/audit", params={"category": "auth", "decision": "deny", "limit": 4}
+    )
+    found = [
+        (entry["action"], entry["user_id"], entry["resource"].get("email"), entry["reasons"][0])
+        for entry in reversed(page.json()["items"])
+    ]
+    who = encode("usr", member)
+    assert found == [
+        ("auth.login", who, "member@acme.test", "invalid_credentials"),
+        ("auth.login", None, "nobody@acme.test", "invalid_credentials"),
+        ("auth.password", who, None, "invalid_credentials"),
+        ("auth.refresh", who, None, "token_reused"),
+    ]
+    assert all("wrong" not in str(entry["resource"]) for entry in page.json()["items"])

@@ -14,10 +14,10 @@ from agentcy_ray.api.errors import request_id
 from agentcy_ray.api.permit import AnyCaller
 from agentcy_ray.api.services import services_of
 from agentcy_ray.audit.entry import AuditEntry
-from agentcy_ray.core.errors import UnauthenticatedError
+from agentcy_ray.core.errors import RefusedError, UnauthenticatedError
 from agentcy_ray.core.ids import OrgId, UserId, encode
 from agentcy_ray.core.tenancy import PERMISSIONS, Role
-from agentcy_ray.identity.local import Client, Login
+from agentcy_ray.identity.local import Account, Client, Login
 
 router = APIRouter(tags=["auth"])
 
@@ -98,7 +98,12 @@ async def login(body: Credentials, request: Request) -> Tokens:
     """Exchange e-mail and password for an access and a refresh token."""
     services, client = services_of(request), _client(request)
     await services.login_limit.check(f"{client.ip}:{body.email.lower()}")
-    login = await services.identity.login(body.email, body.password, body.org, client)
+    try:
+        login = await services.identity.login(body.email, body.password, body.org, client)
+    except RefusedError as error:
+        account = await services.identity.account_of(body.email, body.org)
+        _note_refusal(request, "auth.login", account, error, email=body.email)
+        raise
     await _audit(request, "auth.login", login.org_id, login.user_id)
     return _answer(login)
 
@@ -106,9 +111,13 @@ async def login(body: Credentials, request: Request) -> Tokens:
 @router.post("/auth/refresh")
 async def refresh(body: RefreshToken, request: Request) -> Tokens:
     """Exchange a refresh token for a new pair; a used one ends its whole login."""
-    return _answer(
-        await services_of(request).identity.refresh(body.refresh_token, _client(request))
-    )
+    identity = services_of(request).identity
+    try:
+        return _answer(await identity.refresh(body.refresh_token, _client(request)))
+    except RefusedError as error:
+        account = await identity.holder_of(body.refresh_token)
+        _note_refusal(request, "auth.refresh", account, error)
+        raise
 
 
 @router.post("/auth/logout", status_code=204)
@@ -144,7 +153,14 @@ async def me(caller: AnyCaller, request: Request) -> Me:
 @router.post("/auth/password", status_code=204)
 async def change_password(body: PasswordChange, caller: AnyCaller, request: Request) -> Response:
     """Set a new password; other sessions end."""
-    await services_of(request).identity.change_password(caller.principal, body.current, body.new)
+    principal = caller.principal
+    try:
+        await services_of(request).identity.change_password(principal, body.current, body.new)
+    except RefusedError as error:
+        account = Account(principal.org_id, principal.user_id)
+        _note_refusal(request, "auth.password", account, error)
+        raise
+    await _audit(request, "auth.password", principal.org_id, principal.user_id)
     return Response(status_code=204)
 
 
@@ -156,7 +172,6 @@ async def ping(request: PlainRequest) -> PlainResponse:
 
 
 async def _audit(request: Request, action: str, org_id: UUID, user_id: UUID) -> None:
-    client = request.client
     await services_of(request).gates.audit.append(
         AuditEntry(
             org_id=org_id,
@@ -165,9 +180,39 @@ async def _audit(request: Request, action: str, org_id: UUID, user_id: UUID) -> 
             action=action,
             decision="allow",
             resource={"type": "login", "id": encode("usr", user_id)},
-            context={"ip": client.host if client else None, "request_id": request_id(request)},
+            context=_occasion(request),
         )
     )
+
+
+def _note_refusal(
+    request: Request, action: str, account: Account | None, error: RefusedError, **seen: str
+) -> None:
+    """Audit a refusal without waiting: how long an answer takes must not tell who exists."""
+    if account is None:
+        return
+    user = None if account.user_id is None else encode("usr", account.user_id)
+    services_of(request).gates.audit.note(
+        AuditEntry(
+            org_id=account.org_id,
+            user_id=account.user_id,
+            category="auth",
+            action=action,
+            decision="deny",
+            resource={"type": "login", "id": user, **seen},
+            reasons=(error.code, error.message),
+            context=_occasion(request),
+        )
+    )
+
+
+def _occasion(request: Request) -> dict[str, Any]:
+    client = _client(request)
+    return {
+        "ip": client.ip,
+        "request_id": request_id(request),
+        "user_agent": client.user_agent or None,
+    }
 
 
 def _client(request: Request) -> Client:
