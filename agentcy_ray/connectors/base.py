@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 from pydantic import BaseModel
 
+from agentcy_ray.connectors.limits import Limits
 from agentcy_ray.core.tools import Probe, ToolSpec
 
 BATCH_ROWS = 5_000
@@ -50,6 +51,8 @@ class ConnectorSpec:
     incremental: bool = False
     reports_deletions: bool = False
     """Whether an incremental extract names all that is gone: nodes, edges and documents."""
+    limits: Limits = field(default_factory=Limits)
+    """How hard one session may be used; a source's own ``limits`` say otherwise."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentcy_ray.connectors.limits import SourceLimits
 from agentcy_ray.core.errors import SourceConfigError
 
 FaultKind = Literal["credentials", "scope", "unreachable", "config", "rate_limited"]
@@ -19,6 +20,11 @@ class ConnectorConfig(BaseModel):
     """Base of all config models: frozen, closed, and silent about the values it refuses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    limits: SourceLimits | None = Field(
+        default=None,
+        description="how hard tools may use this source; unset: as the connector declares",
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

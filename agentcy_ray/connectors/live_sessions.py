@@ -2,7 +2,7 @@
 
 A session whose source failed is dropped and built anew, at first at once, then after 1, 2, 4 … 60
 seconds. A session whose config was changed is replaced within ``FRESH_SECS``; whoever uses the old
-one keeps it until done.
+one keeps it until done. Beyond ``max_sessions`` the one that is idle longest is closed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import UUID
 
 import structlog
+from pydantic import BaseModel
 
-from agentcy_ray.connectors.base import Session, SessionContext
+from agentcy_ray.connectors.base import Connector, Session, SessionContext
+from agentcy_ray.connectors.limits import Limits, Pace, SourceLimits
+from agentcy_ray.connectors.owner import owned
 from agentcy_ray.connectors.redaction import Redactor
+from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.secrets import secret_values
 from agentcy_ray.connectors.source_records import Source
-from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.errors import (
     AgentcyError,
     ConnectorError,
@@ -36,6 +40,25 @@ BACK_OFF_MAX_SECS = 60.0
 ContextFactory = Callable[[Source], SessionContext]
 
 
+class SourceReader(Protocol):
+    """What sessions need of the store of sources."""
+
+    @property
+    def registry(self) -> Registry:
+        """The connectors, and the surroundings of their sessions."""
+        ...
+
+    async def open_config(
+        self, org_id: UUID, source_id: UUID
+    ) -> tuple[Source, Connector, BaseModel]:
+        """A source with its connector and its config, secrets opened."""
+        ...
+
+    async def version(self, org_id: UUID, source_id: UUID) -> int:
+        """The present ``config_version``."""
+        ...
+
+
 @dataclass
 class Held:
     """A session with its users."""
@@ -43,6 +66,8 @@ class Held:
     session: Session
     redactor: Redactor
     version: int
+    limits: Limits
+    pace: Pace
     users: int = 0
     used_at: float = 0.0
     retired: bool = False
@@ -65,15 +90,17 @@ class Sessions:
 
     def __init__(
         self,
-        store: SourceStore,
+        store: SourceReader,
         context_factory: ContextFactory | None = None,
         idle_secs: float = 600,
         *,
+        max_sessions: int = 2000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._context = context_factory or self._own_context
         self._idle_secs = idle_secs
+        self._max_sessions = max_sessions
         self._clock = clock
         self._slots: dict[tuple[UUID, UUID], _Slot] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -123,16 +150,27 @@ class Sessions:
 
     async def take(self, org_id: UUID, source_id: UUID) -> Held:
         """The session of a source, with one user more; ``give_back`` must follow."""
+        held = self.take_open(org_id, source_id)
+        if held is not None:
+            return held
         slot = self._slots.get((org_id, source_id))
         if slot is None:
             slot = self._slots[org_id, source_id] = _Slot()
-        held, now = slot.held, self._clock()
-        if held is None or now - slot.checked_at > FRESH_SECS:
-            async with slot.lock:
-                held = await self._current(org_id, source_id, slot)
-                held.users += 1
-        else:
+        async with slot.lock:
+            held = await self._current(org_id, source_id, slot)
             held.users += 1
+        held.used_at = self._clock()
+        return held
+
+    def take_open(self, org_id: UUID, source_id: UUID) -> Held | None:
+        """As ``take``, for a session that is open and whose config was looked at a moment ago."""
+        slot = self._slots.get((org_id, source_id))
+        if slot is None or slot.held is None:
+            return None
+        held, now = slot.held, self._clock()
+        if now - slot.checked_at > FRESH_SECS:
+            return None
+        held.users += 1
         held.used_at = now
         return held
 
@@ -168,7 +206,9 @@ class Sessions:
         for key, slot in list(self._slots.items()):
             held = slot.held
             if held and not held.users and now - held.used_at >= self._idle_secs:
-                await self._retire(slot)
+                # In the source's name: a connector that blocks while it closes can be told.
+                closing = asyncio.create_task(self._retire(slot), context=owned(key[1]))
+                await closing
                 closed += 1
             if slot.held is None and not slot.lock.locked() and now >= slot.retry_at:
                 self._slots.pop(key, None)
@@ -210,6 +250,7 @@ class Sessions:
             self._fail(slot, error.message)
             raise
         slot.checked_at = self._clock()
+        await self._make_room(slot)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep_forever(), name="session-sweeper")
         return slot.held
@@ -239,7 +280,22 @@ class Sessions:
         except Exception as error:  # noqa: BLE001 - a connector may raise anything
             reason = redactor.text(f"{type(error).__name__}: {error}")
             raise ConnectorError(f"the {source.connector} connector failed: {reason}") from None
-        return Held(session, redactor, source.config_version, used_at=self._clock())
+        said: object = getattr(config, "limits", None)
+        limits = connector.spec.limits
+        if isinstance(said, SourceLimits):
+            limits = said.over(limits)
+        return Held(
+            session, redactor, source.config_version, limits, Pace(limits), used_at=self._clock()
+        )
+
+    async def _make_room(self, newest: _Slot) -> None:
+        """Close the session that is idle longest when there are more than may be."""
+        slots = [slot for slot in self._slots.values() if slot.held is not None]
+        if len(slots) <= self._max_sessions:
+            return
+        idle = [slot for slot in slots if slot is not newest and slot.held and not slot.held.users]
+        if idle:
+            await self._retire(min(idle, key=lambda slot: slot.held.used_at if slot.held else 0.0))
 
     def _fail(self, slot: _Slot, reason: str) -> None:
         # The first failure is retried at once: most are a connection that went stale.

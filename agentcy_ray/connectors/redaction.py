@@ -32,9 +32,13 @@ class Redactor:
     def json(self, encoded: bytes) -> Any:
         """The value of JSON text, with every secret in it replaced."""
         value = orjson.loads(encoded)
-        if any(secret in encoded for secret in self._encoded):
-            return self._walk(value)
-        return value
+        return self._walk(value) if self._leaks(encoded) else value
+
+    def text_of_json(self, encoded: bytes) -> bytes:
+        """JSON text with every secret in it replaced; most has none and stays as it is."""
+        if not self._leaks(encoded):
+            return encoded
+        return orjson.dumps(self._walk(orjson.loads(encoded)))
 
     def error(self, error: ErrorT) -> ErrorT:
         """``error`` itself when it is clean, else a copy without secrets and without its cause."""
@@ -43,6 +47,9 @@ class Redactor:
         if message == error.message and details == error.details:
             return error
         return type(error)(message, code=error.code, **details)
+
+    def _leaks(self, encoded: bytes) -> bool:
+        return any(secret in encoded for secret in self._encoded)
 
     def _walk(self, value: Any) -> Any:
         if isinstance(value, str):

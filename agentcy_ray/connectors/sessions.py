@@ -1,18 +1,29 @@
-"""Executing tools on sessions: deadlines, bounded and clean results, faults as outcomes."""
+"""Executing tools on sessions: deadlines, limits, bounded and clean results, faults as answers."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 from uuid import UUID
 
 from agentcy_ray.connectors.base import ProbingSession, Session
-from agentcy_ray.connectors.live_sessions import ContextFactory, Held, Sessions
+from agentcy_ray.connectors.calls import (
+    CANCELLED,
+    UNKNOWN,
+    UNSENT,
+    Answer,
+    Order,
+    failed,
+    outcome,
+    wire,
+)
+from agentcy_ray.connectors.live_sessions import ContextFactory, Held, Sessions, SourceReader
 from agentcy_ray.connectors.records import json_bytes
-from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.connectors.turns import Line
 from agentcy_ray.core.errors import (
     AgentcyError,
     ConnectorError,
@@ -22,11 +33,6 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 
-UNSENT = "unavailable"
-"""Error code of a call that never reached the source: repeating it is safe."""
-UNKNOWN = "indeterminate"
-"""Error code of a write that was sent and did not answer in time; it may still take effect."""
-
 _TOOL_CODES = frozenset({
     "invalid_args", "tool_not_found", "connector_error", "connector_timeout", "egress_denied",
     "result_too_large",
@@ -35,141 +41,223 @@ _CLOSE_SECS = 5.0
 
 
 class SessionPool(Sessions):
-    """Sessions, and the tools that run on them. What a session host is made of."""
+    """Sessions, and the tools that run on them. Belongs to one event loop.
+
+    A read is stopped at its deadline, and when its caller gives it up. A write that was sent is
+    never stopped: past the deadline it is ``indeterminate`` and goes on by itself.
+    """
 
     def __init__(
         self,
-        store: SourceStore,
+        store: SourceReader,
         context_factory: ContextFactory | None = None,
         idle_secs: float = 600,
         *,
+        max_sessions: int = 2000,
         max_result_bytes: int = 32 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(store, context_factory, idle_secs, clock=clock)
+        super().__init__(store, context_factory, idle_secs, max_sessions=max_sessions, clock=clock)
         self._max_result_bytes = max_result_bytes
-        self._writes: set[asyncio.Task[ToolOutcome]] = set()
+        self._lines: dict[tuple[UUID, UUID], Line] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self.open: set[Order] = set()
+        """Orders that wait or run. Other threads may copy it."""
+        self.sending = threading.Lock()
+        """Held to decide whether a write is sent from here, or taken over by another thread."""
+
+    def submit_all(self, orders: Iterable[Order]) -> None:
+        """Start orders in turn; each is answered through its ``reply``, on this loop."""
+        for order in orders:
+            self.submit(order)
+
+    def submit(self, order: Order) -> None:
+        """Start one order."""
+        if order.done:  # answered, or taken over, before it came here
+            return
+        if order.deadline <= time.monotonic():
+            order.fault(UNSENT, "the deadline had passed before the call was sent", True)
+            return
+        key = order.org_id, order.source_id
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(order.source_id, self._run, self.open.discard)
+        self.open.add(order)
+        if order.deadline < self._alarm_at:
+            self._set_alarm(order.deadline)
+        line.join(order)
+
+    def abandon(self, order: Order) -> None:
+        """Give a call up; a write that was sent goes on, and is answered."""
+        if not (order.consequential and order.sent):
+            self._stop(order, CANCELLED, "the call was given up")
 
     async def call(self, request: ToolRequest) -> ToolOutcome:
-        """Execute one tool. Every fault comes back as an outcome; nothing is raised.
-
-        A read is stopped at its deadline, and when the caller is cancelled. A write that was sent
-        is never stopped: past the deadline it is ``indeterminate`` and goes on by itself.
-        """
-        left = (request.deadline - datetime.now(UTC)).total_seconds()
-        call = _Call(self, request, self._max_result_bytes)
-        if left <= 0:
-            return call.fault(UNSENT, "the deadline had passed before the call was sent", True)
-        if not request.effect.consequential:
-            try:
-                async with asyncio.timeout(left):
-                    return await call.run()
-            except TimeoutError:
-                return call.late()
-        task = asyncio.create_task(call.run())
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        """Execute one tool. Every fault comes back as an outcome; nothing is raised."""
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        order = Order(wire(0, request), lambda _, answer: _resolve(answered, answer))
+        self.submit(order)
         try:
-            await asyncio.wait({task}, timeout=left)
-        finally:
-            if not call.sent:
-                task.cancel()
-        return task.result() if task.done() else call.late()
+            answer = await answered
+        except asyncio.CancelledError:
+            self.abandon(order)
+            raise
+        if answer[2] in {UNSENT, UNKNOWN}:
+            return failed(request.tool_call_id, answer)
+        return outcome(request.tool_call_id, answer)
+
+    async def sweep(self) -> int:
+        """Close idle sessions, forget empty lines; returns how many sessions it closed."""
+        closed = await super().sweep()
+        self._lines = {key: line for key, line in self._lines.items() if not line.idle}
+        return closed
+
+    async def keep_only(self, source_id: UUID | None) -> None:
+        """Retire the sessions of all other sources: their calls go elsewhere from now on."""
+        for other in {key[1] for key in self._slots if key[1] != source_id}:
+            await self.forget(other)
 
     async def close(self) -> None:
         """Close every session, after giving writes in flight a moment to end."""
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=_CLOSE_SECS)
+        lines, self._lines = list(self._lines.values()), {}
+        for line in lines:
+            for order in line.leave():
+                self.open.discard(order)
+                order.fault(UNSENT, "the sessions of this process are being closed", True)
+        sent = {order.worker for order in self.open if order.consequential and order.sent}
+        writes = {worker for worker in sent if worker is not None}
+        others = {worker for line in lines for worker in line.workers} - writes
+        for worker in others:
+            worker.cancel()
+        if writes | others:
+            await asyncio.wait(writes | others, timeout=_CLOSE_SECS)
+        if self._alarm is not None:
+            self._alarm.cancel()
         await super().close()
 
+    # -- one call ------------------------------------------------------------------------------
 
-class _Call:
-    """One call on its way."""
-
-    def __init__(self, pool: SessionPool, request: ToolRequest, max_bytes: int) -> None:
-        self._pool = pool
-        self._request = request
-        self._max_bytes = max_bytes
-        self._started = time.perf_counter()
-        self.sent = False
-
-    async def run(self) -> ToolOutcome:
-        org_id, source_id = self._request.org_id, self._request.source_id
+    async def _run(self, line: Line, order: Order) -> None:
+        org_id, source_id = order.org_id, order.source_id
         try:
-            held = await self._pool.take(org_id, source_id)
+            held = self.take_open(org_id, source_id) or await self.take(org_id, source_id)
         except AgentcyError as error:
             code = UNSENT if error.transient else "connector_error"
-            return self.fault(code, error.message, error.transient)
-        except Exception as error:  # noqa: BLE001 - an outcome is owed whatever went wrong
-            return self.fault(UNSENT, f"no session could be opened: {type(error).__name__}", True)
+            order.fault(code, error.message, error.transient)
+            return
+        except Exception as error:  # noqa: BLE001 - an answer is owed whatever went wrong
+            order.fault(UNSENT, f"no session could be opened: {type(error).__name__}", True)
+            return
+        line.limit = held.limits.concurrency
         try:
-            return await self._on(held, org_id, source_id)
+            if await self._admitted(held, order):
+                await self._execute(held, order)
         finally:
-            await self._pool.give_back(held)
+            await self.give_back(held)
 
-    async def _on(self, held: Held, org_id: UUID, source_id: UUID) -> ToolOutcome:
-        request, say = self._request, held.redactor.text
-        self.sent = True
+    async def _admitted(self, held: Held, order: Order) -> bool:
+        """Wait for the source's pace, then mark the order as sent; False when it is not to be."""
+        if not held.pace.free:
+            wait = held.pace.reserve(time.monotonic(), order.deadline)
+            if wait is None:
+                order.fault(
+                    UNSENT,
+                    f"the source takes {held.limits.per_second:g} calls a second and has more "
+                    "waiting than fit before the deadline; call it less often",
+                    True,
+                )
+                return False
+            if wait:
+                await asyncio.sleep(wait)
+        if not order.consequential:
+            order.sent = True
+            return not order.done
+        with self.sending:
+            order.sent = not order.done
+        return order.sent
+
+    async def _execute(self, held: Held, order: Order) -> None:
+        org_id, source_id, say = order.org_id, order.source_id, held.redactor.text
         try:
-            value = await _value(held.session, request)
-            result = self._bounded(held, value)
+            encoded = self._bounded(await _value(held.session, order))
         except TimeoutError:
             error: AgentcyError = ConnectorTimeoutError("the source did not answer in time")
         except AgentcyError as known:
             error = known
             if isinstance(known, ConnectorUnavailableError):
-                await self._pool.drop(org_id, source_id, held, known.message)
-        except Exception as unknown:  # noqa: BLE001 - a connector may raise anything
+                await self.drop(org_id, source_id, held, known.message)
+        except (Exception, SystemExit) as unknown:  # noqa: BLE001 - a connector may raise anything
             error = ConnectorError(f"the connector failed: {type(unknown).__name__}: {unknown}")
-            await self._pool.drop(org_id, source_id, held, error.message)
+            await self.drop(org_id, source_id, held, error.message)
         else:
-            self._pool.succeeded(org_id, source_id)
-            return ToolOutcome(
-                tool_call_id=request.tool_call_id, ok=True, value=result, usage_ms=self._ms()
-            )
+            self.succeeded(org_id, source_id)
+            order.answer(held.redactor.text_of_json(encoded))
+            return
         code = error.code if error.code in _TOOL_CODES else "connector_error"
-        return self.fault(code, say(error.message), error.transient)
+        order.fault(code, say(error.message), error.transient)
 
-    def late(self) -> ToolOutcome:
-        """The deadline came first."""
-        if not self.sent:
-            return self.fault(UNSENT, "the source was not ready before the deadline", True)
-        if self._request.effect.consequential:
-            return self.fault(
-                UNKNOWN, "the call was sent and did not answer in time; it may still take effect"
-            )
-        return self.fault("connector_timeout", "the source did not answer in time", True)
-
-    def fault(self, code: str, message: str, transient: bool = False) -> ToolOutcome:
-        return ToolOutcome(
-            tool_call_id=self._request.tool_call_id,
-            ok=False,
-            error_code=code,
-            error_message=message,
-            transient=transient,
-            usage_ms=self._ms(),
-        )
-
-    def _bounded(self, held: Held, value: Any) -> Any:
+    def _bounded(self, value: Any) -> bytes:
         encoded = json_bytes(value)
-        if len(encoded) > self._max_bytes:
+        if len(encoded) > self._max_result_bytes:
             raise TooLargeError(
-                f"the result has {len(encoded)} bytes, the limit is {self._max_bytes};"
+                f"the result has {len(encoded)} bytes, the limit is {self._max_result_bytes};"
                 " ask for less",
                 code="result_too_large",
             )
-        return held.redactor.json(encoded)
+        return encoded
 
-    def _ms(self) -> float:
-        return round((time.perf_counter() - self._started) * 1000, 3)
+    # -- deadlines -----------------------------------------------------------------------------
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        """Answer whoever is late; one timer serves all calls, since few are ever late."""
+        self._alarm_at, now = math.inf, time.monotonic()
+        waiting = [order for order in self.open if not order.done]
+        for order in waiting:
+            if order.deadline <= now:
+                self._late(order)
+        left = [order.deadline for order in waiting if not order.done]
+        if left:
+            self._set_alarm(min(left))
+
+    def _late(self, order: Order) -> None:
+        if not order.sent:
+            self._stop(order, UNSENT, "the source was not ready before the deadline")
+        elif order.consequential:
+            order.fault(UNKNOWN, LATE_WRITE)
+        else:
+            self._stop(order, "connector_timeout", "the source did not answer in time")
+
+    def _stop(self, order: Order, code: str, message: str) -> None:
+        if order.done:
+            return
+        order.fault(code, message, True)
+        if order.worker is None:
+            self.open.discard(order)
+        else:
+            order.stopped = True
+            order.worker.cancel()
 
 
-async def _value(session: Session, request: ToolRequest) -> Any:
+LATE_WRITE = "the call was sent and did not answer in time; it may still take effect"
+
+
+async def _value(session: Session, order: Order) -> Any:
     """What the session answers: a tool's JSON value, or a ``Probe`` in its JSON form."""
-    key = request.idempotency_key
-    if not request.probe:
-        return await session.call(request.tool, request.args, idempotency_key=key)
-    assert key is not None
+    if not order.probe:
+        return await session.call(order.tool, order.args, idempotency_key=order.key)
+    assert order.key is not None
     asked = cast(ProbingSession, session)  # its spec offers it, else nobody asks
-    probe = await asked.probe(request.tool, request.args, idempotency_key=key)
+    probe = await asked.probe(order.tool, order.args, idempotency_key=order.key)
     return probe.model_dump(mode="json")
+
+
+def _resolve(answered: asyncio.Future[Answer], answer: Answer) -> None:
+    if not answered.done():
+        answered.set_result(answer)

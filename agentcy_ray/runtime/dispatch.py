@@ -1,153 +1,87 @@
-"""The dispatcher of a cluster: calls travel to session hosts in natural batches.
+"""The dispatcher of a cluster: every call goes to the session host that owns its source.
 
-A call is sent at once when nothing is on its way to its host; calls that arrive meanwhile join the
-next exchange. A source stays on the host that wins its rendezvous hash, so adding a host moves few
-sources (Thaler and Ravishankar, 1998).
+Which hosts there are it learns from their answers. While a host is away its sources are served by
+the next host in order, and by nobody while there is none: then calls wait for it, up to
+``PATIENCE_SECS``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any
 from uuid import UUID, uuid4
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from agentcy_ray.connectors.local_dispatch import settle
-from agentcy_ray.core.errors import ConnectorUnavailableError, OutcomeUnknownError
+from agentcy_ray.connectors.calls import outcome
+from agentcy_ray.core.errors import ConnectorUnavailableError
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 from agentcy_ray.runtime.cluster import NAMESPACE
+from agentcy_ray.runtime.host_lane import Lane, Waiting
+from agentcy_ray.runtime.host_set import choose_host
+from agentcy_ray.runtime.wire import pack, unpack_reply
 
-PARKED_AFTER_SECS = 0.002
-"""An exchange that has not come back by now is parked on slow calls; a fresh one may go."""
-
-Waiting = tuple[ToolRequest, "asyncio.Future[ToolOutcome]"]
-
-
-def choose_host(source_id: UUID, hosts: Sequence[str]) -> str:
-    """The host of a source: the highest hash of (source, host)."""
-    return max(
-        hosts,
-        key=lambda host: blake2b(host.encode(), key=source_id.bytes, digest_size=8).digest(),
-    )
-
-
-class _Lane:
-    """The way to one host."""
-
-    def __init__(self, host: str, batch_max: int) -> None:
-        self._host = host
-        self._batch_max = batch_max
-        self._caller = uuid4().hex
-        self._queue: list[Waiting] = []
-        self._sent: dict[UUID, asyncio.Future[ToolOutcome]] = {}
-        self._exchanges: set[asyncio.Task[None]] = set()
-        self._fresh: asyncio.Task[None] | None = None
-        self._actor: Any = None
-
-    def submit(self, request: ToolRequest) -> asyncio.Future[ToolOutcome]:
-        future: asyncio.Future[ToolOutcome] = asyncio.get_running_loop().create_future()
-        self._queue.append((request, future))
-        self._pump()
-        return future
-
-    def _pump(self) -> None:
-        """Start an exchange if there is a reason to and no young one is on its way."""
-        if self._fresh is not None or not (self._queue or (self._sent and not self._exchanges)):
-            return
-        batch, self._queue = self._queue[: self._batch_max], self._queue[self._batch_max :]
-        task = asyncio.create_task(self._exchange(batch))
-        self._fresh = task
-        self._exchanges.add(task)
-        asyncio.get_running_loop().call_later(PARKED_AFTER_SECS, self._ripen, task)
-        task.add_done_callback(self._back)
-
-    def _ripen(self, task: asyncio.Task[None]) -> None:
-        if self._fresh is task:
-            self._fresh = None
-            self._pump()
-
-    def _back(self, task: asyncio.Task[None]) -> None:
-        self._exchanges.discard(task)
-        if self._fresh is task:
-            self._fresh = None
-        self._pump()
-
-    async def _exchange(self, batch: list[Waiting]) -> None:
-        for request, future in batch:
-            self._sent[request.tool_call_id] = future
-        try:
-            if self._actor is None:
-                self._actor = ray.get_actor(self._host, namespace=NAMESPACE)
-        except ValueError:
-            self._fail(
-                batch, lambda: ConnectorUnavailableError(
-                    f"session host {self._host!r} is not up; `agentcy status` shows the parts",
-                ),
-            )  # fmt: skip
-            return
-        try:
-            requests = [request for request, _ in batch]
-            outcomes = await self._actor.exchange.remote(self._caller, requests, True)
-        except RayActorError:
-            # The host died with every call that it had from us; which of them took effect is open.
-            self._actor = None
-            self._fail(None, _host_died)
-            return
-        except RayError as error:
-            text = str(error)
-            self._fail(batch, lambda: OutcomeUnknownError(f"the session host failed: {text}"))
-            return
-        for outcome in outcomes:
-            future = self._sent.pop(outcome.tool_call_id, None)
-            if future is not None and not future.done():
-                future.set_result(outcome)
-
-    def _fail(self, batch: list[Waiting] | None, error: Any) -> None:
-        ids = list(self._sent) if batch is None else [r.tool_call_id for r, _ in batch]
-        for call_id in ids:
-            future = self._sent.pop(call_id, None)
-            if future is not None and not future.done():
-                future.set_exception(error())
-
-    async def abandon(self, call_ids: Sequence[UUID]) -> None:
-        mine = [call_id.hex for call_id in call_ids if call_id in self._sent]
-        if mine and self._actor is not None:
-            await self._actor.abandon.remote(mine)
-        for call_id in call_ids:
-            future = self._sent.pop(call_id, None)
-            if future is not None and not future.done():
-                future.cancel()
-
-
-def _host_died() -> OutcomeUnknownError:
-    return OutcomeUnknownError("the session host died before it answered; reads are repeated")
+PATIENCE_SECS = 15.0
+"""How long calls wait for a host while none is up; a restart takes one to three."""
+STALE_SECS = 5.0
+"""A dispatcher that heard nothing for so long asks for the hosts first, where they may change."""
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
+_HOMES_MAX = 100_000
 
 
 class RayDispatcher:
-    """Implements the dispatcher protocol of the agent floor over session hosts."""
+    """Implements the dispatcher protocol of the agent floor over session hosts.
 
-    def __init__(self, hosts: Sequence[str], batch_max: int) -> None:
-        self._hosts = tuple(hosts)
-        self._lanes = {host: _Lane(host, batch_max) for host in hosts}
+    Args:
+        hosts: the hosts that are always there; more are learned from their answers.
+        batch_max: calls that travel together.
+        scales: whether hosts come and go.
+    """
+
+    def __init__(self, hosts: Sequence[str], batch_max: int, *, scales: bool = False) -> None:
+        self.version = 0
+        self._names = tuple(hosts)
+        self._always = tuple(hosts)
+        self._batch_max = batch_max
+        self._scales = scales
+        self._heard_at = 0.0
+        self._lanes: dict[str, Lane] = {}
+        self._homes: dict[UUID, Lane] = {}
+        self._away: dict[str, asyncio.Task[None]] = {}
+        self._held: list[Waiting] = []
+        self._waiting: dict[UUID, Waiting] = {}
+        self._asking: asyncio.Task[None] | None = None
 
     async def call(self, request: ToolRequest) -> ToolOutcome:
         """Execute one call on the host of its source.
 
         Raises:
-            ConnectorUnavailableError: the host is not up; nothing was sent.
-            OutcomeUnknownError: the host died with the call in flight.
+            ConnectorUnavailableError: no host is up; nothing was sent.
+            OutcomeUnknownError: the host died with a write in flight.
         """
-        lane = self._lanes[choose_host(request.source_id, self._hosts)]
-        return settle(await lane.submit(request))
+        if self._scales and asyncio.get_running_loop().time() - self._heard_at > STALE_SECS:
+            await self._ask()
+        waiting = Waiting(request)
+        self._waiting[request.tool_call_id] = waiting
+        self.route(waiting)
+        try:
+            answer = await waiting.answered
+        except asyncio.CancelledError:
+            self._stop(waiting)
+            raise
+        finally:
+            self._waiting.pop(request.tool_call_id, None)
+        return outcome(request.tool_call_id, answer)
 
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         """Stop waiting for reads in flight."""
-        for host in {choose_host(call.source_id, self._hosts) for call in calls}:
-            await self._lanes[host].abandon([call.tool_call_id for call in calls])
+        for request in calls:
+            waiting = self._waiting.get(request.tool_call_id)
+            if waiting is not None and waiting.repeatable:
+                waiting.give_up()
+                self._stop(waiting)
 
     async def check_source(self, org_id: UUID, source_id: UUID) -> None:
         """Reach a source with its credentials, on the host that owns it.
@@ -156,7 +90,7 @@ class RayDispatcher:
             SourceConfigError: it does not work as configured.
             ConnectorUnavailableError: the host is not up.
         """
-        name = choose_host(source_id, self._hosts)
+        name = choose_host(source_id, self._names)
         try:
             host: Any = ray.get_actor(name, namespace=NAMESPACE)
             fault = await host.check_source.remote(org_id, source_id)
@@ -168,4 +102,99 @@ class RayDispatcher:
             raise fault
 
     async def close(self) -> None:
-        """Nothing to give back: sessions belong to the hosts."""
+        """Stop waiting for hosts; sessions belong to them."""
+        tasks = [*self._away.values(), *([self._asking] if self._asking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- for lanes -----------------------------------------------------------------------------
+
+    def route(self, waiting: Waiting) -> None:
+        """Send a call to the host that owns its source, or hold it while no host is up."""
+        source_id = waiting.request.source_id
+        lane = self._homes.get(source_id)
+        if lane is None:
+            there = [name for name in self._names if name not in self._away]
+            if not there:
+                self._held.append(waiting)
+                return
+            if len(self._homes) >= _HOMES_MAX:
+                self._homes.clear()
+            lane = self._homes[source_id] = self._lane(choose_host(source_id, there))
+        lane.submit(waiting)
+
+    def heard(self, version: int, names: tuple[str, ...] | None) -> None:
+        """A host answered; with the set of hosts when that is newer than ours."""
+        self._heard_at = asyncio.get_running_loop().time()
+        if names and version > self.version:
+            self.version, self._names = version, names
+            self._homes.clear()
+
+    def away(self, lane: Lane, unsent: list[Waiting]) -> None:
+        """A host does not answer: its calls go to the next one in order, or wait."""
+        self._homes.clear()
+        if lane.host not in self._away:
+            task = asyncio.get_running_loop().create_task(self._expect(lane.host))
+            self._away[lane.host] = task
+        for waiting in unsent:
+            self.route(waiting)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _lane(self, host: str) -> Lane:
+        lane = self._lanes.get(host)
+        if lane is None:
+            lane = self._lanes[host] = Lane(host, self._batch_max, self)
+        return lane
+
+    def _stop(self, waiting: Waiting) -> None:
+        if waiting.lane is not None:
+            waiting.lane.cancel(waiting)
+
+    async def _expect(self, host: str) -> None:
+        """Wait until a host is back, or for as long as patience lasts; then release its calls."""
+        loop, up = asyncio.get_running_loop(), False
+        end, pauses = loop.time() + PATIENCE_SECS, iter(_PAUSES)
+        while not up and loop.time() < end and host in self._names:
+            await asyncio.sleep(next(pauses, _PAUSES[-1]))
+            up = await _answers(host, end - loop.time())
+        del self._away[host]
+        self._homes.clear()
+        held, self._held = self._held, []
+        for waiting in held:
+            if up or len(self._away) < len(self._names) - 1:
+                self.route(waiting)
+            elif not waiting.answered.done():
+                waiting.answered.set_exception(
+                    ConnectorUnavailableError(
+                        f"session host {host!r} is not up; `agentcy status` shows the parts"
+                    )
+                )
+
+    async def _ask(self) -> None:
+        """Learn the set of hosts from one that is always there; many callers ask once."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._hello())
+        await asyncio.shield(self._asking)
+
+    async def _hello(self) -> None:
+        for host in self._always:
+            try:
+                actor: Any = ray.get_actor(host, namespace=NAMESPACE)
+                message = pack((uuid4().hex, self.version, False, [], []))
+                version, names, _, _ = unpack_reply(await actor.exchange.remote(message))
+            except (RayError, ValueError):
+                continue  # the next one knows as much; when none answers the call itself will tell
+            self.heard(version, names)
+            return
+
+
+async def _answers(host: str, secs: float) -> bool:
+    try:
+        async with asyncio.timeout(max(0.1, secs)):
+            actor: Any = ray.get_actor(host, namespace=NAMESPACE)
+            await actor.ping.remote()
+    except (RayError, ValueError, TimeoutError):
+        return False
+    return True

@@ -2,22 +2,33 @@
 
 Serve supervises it with the application (a deployment actor), so that everything it owns is gone
 when the application is. Its actors have names that every process derives from the cluster config,
-and restart by themselves when they die.
+and restart by themselves when they die. Session hosts come and go with the load; it keeps them on
+an event loop of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from typing import Any
 
 import ray
+import structlog
 
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster import NAMESPACE
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.embedding import EmbeddingActor
+from agentcy_ray.runtime.host_keeper import HostKeeper
 from agentcy_ray.runtime.ingest_workers import IngestWorker
-from agentcy_ray.runtime.session_hosts import SessionHost
+from agentcy_ray.runtime.session_hosts import OpenSources, SessionHost
+
+log = structlog.get_logger(__name__)
+
+HOST_EXCHANGES = 1000
+"""Exchanges that a host may have parked: one or two per dispatcher."""
 
 
 class Foreman:
@@ -27,16 +38,25 @@ class Foreman:
         config = load_cluster_config(Settings.load().agentcy_cluster_config)
         self._actors: dict[str, Any] = {
             **_embedders(config),
-            **_session_hosts(config),
             **_ingest_workers(config),
         }
+        self._keeper = keep_hosts(config)
+        threading.Thread(target=self._keep, name="session-hosts", daemon=True).start()
 
     def actors(self) -> list[str]:
         """Names of the actors that it owns."""
-        return list(self._actors)
+        return [*self._actors, *self._keeper.hosts.names]
+
+    def _keep(self) -> None:
+        try:
+            asyncio.run(self._keeper.run(asyncio.Event()))
+        except Exception:
+            # Nobody would tell the hosts any more: end the process, Serve starts a new foreman.
+            log.exception("the foreman failed; it is replaced")
+            os._exit(1)
 
 
-def _make(cls: type[Any], name: str, concurrency: int, args: tuple[Any, ...], **need: float) -> Any:
+def _make(cls: type[Any], name: str, concurrency: int, args: tuple[Any, ...], **need: Any) -> Any:
     """Start a named actor that Ray restarts when it dies.
 
     Calls are never retried by Ray: a tool call may have had its effect already.
@@ -53,21 +73,27 @@ def _make(cls: type[Any], name: str, concurrency: int, args: tuple[Any, ...], **
     ).remote(*args)
 
 
-def _session_hosts(config: ClusterConfig) -> dict[str, Any]:
-    cpus = config.session_hosts.num_cpus
-    return {
-        name: _make(SessionHost, name, 1000, (), num_cpus=cpus)
-        for name in names.session_hosts(config)
-    }
+def keep_hosts(config: ClusterConfig, open_sources: OpenSources | None = None) -> HostKeeper:
+    """A keeper of session hosts, with the least number started.
+
+    Args:
+        config: bounds, targets and needs of the hosts.
+        open_sources: where hosts read their sources; the platform's own store by default.
+    """
+    part = config.session_hosts
+
+    def start(name: str) -> Any:
+        return _make(
+            SessionHost, name, HOST_EXCHANGES, (name, part, open_sources), **part.actor_options()
+        )
+
+    return HostKeeper(part, start)
 
 
 def _embedders(config: ClusterConfig) -> dict[str, Any]:
     part, made = config.embedding, dict[str, Any]()
     for name in names.embedders(config):
-        made[name] = _make(
-            EmbeddingActor, name, 200, (part.threads,),
-            num_cpus=part.num_cpus, num_gpus=part.num_gpus,
-        )  # fmt: skip
+        made[name] = _make(EmbeddingActor, name, 200, (part.threads,), **part.actor_options())
     return made
 
 
@@ -82,8 +108,8 @@ def warm_up(config: ClusterConfig) -> None:
 
 
 def _ingest_workers(config: ClusterConfig) -> dict[str, Any]:
-    cpus = config.ingest.num_cpus
+    needs = config.ingest.actor_options()
     return {
-        name: _make(IngestWorker, name, 2, (name, names.embedders(config)), num_cpus=cpus)
+        name: _make(IngestWorker, name, 2, (name, names.embedders(config)), **needs)
         for name in names.ingest_workers(config)
     }

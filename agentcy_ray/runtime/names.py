@@ -6,8 +6,13 @@ from agentcy_ray.runtime.cluster_config import ClusterConfig
 
 
 def session_hosts(config: ClusterConfig) -> list[str]:
-    """Actors that hold connector sessions."""
-    return [f"session-host-{i}" for i in range(config.session_hosts.max)]
+    """Actors that hold connector sessions and are always there; the foreman adds more."""
+    return [host_name(i) for i in range(config.session_hosts.min)]
+
+
+def host_name(index: int) -> str:
+    """One session host."""
+    return f"session-host-{index}"
 
 
 def ingest_workers(config: ClusterConfig) -> list[str]:

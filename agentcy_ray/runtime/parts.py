@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from agentcy_ray.connectors.registry import builtin_registry
-from agentcy_ray.connectors.sessions import SessionPool
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
+from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.runtime.policy_replay import Replayer, on_ray
 from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis
@@ -22,8 +23,8 @@ HOST_CONNECTIONS = 4
 """A session host only reads configs; tools do not touch the database."""
 
 
-async def open_session_pool(settings: Settings) -> SessionPool:
-    """The sessions of a host. Hosts and ingest workers alone open credentials."""
+async def open_sources(settings: Settings) -> SourceStore:
+    """The sources of a session host. Hosts and ingest workers alone open credentials."""
     endpoints = await resolve_endpoints(settings)
     db = await open_database(
         endpoints.database_url,
@@ -32,22 +33,23 @@ async def open_session_pool(settings: Settings) -> SessionPool:
     )
     secrets = resolve_secrets(settings)
     vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
-    store = SourceStore(db, vault, builtin_registry(settings))
-    return SessionPool(store, max_result_bytes=settings.tool_max_result_bytes)
+    return SourceStore(db, vault, builtin_registry(settings))
 
 
 async def open_ingest_worker(
     settings: Settings, name: str, embedders: Sequence[str]
 ) -> tuple[JobWorker, Callable[[], Awaitable[None]]]:
-    """A job worker for syncs, and what closes it."""
+    """A job worker for syncs and replays of policies, and what closes it."""
     endpoints = await resolve_endpoints(settings)
     ingest = await open_ingest(settings, endpoints, EmbeddingPool(embedders))
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     queue = open_queue(settings, ingest.db, redis)
+    policy = PolicyService(ingest.db, ingest.bell, settings)
+    handlers = {**ingest.handlers(), **Replayer(ingest.db, policy, on_ray).handlers()}
 
     async def close() -> None:
         await queue.close()
         await ingest.close()
         await redis.aclose()
 
-    return JobWorker(queue, ingest.handlers(), name, settings, bell=ingest.bell), close
+    return JobWorker(queue, handlers, name, settings, bell=ingest.bell), close

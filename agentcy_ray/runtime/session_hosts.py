@@ -1,108 +1,138 @@
 """Session hosts: actors that hold connector sessions and execute tool calls.
 
 One remote call per tool call would cost more than most tools do. A dispatcher therefore talks to a
-host by *exchanges*: it hands over the calls that wait and takes the outcomes that are ready. An
+host by *exchanges*: it hands over the calls that wait and takes the answers that are ready. An
 exchange with nothing ready is parked at the host until something is, or until the same caller's
 next exchange arrives; so a slow tool delays nobody, and under load one round trip carries up to
 ``batch_max`` calls.
+
+Credentials are opened in this process, when a session is, and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
+
+from agentcy_ray.connectors.base import Connector
+from agentcy_ray.connectors.calls import UNSENT
+from agentcy_ray.connectors.live_sessions import SourceReader
+from agentcy_ray.connectors.registry import Registry
+from agentcy_ray.connectors.sessions import SessionPool
+from agentcy_ray.connectors.source_records import Source
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.core.tools import ToolOutcome, ToolRequest
+from agentcy_ray.runtime.cluster_config.parts import SessionHosts
+from agentcy_ray.runtime.host_desk import Desk
+from agentcy_ray.runtime.host_set import HostLoad, HostSet
+from agentcy_ray.runtime.wire import pack, unpack_exchange
 
-if TYPE_CHECKING:
-    from agentcy_ray.connectors.sessions import SessionPool
-
-
-class Mailbox:
-    """Outcomes that wait for one caller."""
-
-    def __init__(self) -> None:
-        self.ready: list[ToolOutcome] = []
-        self.wake = asyncio.Event()
-        self.generation = 0
-
-    def put(self, outcome: ToolOutcome) -> None:
-        """Add an outcome and wake the exchange that is parked here."""
-        self.ready.append(outcome)
-        self.wake.set()
-
-    async def take(self, *, wait: bool) -> list[ToolOutcome]:
-        """What is ready; parks when there is nothing and ``wait`` is set."""
-        self.generation += 1
-        mine = self.generation
-        self.wake.set()  # releases the exchange that was parked before this one
-        await asyncio.sleep(0)
-        while wait and not self.ready and mine == self.generation:
-            self.wake.clear()
-            await self.wake.wait()
-        # One more turn of the loop, so that calls which end together travel together.
-        await asyncio.sleep(0)
-        ready, self.ready = self.ready, []
-        return ready
+OpenSources = Callable[[Settings], Awaitable[SourceReader]]
 
 
 class SessionHost:
     """Actor class. Holds the sessions of the sources that hash to it."""
 
-    def __init__(self) -> None:
-        self._boxes: dict[str, Mailbox] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._opening: asyncio.Task[SessionPool] | None = None
+    def __init__(
+        self, name: str, part: SessionHosts, open_sources: OpenSources | None = None
+    ) -> None:
+        self._name = name
+        self._part = part
+        self._open_sources = open_sources or _open_sources
+        self._opening: asyncio.Task[Desk] | None = None
+        self._hosts = HostSet(0, ())
 
-    async def exchange(
-        self, caller: str, requests: Sequence[ToolRequest], wait: bool
-    ) -> list[ToolOutcome]:
-        """Start ``requests``; return outcomes that are ready for ``caller`` (see the module)."""
-        pool = await self._pool()
-        box = self._boxes.setdefault(caller, Mailbox())
-        for request in requests:
-            key = request.tool_call_id.hex
-            task = asyncio.create_task(self._execute(pool, request, box))
-            self._running[key] = task
-            task.add_done_callback(lambda _, key=key: self._running.pop(key, None))
-        return await box.take(wait=wait)
+    async def exchange(self, message: bytes) -> bytes:
+        """Start calls; return answers that are ready for the caller (see the module)."""
+        caller, version, wait, calls, cancels = unpack_exchange(message)
+        try:
+            desk = await self._desk()
+        except AgentcyError as error:
+            text = f"the session host cannot open its stores: {error.message}"
+            return pack((
+                version,
+                None,
+                [],
+                [(call[0], None, UNSENT, text, True, 0.0) for call in calls],
+            ))
+        newer, refused, answers = await desk.exchange(caller, version, wait, calls, cancels)
+        if newer is None:
+            return pack((version, None, refused, answers))
+        return pack((newer.version, newer.names, refused, answers))
 
-    async def abandon(self, call_ids: Sequence[str]) -> None:
-        """Cancel reads in flight; their outcomes are dropped."""
-        for call_id in call_ids:
-            task = self._running.get(call_id)
-            if task is not None:
-                task.cancel()
+    async def tell(self, hosts: HostSet) -> HostLoad:
+        """Take the set of hosts from the foreman; how loaded this one is."""
+        self._hosts = hosts
+        if self._opening is None or not self._opening.done() or self._opening.exception():
+            return HostLoad(0, 0, 0)
+        return self._opening.result().learn(hosts)
 
     async def check_source(self, org_id: UUID, source_id: UUID) -> AgentcyError | None:
         """Reach a source with its credentials; the fault comes back as a value."""
-        pool = await self._pool()
         try:
-            async with pool.session(org_id, source_id) as session:
-                await session.check()
+            return await (await self._desk()).check(org_id, source_id)
         except AgentcyError as error:
             return error
-        return None
 
-    async def ping(self) -> int:
-        """Calls that run here now."""
-        return len(self._running)
+    async def ping(self) -> str:
+        """Its name; answers while it is alive."""
+        return self._name
 
-    async def _execute(self, pool: SessionPool, request: ToolRequest, box: Mailbox) -> None:
-        box.put(await pool.call(request))
-
-    async def _pool(self) -> SessionPool:
-        """The session pool; opened once, by whoever asks first."""
+    async def _desk(self) -> Desk:
+        """The desk; opened once, by whoever asks first."""
         if self._opening is None or (self._opening.done() and self._opening.exception()):
-            self._opening = asyncio.create_task(_open_pool())
+            self._opening = asyncio.create_task(self._open())
         return await asyncio.shield(self._opening)
 
+    async def _open(self) -> Desk:
+        settings = Settings.load()
+        home = asyncio.get_running_loop()
+        reader = SourcesOf(await self._open_sources(settings), home)
 
-async def _open_pool() -> SessionPool:
-    from agentcy_ray.runtime.parts import open_session_pool
+        def make_pool() -> SessionPool:
+            return SessionPool(
+                reader,
+                idle_secs=self._part.session_idle_secs,
+                max_sessions=self._part.sessions_per_host,
+                max_result_bytes=settings.tool_max_result_bytes,
+            )
 
-    return await open_session_pool(Settings.load())
+        desk = Desk(self._name, make_pool)
+        desk.learn(self._hosts)
+        return desk
+
+
+async def _open_sources(settings: Settings) -> SourceReader:
+    from agentcy_ray.runtime.parts import open_sources
+
+    return await open_sources(settings)
+
+
+class SourcesOf:
+    """The store of sources for other event loops than the one that its connections belong to."""
+
+    def __init__(self, reader: SourceReader, home: asyncio.AbstractEventLoop) -> None:
+        self._reader = reader
+        self._home = home
+
+    @property
+    def registry(self) -> Registry:
+        """The connectors."""
+        return self._reader.registry
+
+    async def open_config(
+        self, org_id: UUID, source_id: UUID
+    ) -> tuple[Source, Connector, BaseModel]:
+        """As ``SourceStore.open_config``."""
+        return await self._there(self._reader.open_config(org_id, source_id))
+
+    async def version(self, org_id: UUID, source_id: UUID) -> int:
+        """As ``SourceStore.version``."""
+        return await self._there(self._reader.version(org_id, source_id))
+
+    async def _there(self, work: Any) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._home))

@@ -46,7 +46,10 @@ def api_application() -> ASGIApp:
 async def open_platform(settings: Settings) -> Services:
     """The services of a replica: tools on session hosts, embedding on the pool."""
     config = load_cluster_config(settings.agentcy_cluster_config)
-    dispatcher = RayDispatcher(names.session_hosts(config), config.session_hosts.batch_max)
+    part = config.session_hosts
+    dispatcher = RayDispatcher(
+        names.session_hosts(config), part.batch_max, scales=part.max > part.min
+    )
     return await open_services(
         settings,
         await resolve_endpoints(settings),

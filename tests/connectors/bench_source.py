@@ -26,12 +26,17 @@ class Bench:
     opened: int = 0
     closed: int = 0
     open_error: Exception | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     value: Any = "fine"
     go: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     effects: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a call was stopped."""
+    running: int = 0
+    most: int = 0
+    """Calls of ``wait`` that ran at once, at most."""
 
 
 class BenchConnector:
@@ -80,12 +85,17 @@ class BenchSession:
         if self._bench.error:
             raise self._bench.error
         if tool == "wait":
+            self._bench.running += 1
+            self._bench.most = max(self._bench.most, self._bench.running)
             self._bench.reached.set()
             try:
                 await self._bench.go.wait()
             except asyncio.CancelledError:
                 self._bench.stopped.append(tool)
+                self._bench.stop.set()
                 raise
+            finally:
+                self._bench.running -= 1
         self._bench.effects.append(tool)
         return self._bench.value
 

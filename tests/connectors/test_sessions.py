@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from agentcy_ray.connectors.limits import Limits, Pace
 from agentcy_ray.connectors.live_sessions import BACK_OFF_MAX_SECS, FRESH_SECS
 from agentcy_ray.connectors.local_dispatch import LocalDispatcher
 from agentcy_ray.connectors.registry import Registry
@@ -206,7 +207,7 @@ async def test_a_read_is_stopped_at_its_deadline(pool, source, bench):
     await pool.call(request(source))
     outcome = await pool.call(request(source, "wait", secs=0.05))
     assert (outcome.error_code, outcome.transient) == ("connector_timeout", True)
-    assert bench.stopped == ["wait"]
+    await asyncio.wait_for(bench.stop.wait(), 5)
     assert (await pool.call(request(source))).ok
 
 
@@ -299,6 +300,86 @@ async def test_an_abandoned_read_stops_and_an_abandoned_write_does_not(pool, sou
     await bench.reached.wait()
     await dispatcher.abandon([read, write])
     assert (await answers[0]).error_code == "cancelled"
+    await asyncio.wait_for(bench.stop.wait(), 5)
     bench.go.set()
     assert (await answers[1]).ok
     assert bench.stopped == ["wait"]
+
+
+async def test_calls_beyond_a_sources_concurrency_wait_their_turn(pool, store, org, bench):
+    limited = await store.create(
+        org.owner,
+        NewSource(
+            name="narrow", connector="bench", config={"token": CANARY, "limits": {"concurrency": 3}}
+        ),
+    )
+    await pool.call(request(limited))
+    calls = [asyncio.create_task(pool.call(request(limited, "wait"))) for _ in range(10)]
+    late = asyncio.create_task(pool.call(request(limited, "wait", secs=0.05)))
+    assert (await asyncio.wait_for(late, 5)).error_code == "unavailable"
+    assert bench.running == 3
+    bench.go.set()
+    assert all(outcome.ok for outcome in await asyncio.gather(*calls))
+    assert bench.most == 3
+
+
+async def test_a_source_is_called_no_faster_than_it_says(pool, store, org, bench):
+    limits = {"per_second": 0.5, "burst": 2}
+    limited = await store.create(
+        org.owner,
+        NewSource(name="slow", connector="bench", config={"token": CANARY, "limits": limits}),
+    )
+    first = await asyncio.gather(*(pool.call(request(limited, secs=1)) for _ in range(3)))
+    assert [outcome.ok for outcome in first] == [True, True, False]
+    assert (first[2].error_code, first[2].transient) == ("unavailable", True)
+    assert "0.5 calls a second" in first[2].error_message
+
+
+def test_a_pace_spaces_calls_out_after_its_burst():
+    pace = Pace(Limits(per_second=10, burst=3))
+    waits = [pace.reserve(100.0, latest=101.0) for _ in range(5)]
+    assert waits == pytest.approx([0, 0, 0, 0.1, 0.2])
+    assert pace.reserve(100.0, latest=100.25) is None
+    assert pace.reserve(110.0, latest=111.0) == 0
+
+
+async def test_a_line_of_quick_calls_lets_other_sources_through(pool, store, org, source, bench):
+    other = await store.create(
+        org.owner, NewSource(name="other", connector="bench", config={"token": CANARY})
+    )
+    await asyncio.gather(pool.call(request(source)), pool.call(request(other)))
+    order: list[str] = []
+
+    async def call(one, name):
+        await pool.call(request(one))
+        order.append(name)
+
+    many = [asyncio.create_task(call(source, "many")) for _ in range(3000)]
+    one = asyncio.create_task(call(other, "one"))
+    await asyncio.gather(*many, one)
+    assert order.index("one") < 3000
+
+
+async def test_sessions_beyond_the_bound_are_closed_longest_idle_first(store, org, bench, clock):
+    pool = SessionPool(store, max_sessions=2, clock=clock)
+    sources = [
+        await store.create(
+            org.owner, NewSource(name=f"s{i}", connector="bench", config={"token": CANARY})
+        )
+        for i in range(3)
+    ]
+    for one in sources:
+        clock.now += 1
+        await pool.call(request(one))
+    assert (bench.opened, bench.closed) == (3, 1)
+    await pool.call(request(sources[1]))
+    await pool.call(request(sources[2]))
+    assert bench.opened == 3
+    await pool.close()
+
+
+async def test_a_connector_that_ends_the_program_ends_only_its_call(pool, source, bench):
+    bench.error = SystemExit(1)
+    assert "SystemExit" in (await pool.call(request(source))).error_message
+    bench.error = None
+    assert (await pool.call(request(source))).ok

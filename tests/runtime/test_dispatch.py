@@ -1,4 +1,4 @@
-"""Exchanges between dispatchers and session hosts, over asyncio in place of the cluster."""
+"""Exchanges between dispatchers and session hosts, and who owns a source."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from uuid import uuid4
 
 import pytest
 
-from agentcy_ray.core.ids import new_id
-from agentcy_ray.core.tools import ToolOutcome
-from agentcy_ray.runtime.dispatch import choose_host
-from agentcy_ray.runtime.session_hosts import Mailbox
+from agentcy_ray.connectors.calls import Order
+from agentcy_ray.runtime.host_set import choose_host
+from agentcy_ray.runtime.mailbox import Mailbox
 
 
-def _outcome() -> ToolOutcome:
-    return ToolOutcome(tool_call_id=new_id(), ok=True, value=1)
+def _order(box: Mailbox, number: int = 1) -> Order:
+    source = uuid4().bytes
+    return Order((number, source, source, "echo", {}, False, None, False, 60.0), box.put)
+
+
+async def _parked(box: Mailbox) -> asyncio.Task[list[object]]:
+    """An exchange that has come to wait."""
+    task: asyncio.Task[list[object]] = asyncio.ensure_future(box.take(wait=True))
+    await asyncio.sleep(0)
+    assert box.parked
+    return task
+
+
+@pytest.fixture
+async def box() -> Mailbox:
+    return Mailbox(asyncio.get_running_loop())
 
 
 def test_a_source_stays_on_its_host_and_adding_one_moves_few() -> None:
@@ -26,39 +39,30 @@ def test_a_source_stays_on_its_host_and_adding_one_moves_few() -> None:
     assert 0.15 < len(moved) / len(sources) < 0.35
 
 
-async def test_what_is_ready_is_taken_at_once() -> None:
-    box, outcome = Mailbox(), _outcome()
-    box.put(outcome)
-    assert await box.take(wait=True) == [outcome]
+async def test_what_is_ready_is_taken_at_once(box: Mailbox) -> None:
+    _order(box).answer(b"1")
+    assert [answer[1] for answer in await box.take(wait=True)] == [b"1"]
 
 
-async def test_an_exchange_with_nothing_ready_is_parked_until_something_is() -> None:
-    box, outcome = Mailbox(), _outcome()
-    parked = asyncio.create_task(box.take(wait=True))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not parked.done()
-    box.put(outcome)
-    assert await asyncio.wait_for(parked, 5) == [outcome]
+async def test_an_exchange_with_nothing_ready_is_parked_until_something_is(box: Mailbox) -> None:
+    parked = await _parked(box)
+    _order(box).answer(b"1")
+    assert len(await asyncio.wait_for(parked, 5)) == 1
 
 
-async def test_the_next_exchange_releases_a_parked_one_so_a_slow_call_delays_nobody() -> None:
-    box, outcome = Mailbox(), _outcome()
-    parked = asyncio.create_task(box.take(wait=True))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    fresh = asyncio.create_task(box.take(wait=True))
-    assert await asyncio.wait_for(parked, 5) == []
-    box.put(outcome)
-    assert await asyncio.wait_for(fresh, 5) == [outcome]
+async def test_the_next_exchange_releases_a_parked_one_so_a_slow_call_delays_nobody(
+    box: Mailbox,
+) -> None:
+    first = await _parked(box)
+    second = await _parked(box)
+    assert await asyncio.wait_for(first, 5) == []
+    _order(box).answer(b"1")
+    assert len(await asyncio.wait_for(second, 5)) == 1
 
 
 @pytest.mark.requirement("TOOL-10")
-async def test_outcomes_that_end_together_travel_together() -> None:
-    box, outcomes = Mailbox(), [_outcome() for _ in range(20)]
-    parked = asyncio.create_task(box.take(wait=True))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    for outcome in outcomes:
-        box.put(outcome)
-    assert await asyncio.wait_for(parked, 5) == outcomes
+async def test_outcomes_that_end_together_travel_together(box: Mailbox) -> None:
+    parked = await _parked(box)
+    for number in range(20):
+        _order(box, number).answer(b"1")
+    assert [answer[0] for answer in await asyncio.wait_for(parked, 5)] == list(range(20))
