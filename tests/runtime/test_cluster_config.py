@@ -73,6 +73,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(
         ("api: {replicas: {min: 3, max: 1}}", "api.replicas", "raise max"),
         ("embedding: {threads: many}", "embedding.threads", "integer"),
         ("embedding: {num_gpus: 1.5}", "embedding", "write 2"),
+        ("ingest: {actors: {min: 1, max: 2}}", "ingest.actors", "same number"),
         ("embedding: {actors: auto}", "embedding.actors", ""),
         ("ray: {object_store_memory: 5Mi}", "ray.object_store_memory", "83886080"),
         ("session_hosts: {memory: lots}", "session_hosts.memory", "Mi"),

@@ -38,6 +38,19 @@ class Replicas(Bounds):
         return {"anyOf": [handler(schema), {"const": AUTO}]}
 
 
+class Pool(Bounds):
+    """Bounds of a pool that is started whole and stays: the two are the same number."""
+
+    @model_validator(mode="after")
+    def _fixed(self) -> Pool:
+        if self.max != self.min:
+            raise ValueError(
+                f"min {self.min} and max {self.max} differ, and this pool does not scale with its "
+                "load; write the same number twice"
+            )
+        return self
+
+
 class HotPath(Section):
     """What the tool-call path has to carry, and what one of each part carries.
 
@@ -148,13 +161,13 @@ class SessionHosts(Needs):
 class IngestActors(Needs):
     """Actors that run syncs."""
 
-    actors: Bounds = Bounds()
+    actors: Pool = Pool()
 
 
 class EmbeddingActors(Needs):
     """Actors that hold an embedding model."""
 
-    actors: Bounds = Bounds()
+    actors: Pool = Pool()
     num_gpus: float = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     """Torch threads of an actor; 0 = the cores divided by the actors."""
