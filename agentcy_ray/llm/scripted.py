@@ -175,7 +175,7 @@ class ScriptedModel:
 
 
 def _text(part: Part) -> str:
-    return json.dumps(part.args) if isinstance(part, ToolUse) else part.text
+    return str(part.args) if isinstance(part, ToolUse) else part.text
 
 
 _KEYS = (

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.core import garbage
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
@@ -33,6 +34,7 @@ async def open_sources(settings: Settings) -> SourceStore:
     )
     secrets = resolve_secrets(settings)
     vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+    garbage.settle()
     return SourceStore(db, vault, builtin_registry(settings))
 
 

@@ -10,6 +10,7 @@ from agentcy_ray.api.app import create_app
 from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
 from agentcy_ray.context.factory import open_engine
+from agentcy_ray.core import garbage
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import haproxy, names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
@@ -50,7 +51,7 @@ async def open_platform(settings: Settings) -> Services:
     dispatcher = RayDispatcher(
         names.session_hosts(config), part.batch_max, scales=part.max > part.min
     )
-    return await open_services(
+    services = await open_services(
         settings,
         await resolve_endpoints(settings),
         dispatcher=dispatcher,
@@ -58,6 +59,8 @@ async def open_platform(settings: Settings) -> Services:
         check_source=dispatcher.check_source,
         check_cluster=partial(require_present, names.shared_actors(config)),
     )
+    garbage.settle()
+    return services
 
 
 async def prepare_stores(settings: Settings, endpoints: Endpoints) -> None:
