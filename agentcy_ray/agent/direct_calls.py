@@ -26,7 +26,7 @@ from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
 from agentcy_ray.stores.postgres import Database
 
 MAX_BATCH = 128
-CONCURRENT = 16
+CONCURRENT = 64
 MAX_WAIT_SECS = 60.0
 ORPHAN_SECS = 10.0
 """A decided call that nobody has carried out for so long has lost its process."""
@@ -119,7 +119,7 @@ class DirectCalls:
         self, principal: Principal, conversation_id: UUID | None, calls: Sequence[ToolCall],
         **occasion: Any,
     ) -> list[ToolResult]:  # fmt: skip
-        """Make up to 128 calls, at most 16 at a time; the results are in the calls' order.
+        """Make up to 128 calls, at most 64 at a time; the results are in the calls' order.
 
         Raises:
             InvalidError: there are more than 128.

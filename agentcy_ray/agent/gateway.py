@@ -130,7 +130,7 @@ class Gateway:
             self._meters.woken(opened)
         elif opened.result is None and opened.row is not None:
             await self._takeover.settle(ctx, opened)
-        elif opened.result is None and (opened.effect.consequential or ctx.run_id is None):
+        elif opened.result is None and opened.effect.consequential:
             await self._record_intent(ctx, opened)
         if opened.result is None:
             opened.result = await self._released(ctx, opened)

@@ -16,7 +16,7 @@ from agentcy_ray.core.clock import Clock, SystemClock, rfc3339
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.redaction import Redactor
-from agentcy_ray.core.tools import PolicyNote, ToolResult, ToolStatus
+from agentcy_ray.core.tools import PolicyNote, ToolResult
 from agentcy_ray.stores.vault import Vault
 
 _log = structlog.get_logger(__name__)
@@ -82,9 +82,7 @@ class Ledger:
 
     async def intend(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
         """Record the intent of a call that needs no approval; gives the row of a faster twin."""
-        async with self.calls.db.tenant(ctx.org_id) as connection:
-            row = self.new_row(ctx, opened)
-            opened.recorded = await self.calls.insert(connection, row, ToolStatus.DISPATCHED)
+        opened.recorded = await self.calls.add(self.new_row(ctx, opened))
         if opened.recorded:
             return None
         assert opened.key is not None
@@ -92,6 +90,8 @@ class Ledger:
 
     async def end(self, ctx: CallContext, opened: OpenCall, result: ToolResult) -> ToolResult:
         """Write the receipt, then the audit entry; gives the result that may be released.
+
+        A direct call without an intent is kept once it is audited, so that it can be read again.
 
         Raises:
             StoreUnavailableError, StorageFullError: one of them is not durable.
@@ -101,13 +101,14 @@ class Ledger:
         decision = "deny" if result.status in REFUSED else "allow"
         note = PolicyNote(decision=decision, audit_id=audit_id)
         result = result.model_copy(update={"policy": note})
-        if opened.recorded:
-            receipt = {"at": rfc3339(self._clock.now()), "ok": result.error is None}
-            if not await self.calls.end(ctx.org_id, result, receipt):
-                row = await self.calls.get(ctx.org_id, opened.tool_call_id)
-                _log.warning("tool_call_ended_elsewhere", status=row.status.value)
-                return row.as_result(result.approval_id)
+        receipt = {"at": rfc3339(self._clock.now()), "ok": result.error is None}
+        if opened.recorded and not await self.calls.end(ctx.org_id, result, receipt):
+            row = await self.calls.get(ctx.org_id, opened.tool_call_id)
+            _log.warning("tool_call_ended_elsewhere", status=row.status.value)
+            return row.as_result(result.approval_id)
         await self.audit.append(entry_of(ctx, opened, result, audit_id, self._redactor))
+        if not opened.recorded and ctx.run_id is None and decision == "allow":
+            await self.calls.add(self.new_row(ctx, opened), result.status, result, receipt)
         opened.times.audit = perf_counter() - began
         return result
 

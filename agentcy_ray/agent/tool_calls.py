@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentcy_ray.agent.call_writer import CallWriter
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import (
     ArtifactId,
@@ -57,11 +58,6 @@ _OF_RUN = f"SELECT {_COLUMNS} FROM tool_calls WHERE run_id = $1 ORDER BY positio
 _OF_CONVERSATION = f"""
 SELECT {_COLUMNS} FROM tool_calls
 WHERE conversation_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
-"""
-_END = """
-UPDATE tool_calls SET status = $2, receipt = $4, result = $5, result_artifact_id = $6,
-  usage_ms = $7, error = $8, audit_id = $9, args_sealed = NULL
-WHERE id = $1 AND status = ANY($3) RETURNING id
 """
 
 
@@ -147,6 +143,7 @@ class ToolCallStore:
 
     def __init__(self, db: Database) -> None:
         self.db = db
+        self._writer = CallWriter(db)
 
     async def insert(self, connection: Connection, call: NewToolCall, status: ToolStatus) -> bool:
         """Write a row; False when one with this idempotency key exists."""
@@ -159,6 +156,44 @@ class ToolCallStore:
                 call.args_sealed,
             )
         )  # fmt: skip
+
+    async def add(
+        self,
+        call: NewToolCall,
+        status: ToolStatus = ToolStatus.DISPATCHED,
+        result: ToolResult | None = None,
+        receipt: dict[str, Any] | None = None,
+    ) -> bool:
+        """Write a row with others' in one commit; False when one with its idempotency key exists.
+
+        Args:
+            call: the call.
+            status: ``dispatched`` for an intent, else how it ended.
+            result: of a call that has ended.
+            receipt: of a call that has ended.
+
+        Raises:
+            StoreUnavailableError, StorageFullError: it is not known to be durable.
+        """
+        sealed = call.args_sealed if result is None else None
+        row = {
+            "run_id": _text(call.run_id),
+            "conversation_id": _text(call.conversation_id),
+            "position": call.position,
+            "source_id": _text(call.source_id),
+            "connector": call.connector,
+            "tool": call.tool,
+            "args": call.args,
+            "args_sealed": None if sealed is None else f"\\x{sealed.hex()}",
+            "args_sha256": call.args_sha256,
+            "effect": call.effect.value,
+            "status": status.value,
+            "principal": call.principal.model_dump(mode="json"),
+            "context": call.context,
+            "idempotency_key": call.idempotency_key,
+            **({} if result is None else _ending(result, receipt)),
+        }
+        return await self._writer.insert(call.principal.org_id, call.id, row)
 
     async def get(self, org_id: UUID, tool_call_id: UUID) -> ToolCallRow:
         """One call.
@@ -194,19 +229,30 @@ class ToolCallStore:
     async def end(
         self, org_id: UUID, result: ToolResult, receipt: dict[str, Any] | None = None
     ) -> bool:
-        """Write the end of a call; False when its state no longer allows this end."""
-        async with self.db.tenant(org_id) as connection:
-            return bool(
-                await connection.fetchval(
-                    _END,
-                    result.tool_call_id,
-                    result.status.value,
-                    sources_of(TOOL_CALL, result.status.value),
-                    receipt,
-                    result.result,
-                    result.artifact_id,
-                    result.usage_ms,
-                    None if result.error is None else result.error.model_dump(),
-                    None if result.policy is None else result.policy.audit_id,
-                )
-            )
+        """Write the end of a call, with others' in one commit.
+
+        Answers False when its state no longer allows this end.
+
+        Raises:
+            StoreUnavailableError, StorageFullError: it is not known to be durable.
+        """
+        former = sources_of(TOOL_CALL, result.status.value)
+        row = {**_ending(result, receipt), "of": list(former)}
+        return await self._writer.end(org_id, result.tool_call_id, row)
+
+
+def _ending(result: ToolResult, receipt: dict[str, Any] | None) -> dict[str, Any]:
+    """The columns that say how a call ended, as JSON."""
+    return {
+        "status": result.status.value,
+        "receipt": receipt,
+        "result": result.result,
+        "result_artifact_id": _text(result.artifact_id),
+        "usage_ms": result.usage_ms,
+        "error": None if result.error is None else result.error.model_dump(),
+        "audit_id": None if result.policy is None else _text(result.policy.audit_id),
+    }
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)

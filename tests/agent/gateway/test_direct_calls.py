@@ -203,8 +203,9 @@ async def test_a_receipt_without_an_audit_entry_gets_one(world, second):
         world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
         world.search, DiesBeforeAudit(world.db),
     )  # fmt: skip
+    await world.set(approval_defaults={"write": "allow"})
     with pytest.raises(StoreUnavailableError):
-        await dying.direct.call(world.people["owner"], None, call("look"), request_id="req_1")
+        await dying.direct.call(world.people["owner"], None, call("stir"), request_id="req_1")
     await dying.close()
     assert await world.audited() == []
     await second.direct.sweep()
@@ -223,3 +224,28 @@ async def test_tending_stops_when_it_is_told(world):
     stop.set()
     async with asyncio.timeout(5):
         await task
+
+
+async def test_a_read_that_could_not_be_audited_leaves_nothing_to_read(world):
+    class Full(AuditLog):
+        async def append(self, entry):
+            raise StoreUnavailableError("full")
+
+    process = make_process(
+        world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
+        world.search, Full(world.db),
+    )  # fmt: skip
+    with pytest.raises(StoreUnavailableError):
+        await process.direct.call(world.people["member"], None, call("look"), request_id="req_1")
+    await process.close()
+    assert await world.rows() == []
+
+
+async def test_a_batch_shares_its_commits(world):
+    calls = [call(id=f"f{n}") for n in range(64)]
+    results = await world.process.direct.call_many(
+        world.people["member"], None, calls, request_id="req_1"
+    )
+    assert {r.status for r in results} == {ToolStatus.COMPLETED}
+    commits = await world.sql("SELECT count(DISTINCT xmin::text) FROM tool_calls")
+    assert commits < 16
