@@ -87,6 +87,11 @@ class Database:
                 except asyncpg.InterfaceError:
                     lost = _lost(connection)
                     raise
+                except asyncpg.InternalClientError as error:
+                    # The server's farewell came between two statements, and the library waits for
+                    # more of it; the connection is of no use any more.
+                    connection.terminate()
+                    raise _away() from error
         except asyncpg.InterfaceError as error:
             # The library's word for a closed connection, and for its own misuse: too few
             # arguments, two statements at once. Those are faults of ours and keep their name.

@@ -30,7 +30,7 @@ from tests.chaos.bursts import Burst, Writer, cut_connections, stored, writing
 from tests.conftest import MakeDatabase
 
 pytestmark = pytest.mark.chaos
-LIMIT_SECS = 60
+LIMIT_SECS = 120
 
 
 @pytest.fixture(scope="module")
