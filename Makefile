@@ -21,6 +21,11 @@ $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) -e ".[dev]"
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "» adding the peers that benchmarks compare with"
+	@$(PIP) -e ".[bench]"
+	@touch $@
+
 .PHONY: help
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -47,11 +52,11 @@ format: $(VENV)/.dev ## Format the code.
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Run one benchmark: make bench NAME=ingest_publish [JSON=FILE].
+bench: $(VENV)/.bench ## Run one benchmark: make bench NAME=ingest_publish [JSON=FILE].
 	@$(BIN)/python -m benchmarks $(NAME) $(if $(JSON),--json $(JSON))
 
 .PHONY: constraints
-constraints: $(VENV)/.dev ## Write the versions of this environment into constraints.txt.
+constraints: $(VENV)/.bench ## Write the versions of this environment into constraints.txt.
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude agentcy-ray | sed 's/+cpu//' | sort -f > constraints.txt
 
 .PHONY: clean
