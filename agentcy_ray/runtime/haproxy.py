@@ -76,16 +76,23 @@ def folder_for(state_dir: Path) -> Path:
     return home
 
 
+def install(home: Path, real: str) -> Path:
+    """Write the wrapper around ``real`` into the folder ``home``; returns its path."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    wrapper = home / "haproxy"
+    wrapper.write_text(_WRAPPER.format(binary=real))
+    wrapper.chmod(0o700)
+    (home / "config.sed").write_text(_EDITS)
+    return wrapper
+
+
 def _digest(path: Path) -> str:
     return blake2b(str(path).encode(), digest_size=6).hexdigest()
 
 
 def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
     """Serve's variables for an HAProxy in ``home``; ``ports`` holds ``stats`` and ``metrics``."""
-    wrapper = home / "haproxy"
-    wrapper.write_text(_WRAPPER.format(binary=real))
-    wrapper.chmod(0o700)
-    (home / "config.sed").write_text(_EDITS)
+    wrapper = install(home, real)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),

@@ -99,6 +99,7 @@ def test_a_wrong_value_is_named_with_the_way_out(
         (HEAD + "ingest: {memory: 9Gi}", "ingest", "(8Gi); lower it"),
         (HEAD + "api: {labels: {pool: x}}", "api", "add them"),
         (HEAD + "session_hosts: {resources: {vpn: 1}}", "session_hosts", "'vpn'"),
+        ("serve: {host: 0.0.0.0}", "serve.host", "TLS proxy"),
         (HEAD + "limits: {cpus: 2}", "limits.cpus", "raise the limit"),
         (HEAD + "ray: {object_store_memory: 5Gi}", "nodes.0.memory", "lower it"),
         (HEAD.replace("cpus: 4", "cpus: 4, gpu_type: L4"), "nodes.0", "set gpus"),

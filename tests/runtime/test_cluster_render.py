@@ -132,7 +132,7 @@ def test_a_config_without_machines_or_shared_stores_is_no_kubernetes_cluster() -
     with pytest.raises(ConfigError) as refused:
         render_kuberay(ClusterConfig())
     paths = {fault["path"] for fault in refused.value.details["faults"]}
-    assert paths == {"nodes", "environment.NEO4J_URI", "environment.S3_BUCKET"}
+    assert paths == {"nodes", "serve.host", "environment.NEO4J_URI", "environment.S3_BUCKET"}
 
 
 def test_the_launcher_is_not_asked_for_what_its_provider_lacks(config: ClusterConfig) -> None:

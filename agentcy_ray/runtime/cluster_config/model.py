@@ -22,7 +22,7 @@ from agentcy_ray.runtime.cluster_config.parts import (
     Needs,
     SessionHosts,
 )
-from agentcy_ray.runtime.cluster_config.targets import Kubernetes, RayUp, ServeOptions
+from agentcy_ray.runtime.cluster_config.targets import LOOPBACK, Kubernetes, RayUp, ServeOptions
 from agentcy_ray.runtime.cluster_config.units import AUTO, Section, quantity
 
 
@@ -86,6 +86,13 @@ class ClusterConfig(Section):
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Path and message of each combination that cannot work."""
         yield from self._environment_faults()
+        public = self.environment.get("AGENTCY_PUBLIC_URL", "")
+        if self.serve.host not in LOOPBACK and not public.startswith("https://"):
+            yield (
+                "serve.host",
+                f"{self.serve.host} listens beyond the machine without TLS; put a TLS proxy in "
+                "front and say so with environment.AGENTCY_PUBLIC_URL: https://…",
+            )
         if not self.nodes:
             return
         names = [node.name for node in self.nodes]

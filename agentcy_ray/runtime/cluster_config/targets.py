@@ -17,10 +17,14 @@ SECRET_VARIABLES = (
 """Secrets without which several machines cannot share stores and sessions."""
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
 class ServeOptions(Section):
     """The HTTP ingress of a cluster of several machines."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
+    """Address that it listens on; beyond loopback only behind a TLS proxy, see the model."""
     port: int = Field(default=8000, ge=1, le=65535)
     drain_secs: float = Field(default=30, ge=0)
     """An ingress replica that leaves keeps answering so long."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.runtime.cluster_config.model import ClusterConfig
+from agentcy_ray.runtime.cluster_config.targets import LOOPBACK
 from agentcy_ray.runtime.render.pods import HEAD_PORTS, group_spec, secret_reference
 from agentcy_ray.runtime.render.serve import serve_config
 from agentcy_ray.runtime.render.text import rendered, to_yaml
@@ -57,6 +58,11 @@ def check_shared(config: ClusterConfig) -> None:
         for name in SHARED_STORES
         if name not in config.environment
     ]
+    if config.serve.host in LOOPBACK:
+        faults.append({
+            "path": "serve.host",
+            "message": f"is {config.serve.host}, where no other pod reaches it; set 0.0.0.0",
+        })
     faults += [
         {"path": "kubernetes.secret_keys", "message": f"lacks {name}, which all pods share; add it"}
         for name in SHARED_SECRETS

@@ -13,6 +13,8 @@ from agentcy_ray.runtime.cluster_config.units import quantity
 from agentcy_ray.runtime.render.environment import node_environment
 
 STATE_DIR = "/tmp/agentcy"  # noqa: S108 - an emptyDir of the pod, nobody else's
+INGRESS = "/opt/agentcy/ingress/haproxy"
+"""Where the image keeps what `agentcy cluster ingress` wrote."""
 RAYLET_HEALTH = {"path": "/api/local_raylet_healthz", "port": 52365}
 """Answered by each node's agent without the token."""
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265}
@@ -102,7 +104,10 @@ def _ray(config: ClusterConfig, node: Node) -> dict[str, Any]:
         "name": f"ray-{node.role}",
         "image": config.kubernetes.image,
         "imagePullPolicy": config.kubernetes.image_pull_policy,
-        "env": [*_plain(node_environment(config)), *_secrets(config)],
+        "env": [
+            *_plain({"RAY_SERVE_HAPROXY_BINARY_PATH": INGRESS, **node_environment(config)}),
+            *_secrets(config),
+        ],
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": _resources(amounts),
         **_probes(config, node),

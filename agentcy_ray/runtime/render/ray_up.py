@@ -12,6 +12,8 @@ from agentcy_ray.runtime.cluster_config.plan import usable_memory
 from agentcy_ray.runtime.render.environment import node_environment
 from agentcy_ray.runtime.render.text import rendered
 
+INGRESS = "$HOME/.agentcy/ingress"
+"""Where each node keeps its HAProxy."""
 TOKEN = "~/.ray/auth_token"  # noqa: S105 - a path
 """Where Ray looks for its token; the launcher copies it from here to each node."""
 
@@ -44,7 +46,7 @@ def ray_up(config: ClusterConfig) -> dict[str, Any]:
         document["head_node_type"] = config.head.name
     return document | {
         "file_mounts": {TOKEN: TOKEN},
-        "setup_commands": list(up.setup_commands),
+        "setup_commands": [*up.setup_commands, f'agentcy cluster ingress --out "{INGRESS}"'],
         "head_start_ray_commands": _start(
             config,
             "--head --port=6379 --dashboard-host=127.0.0.1 "
@@ -132,7 +134,8 @@ def _start(config: ClusterConfig, how: str) -> list[str]:
     variables = {"RAY_AUTH_MODE": "token", **node_environment(config)}
     exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     start = (
-        f"set -a; . {shlex.quote(config.ray_up.environment_file)}; {exported}; set +a; "
+        f"set -a; . {shlex.quote(config.ray_up.environment_file)}; {exported} "
+        f'RAY_SERVE_HAPROXY_BINARY_PATH="{INGRESS}/haproxy"; set +a; '
         "ulimit -n 65536; ray start --disable-usage-stats "
         f"--object-store-memory={config.ray.object_store_memory} {how}"
     )
