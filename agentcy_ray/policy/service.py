@@ -64,6 +64,7 @@ class PolicyService:
     def __init__(self, db: Database, bell: Bell, settings: Settings) -> None:
         self.store = PolicyStore(db, bell, settings.policy_eval_timeout_ms)
         self.replays = ReplayStore(db)
+        self.bell = bell
         self.inputs = InputBuilder(settings.instance_mode)
         self.enabled = settings.agentcy_features_policies
         self.timeout_ms = settings.policy_eval_timeout_ms

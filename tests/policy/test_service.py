@@ -1,5 +1,7 @@
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,15 +33,6 @@ async def service(db, bell):
     await service.close()
 
 
-async def until(bell, org, check) -> None:
-    async with (
-        asyncio.timeout(4),  # below the age limit: only a ring can be in time
-        bell.listen(f"ch:policy:{org.hex}") as ear,
-    ):
-        while not await check():
-            await ear.next(0.01)
-
-
 @pytest.mark.requirement("POL-02")
 async def test_policies_are_on_with_the_four_starters(service, org):
     names = [policy.name for policy in await service.store.list(org)]
@@ -65,35 +58,67 @@ async def test_switched_off_nothing_is_evaluated(db, bell, org):
     assert (decision.decision, decision.rule) == ("allow", "policies_off")
 
 
-async def test_a_saved_policy_decides_in_every_process_at_once(service, db, org, redis_url, bell):
-    other = PolicyService(db, bell, Settings.load({}))
-    assert (await other.decide(org, QUESTION)).allowed
-    policy = await service.store.create(org, None, "mine.rego", STOP)
-
-    async def denied() -> bool:
-        return not (await other.decide(org, QUESTION)).allowed
-
-    async def allowed() -> bool:
-        return (await other.decide(org, QUESTION)).allowed
-
-    await until(bell, org, denied)
-    await service.store.set_enabled(org, policy.id, False)
-    await until(bell, org, allowed)
-    await other.close()
-
-
-async def test_a_change_is_seen_without_redis_once_the_value_is_old(db, org, redis_url):
-    store = await open_redis(redis_url, "nobody-listens")
-    silent = Bell(store)
-    service = PolicyService(db, silent, Settings.load({}))
-    assert (await service.decide(org, QUESTION)).allowed
-    before = await service.version(org)
-    deaf = Bell(await open_redis(redis_url, "elsewhere"))
-    await PolicyService(db, deaf, Settings.load({})).store.create(org, None, "mine.rego", STOP)
-    service._active.expire(org)  # what the age limit does
-    assert not (await service.decide(org, QUESTION)).allowed
-    assert await service.version(org) != before
+@asynccontextmanager
+async def replica(database_url: str, redis_url: str, prefix: str):
+    """A policy service of another process: connections of its own."""
+    db, redis = await open_database(database_url, pool_max=2), await open_redis(redis_url, prefix)
+    bell = Bell(redis)
+    service = PolicyService(db, bell, Settings.load({}))
+    yield service
     await service.close()
+    await bell.aclose()
+    await redis.aclose()
+    await db.close()
+
+
+@pytest.mark.requirement("POL-11")
+async def test_a_change_decides_in_every_replica_as_soon_as_it_is_rung(
+    database_url, redis_url, org
+):
+    async with (
+        replica(database_url, redis_url, "reload") as one,
+        replica(database_url, redis_url, "reload") as other,
+    ):
+        assert (await other.decide(org, QUESTION)).allowed
+        policy = await one.store.create(org, None, "mine.rego", STOP)
+        await until(other, org, allowed=False)
+        await one.store.update(org, None, policy.id, STOP.replace("task.run", "task.cancel"))
+        await until(other, org, allowed=True)
+        await one.store.update(org, None, policy.id, STOP)
+        await until(other, org, allowed=False)
+        await one.store.set_enabled(org, policy.id, False)
+        await until(other, org, allowed=True)
+        await one.store.set_enabled(org, policy.id, True)
+        await until(other, org, allowed=False)
+        await one.store.delete(org, policy.id)
+        await until(other, org, allowed=True)
+
+
+async def until(service: PolicyService, org, *, allowed: bool) -> None:
+    """Wait for the ring. Within less than the age limit, so that only a ring can be in time."""
+    async with asyncio.timeout(4), service.bell.listen(f"ch:policy:{org.hex}") as ear:
+        while (await service.decide(org, QUESTION)).allowed is not allowed:
+            await ear.next(0.01)  # the service may hear the ring a moment after this ear
+
+
+@pytest.mark.requirement("POL-11")
+async def test_a_change_is_seen_within_five_seconds_while_nobody_rings(
+    database_url, redis_url, org, monkeypatch
+):
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("agentcy_ray.core.org_cache.time", clock)
+    async with (
+        replica(database_url, redis_url, "here") as one,
+        replica(database_url, redis_url, "elsewhere") as deaf,
+    ):
+        assert (await deaf.decide(org, QUESTION)).allowed
+        assert (await deaf.decide(org, QUESTION)).cached
+        before = await deaf.version(org)
+        await one.store.create(org, None, "mine.rego", STOP)
+        now += 5.0
+        assert not (await deaf.decide(org, QUESTION)).allowed
+        assert await deaf.version(org) != before
 
 
 @pytest.mark.requirement("POL-09")
