@@ -61,7 +61,7 @@ WITH moved AS (
     decided_by = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $4 END,
     decided_via = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $7 END,
     note = CASE WHEN NOT $6 OR given + 1 >= quorum THEN $8 END,
-    decided_at = CASE WHEN NOT $6 OR given + 1 >= quorum THEN clock_timestamp() END
+    decided_at = CASE WHEN NOT $6 OR given + 1 >= quorum THEN statement_timestamp() END
   WHERE id = $1 AND status = 'pending' AND expires_at > clock_timestamp()
     AND ($11 OR (requested_by = $4 AND NOT by_policy))
     AND NOT (requested_by = $4 AND (second_person OR $12))
@@ -71,8 +71,8 @@ WITH moved AS (
 ),
 vote AS (
   INSERT INTO approval_votes (id, org_id, approval_id, user_id, api_key_id, approved, via, note,
-    request_id, audit_id)
-  SELECT $2, $3, $1, $4, $5, $6, $7, $8, $9, $10 FROM moved
+    request_id, audit_id, created_at)
+  SELECT $2, $3, $1, $4, $5, $6, $7, $8, $9, $10, statement_timestamp() FROM moved
 )
 SELECT * FROM moved
 """

@@ -15,7 +15,7 @@ import asyncpg
 
 from agentcy_ray.agent import approval_rows as rows_of
 from agentcy_ray.agent.approval_audit import ApprovalAudit
-from agentcy_ray.agent.approval_records import Approval, NewApproval, Status, Via
+from agentcy_ray.agent.approval_records import Approval, NewApproval, Status, Via, Vote
 from agentcy_ray.agent.approval_rows import MAX_PENDING, approval_of
 from agentcy_ray.agent.approval_wait import Waits
 from agentcy_ray.audit.log import AuditLog
@@ -171,8 +171,11 @@ class Approvals:
                 "vote_audit_id": audit_id,
             },
         )  # fmt: skip
-        if decided.quorum == 1:
-            return decided
+        if decided.quorum == 1 and decided.decided_at is not None:
+            own = Vote(
+                by=principal.user_id, approved=approved, via=via, note=note, at=decided.decided_at
+            )
+            return decided.model_copy(update={"votes": (own,)})
         votes = (await self._row(org_id, approval_id)).votes  # the row may be used up by now
         return decided.model_copy(update={"votes": votes})
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.output import JsonFlag, cell, console, print_json, print_rows
 from agentcy_ray.cli.session import call
 
 app = typer.Typer(help="Approvals: list, approve, deny.", no_args_is_help=True)
@@ -27,7 +27,25 @@ def list_approvals(
         return
     for row in rows:
         row["call"] = f"{row['connector']}.{row['tool']}"
-    print_rows(rows, ["id", "call", "effect", "args", "reasons", "status", "expires_at"])
+        row["approvals"] = _tally(row)
+    print_rows(
+        rows, ["id", "call", "effect", "args", "reasons", "approvals", "status", "expires_at"]
+    )
+
+
+@app.command()
+def show(approval: Approval, json: JsonFlag = False) -> None:
+    """Show one approval with the votes given so far."""
+    found = call(lambda client: client.get(f"/approvals/{approval}"))
+    if json:
+        print_json(found)
+        return
+    votes = found.pop("votes")
+    for name, value in found.items():
+        if value is not None:
+            console().print(f"[bold]{name}[/] ", end="")
+            console().print(cell(value), markup=False)
+    print_rows(votes, ["by", "approved", "via", "note", "at"], title="votes")
 
 
 @app.command()
@@ -50,4 +68,11 @@ def _decide(approval: str, approved: bool, note: str | None, as_json: bool) -> N
     if as_json:
         print_json(answer)
     else:
-        console().print(f"{answer['id']} is [bold]{answer['status']}[/]")
+        tally = f", approvals: {_tally(answer)}" if answer["status"] == "pending" else ""
+        console().print(f"{answer['id']} is [bold]{answer['status']}[/]{tally}")
+
+
+def _tally(approval: dict[str, Any]) -> str:
+    """How many have approved, of how many."""
+    given = sum(vote["approved"] for vote in approval["votes"])
+    return f"{given} of {approval['quorum']}"

@@ -19,6 +19,7 @@ from agentcy_ray.api.routes import (
     rag,
     realms,
     runs,
+    settings,
     sources,
     tools,
 )
@@ -28,7 +29,7 @@ def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
         auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
-        jobs, policies,
+        jobs, policies, settings,
     )  # fmt: skip
     return [area.router for area in areas]
 

@@ -12,6 +12,7 @@ from agentcy_ray.agent.approvals import Approval
 from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
+from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import decode
 
 router = APIRouter(tags=["approvals"])
@@ -67,7 +68,10 @@ async def read_approval(approval_id: str, caller: Reader, request: Request) -> A
 
 @router.post("/approvals/{approval_id}")
 async def decide(approval_id: str, body: Verdict, caller: Approver, request: Request) -> Approval:
-    """Approve or deny; the second decision is 409 ``already_decided``, a late one 410."""
+    """Approve or deny; the second decision is 409 ``already_decided``, a late one 410.
+
+    Where a policy wants several people the answer stays ``pending`` until enough have approved.
+    """
     return await services_of(request).gates.approvals.decide(
         caller.principal,
         decode("apr", approval_id),
@@ -83,7 +87,13 @@ async def decide_in_conversation(
     conversation_id: str, approval_id: str, body: Verdict, caller: Approver, request: Request
 ) -> Approval:
     """As `POST /approvals/{approval_id}`, for one of this conversation."""
-    await services_of(request).conversations.get(caller.principal, decode("cnv", conversation_id))
+    services = services_of(request)
+    conversation = await services.conversations.get(
+        caller.principal, decode("cnv", conversation_id)
+    )
+    approval = await services.gates.approvals.get(caller.principal, decode("apr", approval_id))
+    if approval.conversation_id != conversation.id:
+        raise NotFoundError(f"conversation {conversation_id} has no approval {approval_id}")
     return await decide(approval_id, body, caller, request)
 
 
