@@ -9,13 +9,17 @@ import pkgutil
 from pathlib import Path
 
 import orjson
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
 import benchmarks
 from benchmarks.figures import Figure
 
-PARTS = {"__main__", "figures", "fixtures", "http_load", "platform", "stores"}
+PARTS = {
+    "__main__", "figures", "fixtures", "governed", "http_load", "peers", "platform", "sse_client",
+    "sse_controls", "stores",
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -51,7 +55,10 @@ def main() -> int:
     if options.name is None:
         Console().print("\n".join(names()))
         return 0
-    figures: list[Figure] = asyncio.run(importlib.import_module(f"benchmarks.{options.name}").run())
+    module = importlib.import_module(f"benchmarks.{options.name}")
+    # On the event loop that Ray gives to replicas.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        figures: list[Figure] = runner.run(module.run())
     show(figures)
     if options.json:
         options.json.write_bytes(

@@ -8,15 +8,17 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 from agentcy_ray.agent.control import RunControl
 from agentcy_ray.agent.loop import AgentLoop
 from agentcy_ray.agent.profiles import AgentProfile
-from agentcy_ray.agent.run_records import NewRun
+from agentcy_ray.agent.run_records import NewRun, Run
 from agentcy_ray.api.services import Services
+from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.connectors.source_records import NewSource, Source
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.settings import Settings
@@ -26,7 +28,6 @@ from agentcy_ray.runtime import cluster
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
 from agentcy_ray.stores.embedded.ports import choose
-
 
 _COMPLETED = """
 SELECT count(*) FROM run_events
@@ -46,6 +47,8 @@ class Governed:
     source: Source
     loop: AgentLoop
     agent: AgentProfile
+    audits: bool = True
+    """Whether calls are witnessed; without it, the audit log must stay empty."""
 
     async def agent_runs(self, runs: int, turns: int, calls: int) -> float:
         """Results a minute of ``runs`` concurrent runs of ``turns`` turns of ``calls`` calls each.
@@ -59,8 +62,17 @@ class Governed:
         model = scripted_reference(
             tools=script, args={"demo.lookup": {"id": "service-0"}}, tokens=4
         )
+        claimed = await self.claimed_runs(runs, model)
+        began = time.perf_counter()
+        await asyncio.gather(*(self.loop.execute(run, RunControl()) for run in claimed))
+        secs = time.perf_counter() - began
+        await self._check([run.id for run in claimed], turns * calls)
+        return runs * turns * calls / secs * 60
+
+    async def claimed_runs(self, count: int, model: str) -> list[Run]:
+        """Runs that wait to be executed here."""
         store = self.services.runs
-        for _ in range(runs):
+        for _ in range(count):
             await store.start(
                 self.owner,
                 NewRun(
@@ -71,26 +83,49 @@ class Governed:
                     request_id="req_benchmark",
                 ),
             )
-        claimed = await store.claim("benchmark", limit=runs, lease_secs=120)
-        assert len(claimed) == runs
-        began = time.perf_counter()
-        await asyncio.gather(*(self.loop.execute(run, RunControl()) for run in claimed))
-        secs = time.perf_counter() - began
-        await self._check([run.id for run in claimed], turns * calls)
-        return runs * turns * calls / secs * 60
+        claimed = await store.claim("benchmark", limit=count, lease_secs=120)
+        assert len(claimed) == count
+        return list(claimed)
+
+    async def audited(self, run_ids: Sequence[UUID]) -> int:
+        """Calls of these runs in the audit log."""
+        async with self.services.db.tenant(self.owner.org_id) as connection:
+            return await connection.fetchval(_AUDITED, [encode("run", item) for item in run_ids])
 
     async def _check(self, run_ids: Sequence[UUID], calls: int) -> None:
-        """Every call completed, and has its audit entry."""
+        """Every call completed, and has its audit entry if it is to have one."""
         ids = list(run_ids)
         async with self.services.db.tenant(self.owner.org_id) as connection:
             done = await connection.fetchval(_COMPLETED, ids)
-            audited = await connection.fetchval(_AUDITED, [encode("run", item) for item in ids])
-        if done != len(ids) * calls or audited != done:
+        audited = await self.audited(ids)
+        if done != len(ids) * calls or audited != (done if self.audits else 0):
             last = await self.services.run_log.read(self.owner.org_id, ids[0])
             raise RuntimeError(
                 f"{done} of {len(ids) * calls} calls completed and {audited} are in the audit log; "
                 f"the last events of the first run: {[event.data for event in last[-3:]]}"
             )
+
+
+@asynccontextmanager
+async def ungated(gated: Governed) -> AsyncIterator[Governed]:
+    """The same cluster and stores with the gates off: no policies, and nothing is witnessed."""
+    from agentcy_ray.serve.wiring import open_platform
+
+    changed = {"agentcy_features_policies": False}
+    services = await open_platform(gated.services.settings.model_copy(update=changed))
+    try:
+        services.gates.gateway.ledger.audit = _Forgetful(services.db)
+        loop = services.executor(1).loop
+        yield replace(gated, services=services, loop=loop, audits=False)
+    finally:
+        await services.close()
+
+
+class _Forgetful(AuditLog):
+    """Keeps nothing."""
+
+    async def append(self, entry: AuditEntry) -> UUID:
+        return entry.id
 
 
 @asynccontextmanager
