@@ -232,7 +232,9 @@ class _Execution:
             every_chars=settings.stream_coalesce_chars,
         )
         try:
-            return await self._control.guard(stream_turn(model, request, writer))
+            reasoning = self._agent is not None and self._agent.show_reasoning
+            turn = stream_turn(model, request, writer, reasoning=reasoning)
+            return await self._control.guard(turn)
         finally:
             self._half = writer.said, citations.used
 

@@ -20,7 +20,7 @@ ApprovalDefault = Literal["allow", "approve", "deny"]
 
 _COLUMNS = (
     "id, org_id, name, description, instructions, model, fallback_model, realms, connectors,"
-    " approval_defaults, max_iterations, temperature, created_at, updated_at"
+    " approval_defaults, max_iterations, temperature, show_reasoning, created_at, updated_at"
 )
 _GET = f"SELECT {_COLUMNS} FROM agents WHERE id = $1"
 _BY_NAME = f"SELECT {_COLUMNS} FROM agents WHERE name = $1"
@@ -29,12 +29,13 @@ SELECT {_COLUMNS} FROM agents WHERE ($1::uuid IS NULL OR id < $1) ORDER BY id DE
 """
 _INSERT = f"""
 INSERT INTO agents (id, org_id, name, description, instructions, model, fallback_model, realms,
-  connectors, approval_defaults, max_iterations, temperature)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING {_COLUMNS}
+  connectors, approval_defaults, max_iterations, temperature, show_reasoning)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING {_COLUMNS}
 """
 _UPDATE = f"""
 UPDATE agents SET description = $2, instructions = $3, model = $4, fallback_model = $5,
-  realms = $6, connectors = $7, approval_defaults = $8, max_iterations = $9, temperature = $10
+  realms = $6, connectors = $7, approval_defaults = $8, max_iterations = $9, temperature = $10,
+  show_reasoning = $11
 WHERE id = $1 RETURNING {_COLUMNS}
 """
 
@@ -57,6 +58,8 @@ class AgentSettings(BaseModel):
     )
     max_iterations: int | None = Field(default=None, ge=1, le=100)
     temperature: float | None = Field(default=None, ge=0, le=2)
+    show_reasoning: bool = False
+    """Whether what its model thinks goes into the log, where every reader of the run sees it."""
 
 
 class NewAgent(AgentSettings):
@@ -160,6 +163,7 @@ def _values(agent: AgentSettings) -> tuple[Any, ...]:
         {Effect(effect).value: what for effect, what in agent.approval_defaults.items()},
         agent.max_iterations,
         agent.temperature,
+        agent.show_reasoning,
     )
 
 

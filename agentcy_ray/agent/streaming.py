@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from itertools import groupby
 
 from agentcy_ray.agent.citations import CitationStream
 from agentcy_ray.agent.runlog import NewEvent
 from agentcy_ray.core.errors import ModelError
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.repair import repaired_text
-from agentcy_ray.llm.model import Done, Model, ModelRequest, TextDelta
+from agentcy_ray.llm.model import Done, Model, ModelRequest, TextDelta, ThinkingDelta
 
 Append = Callable[[Sequence[NewEvent]], Awaitable[object]]
 
 
 class DeltaWriter:
-    """Gathers words and writes them as ``content_delta`` events."""
+    """Gathers words and writes them: ``content_delta``, and ``thinking_delta`` for reasoning."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class DeltaWriter:
         self._every_secs = every_ms / 1000
         self._every_chars = every_chars
         self._lead = lead
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[EventType, str]] = []
         self._size = 0
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
@@ -49,7 +50,7 @@ class DeltaWriter:
 
     @property
     def said(self) -> str:
-        """What has been written, citation keys checked."""
+        """What has been written of the answer, citation keys checked."""
         return "".join(self._said)
 
     def add(self, text: str) -> None:
@@ -58,9 +59,20 @@ class DeltaWriter:
         Raises:
             LeaseLostError, StoreUnavailableError: an earlier write failed.
         """
+        self._hold(EventType.CONTENT_DELTA, text)
+
+    def think(self, text: str) -> None:
+        """Reasoning to be written soon; it is no part of what was said.
+
+        Raises:
+            LeaseLostError, StoreUnavailableError: an earlier write failed.
+        """
+        self._hold(EventType.THINKING_DELTA, text)
+
+    def _hold(self, kind: EventType, text: str) -> None:
         if self._task.done():
             self._task.result()
-        self._waiting.append(text)
+        self._waiting.append((kind, text))
         self._size += len(text)
         self._some.set()
         if self._size >= self._every_chars:
@@ -88,28 +100,43 @@ class DeltaWriter:
                     await self._enough.wait()
             except TimeoutError:
                 continue
-        await self._write(*self._citations.finish())
+        text, citations = self._citations.finish()
+        await self._append([*self._said_as_events(text), *citations])
 
     async def _flush(self) -> None:
-        text = repaired_text("".join(self._waiting))
+        events: list[NewEvent] = []
+        for kind, pieces in groupby(self._waiting, key=lambda piece: piece[0]):
+            text = repaired_text("".join(text for _, text in pieces))
+            if kind is EventType.THINKING_DELTA:
+                events.append((kind, {"delta": text}))
+                continue
+            text, citations = self._citations.feed(text)
+            events += [*self._said_as_events(text), *citations]
         self._waiting.clear()
         self._size = 0
         if not self._closing:
             self._some.clear()
             self._enough.clear()
-        await self._write(*self._citations.feed(text))
+        await self._append(events)
 
-    async def _write(self, text: str, citations: list[NewEvent]) -> None:
-        events: list[NewEvent] = []
-        if text:
-            text, self._lead = self._lead + text, ""
-            self._said.append(text)
-            events.append((EventType.CONTENT_DELTA, {"delta": text}))
-        await self._append([*events, *citations])
+    def _said_as_events(self, text: str) -> list[NewEvent]:
+        if not text:
+            return []
+        text, self._lead = self._lead + text, ""
+        self._said.append(text)
+        return [(EventType.CONTENT_DELTA, {"delta": text})]
 
 
-async def stream_turn(model: Model, request: ModelRequest, writer: DeltaWriter) -> Done:
+async def stream_turn(
+    model: Model, request: ModelRequest, writer: DeltaWriter, *, reasoning: bool = False
+) -> Done:
     """Run one model turn; its words go to ``writer``. Leaving early closes the provider's stream.
+
+    Args:
+        model: who answers.
+        request: what it is asked.
+        writer: where its words go.
+        reasoning: whether its reasoning goes there too.
 
     Raises:
         ModelError: the provider failed, or ended without saying so.
@@ -121,6 +148,8 @@ async def stream_turn(model: Model, request: ModelRequest, writer: DeltaWriter) 
             async for event in events:
                 if isinstance(event, TextDelta):
                     writer.add(event.text)
+                elif isinstance(event, ThinkingDelta) and reasoning:
+                    writer.think(event.text)
                 elif isinstance(event, Done):
                     done = event
     finally:

@@ -31,6 +31,8 @@ from agentcy_ray.llm.model import ToolReply, ToolUse
 READS_AT_ONCE = 16
 CALLS_PER_TURN = 1000
 """Places in a turn; a call's position in the run is turn × 1000 + place."""
+ARGS_INLINE_CHARS = 4096
+"""Longer arguments are told in pieces of this length, so that no event is without bound."""
 _CITED = frozenset({("rag", "search")})
 
 
@@ -162,12 +164,12 @@ class ToolTurn:
             call = _Pending(index, use, opened)
             calls.append(call)
             # The call is announced before the approval that it needs.
-            events += [self._start_event(use, opened.tool_call_id, opened), *asked]
+            events += [*self._start_events(use, opened.tool_call_id, opened), *asked]
         await self._announce(events)
         return calls
 
     async def _announce(self, events: Sequence[NewEvent]) -> None:
-        new = [event for event in events if self._is_new(event)]
+        new = self._unknown(events)
         asks = any(type_ is EventType.APPROVAL_REQUIRED for type_, _ in events)
         for type_, data in events:
             if type_ is EventType.APPROVAL_REQUIRED:
@@ -176,6 +178,21 @@ class ToolTurn:
             await self._runs.move(self._run.key, "waiting_approval", new)
         else:
             await self._log.append(self._run.key, new)
+
+    def _unknown(self, events: Sequence[NewEvent]) -> list[NewEvent]:
+        """Those that the log does not tell of yet; arguments go with the start of their call."""
+        new: list[NewEvent] = []
+        started: set[str] = set()
+        for event in events:
+            type_, data = event
+            if type_ is EventType.TOOL_CALL_DELTA:
+                if data["tool_call_id"] in started:
+                    new.append(event)
+            elif self._is_new(event):
+                new.append(event)
+                if type_ is EventType.TOOL_CALL_START:
+                    started.add(str(data["tool_call_id"]))
+        return new
 
     def _is_new(self, event: NewEvent) -> bool:
         type_, data = event
@@ -191,17 +208,34 @@ class ToolTurn:
         self._announced.add(identity)
         return not known
 
-    def _start_event(self, use: ToolUse, call_id: UUID, opened: OpenCall | None) -> NewEvent:
-        data: dict[str, Any] = {
-            "tool_call_id": encode("tc", call_id),
-            "name": use.name,
-            "args": self._redactor.json(use.args, by_field=True),
-        }
+    def _start_events(self, use: ToolUse, call_id: UUID, opened: OpenCall | None) -> list[NewEvent]:
+        """A call and its arguments; long ones follow in pieces, as text that is JSON once joined.
+
+        They are told when the call is complete and not while the model writes them: what is secret
+        in them can be found in a whole value only.
+        """
+        name = encode("tc", call_id)
+        data: dict[str, Any] = {"tool_call_id": name, "name": use.name}
+        args = self._redactor.json(use.args, by_field=True)
+        text = orjson.dumps(args).decode()
+        pieces: list[str] = []
+        if len(text) <= ARGS_INLINE_CHARS:
+            data["args"] = args
+        else:
+            pieces = [
+                text[at : at + ARGS_INLINE_CHARS] for at in range(0, len(text), ARGS_INLINE_CHARS)
+            ]
         if opened is not None:
             data["effect"] = opened.effect.value
             if opened.call.connector:
                 data |= {"connector": opened.call.connector, "tool": opened.call.tool}
-        return EventType.TOOL_CALL_START, data
+        return [
+            (EventType.TOOL_CALL_START, data),
+            *(
+                (EventType.TOOL_CALL_DELTA, {"tool_call_id": name, "args_delta": piece})
+                for piece in pieces
+            ),
+        ]
 
     # -- finishing ------------------------------------------------------------------------------
 
@@ -281,7 +315,7 @@ class ToolTurn:
     ) -> None:
         """Keep the result of a call that is not carried out."""
         stored = self._stored(use, result, None)
-        events = [self._start_event(use, result.tool_call_id, None), _result_event(result)]
+        events = [*self._start_events(use, result.tool_call_id, None), _result_event(result)]
         await self._turns.save_results(self._run.key, turn.number, {index: stored}, events)
         results[index] = stored
 

@@ -101,6 +101,8 @@ def _print_event(out: Console, event: ServerEvent) -> None:
     match event.type:
         case "content_delta":
             out.print(data["delta"], end="", markup=False)
+        case "thinking_delta":
+            out.print(data["delta"], end="", style="dim", markup=False)
         case "tool_call_start":
             tool = data.get("tool") or data["name"]
             out.print(f"\n[cyan]→ {data.get('connector') or ''} {tool}[/]")

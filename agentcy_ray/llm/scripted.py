@@ -7,6 +7,7 @@ The name is a comma-separated list of ``key=value``; values are percent-encoded.
 ``tokens``       words of the final answer when ``text`` is absent (16)
 ``text``         the final answer
 ``say``          words streamed in every turn before its tool calls
+``think``        reasoning streamed in every turn before its words
 ``tools``        calls: ``+`` joins calls of one turn, ``>`` starts the next turn, ``*n`` repeats a
                  call. A call is ``connector.tool``, ``connector@source.tool`` or a meta-tool's name
 ``args.<call>``  JSON arguments of the calls of that name; ``{}`` when absent
@@ -41,6 +42,8 @@ from agentcy_ray.llm.model import (
     Part,
     Text,
     TextDelta,
+    Thinking,
+    ThinkingDelta,
     ToolCallReady,
     ToolReply,
     ToolUse,
@@ -65,6 +68,7 @@ class ScriptedModel:
     args: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     text: str | None = None
     say: str = ""
+    think: str = ""
     tokens: int = 16
     ttft_ms: float = 0
     itl_ms: float = 0
@@ -98,6 +102,7 @@ class ScriptedModel:
                 args=args,
                 text=values.get("text"),
                 say=values.get("say", ""),
+                think=values.get("think", ""),
                 tokens=int(values.get("tokens", "16")),
                 ttft_ms=float(values.get("ttft", "0")),
                 itl_ms=float(values.get("itl", "0")),
@@ -129,7 +134,13 @@ class ScriptedModel:
         await asyncio.sleep(self.ttft_ms / 1000)
         calls = self._calls(turn, request)
         words = self._answer(request) if not calls else self.say
-        parts: list[Part] = [Text(text=words)] if words else []
+        parts: list[Part] = []
+        if self.think:
+            parts.append(Thinking(text=self.think, provider="scripted"))
+            for piece in re.findall(r"\S+\s*", self.think):
+                yield ThinkingDelta(piece)
+        if words:
+            parts.append(Text(text=words))
         for count, piece in enumerate(re.findall(r"\S+\s*", words)):
             if self.fail_after is not None and count >= self.fail_after and not calls:
                 raise ModelError(f"{self.reference} fails as it was told to", model="scripted")
@@ -179,7 +190,7 @@ def _text(part: Part) -> str:
 
 
 _KEYS = (
-    "ttft", "itl", "tokens", "text", "say", "tools", "repeat", "obey", "fail", "seed",
+    "ttft", "itl", "tokens", "text", "say", "think", "tools", "repeat", "obey", "fail", "seed",
 )  # fmt: skip
 
 

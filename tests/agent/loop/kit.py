@@ -62,7 +62,7 @@ class RecordingTools:
             run_id=ctx.run_id,
             position=position,
         )
-        opened = OpenCall(new_id(), call, effect=EFFECTS.get(tool, Effect.READ))
+        opened = OpenCall(ctx.call_id(position), call, effect=EFFECTS.get(tool, Effect.READ))
         self.log.append(("open", f"{tool}@{position}"))
         if tool == "denied":
             opened.result = opened.ended(ToolStatus.DENIED, "policy_denied", "no")

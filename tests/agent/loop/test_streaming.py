@@ -11,7 +11,7 @@ from agentcy_ray.agent.citations import Citations, CitationStream
 from agentcy_ray.agent.runlog import NewEvent
 from agentcy_ray.agent.streaming import DeltaWriter, stream_turn
 from agentcy_ray.core.errors import LeaseLostError, ModelError
-from agentcy_ray.core.events import Usage
+from agentcy_ray.core.events import EventType, Usage
 from agentcy_ray.llm.model import Done, Message, ModelEvent, ModelRequest, TextDelta
 
 REQUEST = ModelRequest(system="", messages=())
@@ -104,6 +104,31 @@ async def test_words_go_out_after_the_interval_without_more_of_them() -> None:
     writer.add("two")
     await log.holds("one", "two")
     await writer.close()
+
+
+async def test_reasoning_is_told_in_its_place_and_is_no_part_of_what_was_said() -> None:
+    written: list[NewEvent] = []
+
+    async def append(events: Sequence[NewEvent]) -> None:
+        written.extend(events)
+
+    writer = DeltaWriter(
+        append, CitationStream(Citations()), every_ms=60_000, every_chars=256, lead="\n\n"
+    )
+    for word in ("Let me ", "see. "):
+        writer.think(word)
+    writer.add("It is ")
+    writer.add("this.")
+    writer.think("Is it?")
+    writer.add(" Yes.")
+    await writer.close()
+    assert written == [
+        (EventType.THINKING_DELTA, {"delta": "Let me see. "}),
+        (EventType.CONTENT_DELTA, {"delta": "\n\nIt is this."}),
+        (EventType.THINKING_DELTA, {"delta": "Is it?"}),
+        (EventType.CONTENT_DELTA, {"delta": " Yes."}),
+    ]
+    assert writer.said == "\n\nIt is this. Yes."
 
 
 async def test_a_log_that_refuses_stops_the_model() -> None:
