@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -19,10 +18,11 @@ from agentcy_ray.agent.approvals import Approvals
 from agentcy_ray.agent.calls import Agent, CallContext, OpenCall
 from agentcy_ray.agent.gateway import Gateway
 from agentcy_ray.agent.tool_calls import ToolCallRow, ToolCallStore
-from agentcy_ray.core.errors import AgentcyError, InvalidError
+from agentcy_ray.core.errors import AgentcyError, BackendError, InvalidError
+from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
-from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
+from agentcy_ray.core.tools import ToolCall, ToolFault, ToolResult, ToolStatus
 from agentcy_ray.stores.postgres import Database
 
 MAX_BATCH = 128
@@ -104,33 +104,46 @@ class DirectCalls:
         opened = await self._gateway.open(ctx, call)
         if not opened.waiting:
             return await self._gateway.finish(ctx, opened)
-        task = self._in_background(ctx, opened)
-        await asyncio.wait({task}, timeout=min(wait_secs, MAX_WAIT_SECS))
-        if task.done():
-            return task.result()
-        assert opened.approval is not None
-        return ToolResult(
-            tool_call_id=opened.tool_call_id,
-            status=ToolStatus.WAITING_APPROVAL,
-            approval_id=opened.approval.id,
-        )
+        return await self._wait(ctx, opened, wait_secs)
 
     async def call_many(
-        self, principal: Principal, conversation_id: UUID | None, calls: Sequence[ToolCall],
-        **occasion: Any,
-    ) -> list[ToolResult]:  # fmt: skip
+        self,
+        principal: Principal,
+        conversation_id: UUID | None,
+        calls: Sequence[ToolCall],
+        *,
+        wait_secs: float = 0.0,
+        realm: str | None = None,
+        agent: Agent | None = None,
+        request_id: str | None = None,
+        ip: str | None = None,
+    ) -> list[ToolResult]:
         """Make up to 128 calls, at most 64 at a time; the results are in the calls' order.
+
+        A call that fails, for whatever reason, has its failure as its result: the others' effects
+        have happened, and their results must not be lost with it.
 
         Raises:
             InvalidError: there are more than 128.
         """
         if len(calls) > MAX_BATCH:
             raise InvalidError(f"{len(calls)} calls are more than {MAX_BATCH}; send them in parts")
+        ctx = CallContext(
+            principal=principal, realm=realm, conversation_id=conversation_id, agent=agent,
+            request_id=request_id, ip=ip,
+        )  # fmt: skip
         gate = asyncio.Semaphore(CONCURRENT)
 
         async def one(call: ToolCall) -> ToolResult:
-            async with gate:
-                return await self.call(principal, conversation_id, call, **occasion)
+            opened: OpenCall | None = None
+            try:
+                async with gate:
+                    opened = await self._gateway.open(ctx, call)
+                    if not opened.waiting:
+                        return await self._gateway.finish(ctx, opened)
+                return await self._wait(ctx, opened, wait_secs)
+            except BackendError as error:
+                return _unreleased(opened, error)
 
         return list(await asyncio.gather(*map(one, calls)))
 
@@ -202,6 +215,18 @@ class DirectCalls:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
+    async def _wait(self, ctx: CallContext, opened: OpenCall, wait_secs: float) -> ToolResult:
+        task = self._in_background(ctx, opened)
+        await asyncio.wait({task}, timeout=min(wait_secs, MAX_WAIT_SECS))
+        if task.done():
+            return task.result()
+        assert opened.approval is not None
+        return ToolResult(
+            tool_call_id=opened.tool_call_id,
+            status=ToolStatus.WAITING_APPROVAL,
+            approval_id=opened.approval.id,
+        )
+
     def _in_background(self, ctx: CallContext, opened: OpenCall) -> asyncio.Task[ToolResult]:
         task = asyncio.create_task(self._gateway.finish(ctx, opened))
         self._waiting.add(task)
@@ -230,6 +255,16 @@ def _context(row: ToolCallRow) -> CallContext:
         request_id=row.context.get("request_id"),
         ip=row.context.get("ip"),
     )
+
+
+def _unreleased(opened: OpenCall | None, error: BackendError) -> ToolResult:
+    """The result of a call whose intent, receipt or audit entry is not durable."""
+    if opened is None:
+        fault = ToolFault(code=error.code, message=error.message)
+        return ToolResult(tool_call_id=new_id(), status=ToolStatus.ERROR, error=fault)
+    open_end = opened.effect.consequential
+    status = ToolStatus.INDETERMINATE if open_end else ToolStatus.ERROR
+    return opened.ended(status, error.code, error.message)
 
 
 async def _either(stop: asyncio.Event, secs: float) -> None:

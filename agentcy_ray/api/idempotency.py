@@ -13,6 +13,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
+import orjson
 from fastapi import Request
 from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response
@@ -61,6 +62,8 @@ class Reply:
 
     body: Any
     status: int
+    plain: bool = False
+    """Whether ``body`` is made of JSON values already: then nothing walks through it again."""
 
 
 async def once(
@@ -77,8 +80,7 @@ async def once(
     """
     key = key_of(request)
     if key is None:
-        reply = _reply(await handler(), status)
-        return JSONResponse(reply.body, reply.status)
+        return _response(_reply(await handler(), status))
     db: Database = services_of(request).db
     route = f"{request.method} {request.url.path}"
     digest, now = sha256(await request.body()).digest(), SystemClock().now()
@@ -97,13 +99,17 @@ async def once(
         raise
     async with db.tenant(caller.org_id) as connection:
         await connection.execute(_KEEP, route, key, reply.status, reply.body, now + KEPT)
-    return JSONResponse(reply.body, reply.status)
+    return _response(reply)
 
 
 def _reply(answer: Any, status: int) -> Reply:
     """The answer as JSON values."""
     reply = answer if isinstance(answer, Reply) else Reply(answer, status)
-    return Reply(jsonable_encoder(reply.body), reply.status)
+    return reply if reply.plain else Reply(jsonable_encoder(reply.body), reply.status, plain=True)
+
+
+def _response(reply: Reply) -> Response:
+    return Response(orjson.dumps(reply.body), reply.status, media_type="application/json")
 
 
 def _replay(found: Any, digest: bytes) -> Response:

@@ -207,7 +207,11 @@ async def call_tool(
     request: Request,
     wait_secs: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
-    """Call a tool through policy, approval and audit."""
+    """Call a tool through policy, approval and audit; or up to 128 tools, side by side.
+
+    A batch answers 200 with one result for each call, in order; what went wrong with one of them
+    is its result.
+    """
     services = services_of(request)
     conversation = await services.conversations.get(
         caller.principal, decode("cnv", conversation_id)
@@ -229,12 +233,12 @@ async def call_tool(
         if result.error is not None and not waiting:
             error = _error(result)
             return Reply(error_body(error, caller.request_id), error.status)
-        return Reply(_answer(result), 202 if waiting else 200)
+        return Reply(_plain(result), 202 if waiting else 200, plain=True)
 
-    async def many(calls: DirectCalls) -> CallAnswers:
+    async def many(calls: DirectCalls) -> Reply:
         wanted = [_call(call) for call in calls.calls]
         results = await direct.call_many(caller.principal, conversation.id, wanted, **occasion)
-        return CallAnswers(results=[_answer(result) for result in results])
+        return Reply({"results": [_plain(result) for result in results]}, 200, plain=True)
 
     if isinstance(body, DirectCalls):
         return await once(request, caller, lambda: many(body))
@@ -261,10 +265,20 @@ def _call(body: DirectCall) -> ToolCall:
 
 
 def _answer(result: ToolResult) -> CallAnswer:
-    fields = result.model_dump()
+    return CallAnswer.model_validate(_fields(result, "python"))
+
+
+def _plain(result: ToolResult) -> dict[str, Any]:
+    """A ``CallAnswer`` as JSON values."""
+    return _fields(result, "json")
+
+
+def _fields(result: ToolResult, mode: Literal["json", "python"]) -> dict[str, Any]:
+    fields = result.model_dump(mode=mode, exclude={"result"})
+    fields["result"] = result.result  # JSON since it was redacted
     if result.status is ToolStatus.WAITING_APPROVAL:
         fields["status"] = "pending_approval"
-    return CallAnswer(**fields)
+    return fields
 
 
 def _error(result: ToolResult) -> AgentcyError:

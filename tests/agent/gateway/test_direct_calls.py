@@ -249,3 +249,27 @@ async def test_a_batch_shares_its_commits(world):
     assert {r.status for r in results} == {ToolStatus.COMPLETED}
     commits = await world.sql("SELECT count(DISTINCT xmin::text) FROM tool_calls")
     assert commits < 16
+
+
+async def test_what_cannot_be_recorded_fails_alone_in_its_batch(world):
+    class PartlyFull(AuditLog):
+        async def append(self, entry):
+            if entry.resource["tool"] != "lab.look":
+                raise StoreUnavailableError("full")
+            return await super().append(entry)
+
+    process = make_process(
+        world.db, world.bell, world.sources, world.objects, world.settings, world.dispatcher,
+        world.search, PartlyFull(world.db),
+    )  # fmt: skip
+    await world.set(approval_defaults={"write": "allow"})
+    results = await process.direct.call_many(
+        world.people["owner"], None, [call("look"), call("stir"), call("lok")], request_id="req_1"
+    )
+    await process.close()
+    assert [result.status for result in results] == [
+        ToolStatus.COMPLETED, ToolStatus.INDETERMINATE, ToolStatus.ERROR
+    ]  # fmt: skip
+    assert [result.error and result.error.code for result in results] == [
+        None, "unavailable", "tool_not_found"
+    ]  # fmt: skip
