@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -39,6 +39,21 @@ async def endpoints(settings: Settings) -> AsyncIterator[Endpoints]:
 def redis_url(endpoints: Endpoints) -> str:
     """The session's Redis; keep apart by a prefix of your own."""
     return endpoints.redis_url
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(settings: Settings) -> Iterator[None]:
+    """A local Ray cluster, with this process as its driver; workers find this state folder."""
+    from agentcy_ray.runtime import cluster
+    from agentcy_ray.runtime.cluster_config import ClusterConfig
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGENTCY_STATE_DIR", str(settings.state_dir))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        cluster.start(settings, ClusterConfig())  # its processes keep the variables of this moment
+    yield
+    cluster.stop()
 
 
 @pytest.fixture(scope="session")

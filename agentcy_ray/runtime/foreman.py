@@ -21,7 +21,7 @@ from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster import NAMESPACE
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.embedding import EmbeddingActor
-from agentcy_ray.runtime.host_keeper import HostKeeper
+from agentcy_ray.runtime.host_keeper import LINGER_SECS, HostKeeper
 from agentcy_ray.runtime.ingest_workers import IngestWorker
 from agentcy_ray.runtime.session_hosts import OpenSources, SessionHost
 
@@ -73,12 +73,17 @@ def _make(cls: type[Any], name: str, concurrency: int, args: tuple[Any, ...], **
     ).remote(*args)
 
 
-def keep_hosts(config: ClusterConfig, open_sources: OpenSources | None = None) -> HostKeeper:
+def keep_hosts(
+    config: ClusterConfig,
+    open_sources: OpenSources | None = None,
+    linger_secs: float = LINGER_SECS,
+) -> HostKeeper:
     """A keeper of session hosts, with the least number started.
 
     Args:
         config: bounds, targets and needs of the hosts.
         open_sources: where hosts read their sources; the platform's own store by default.
+        linger_secs: see ``HostKeeper``.
     """
     part = config.session_hosts
 
@@ -87,7 +92,7 @@ def keep_hosts(config: ClusterConfig, open_sources: OpenSources | None = None) -
             SessionHost, name, HOST_EXCHANGES, (name, part, open_sources), **part.actor_options()
         )
 
-    return HostKeeper(part, start)
+    return HostKeeper(part, start, linger_secs)
 
 
 def _embedders(config: ClusterConfig) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from agentcy_ray.runtime.names import host_name
 TICK_SECS = 1.0
 LINGER_SECS = 3 * STALE_SECS
 """A dispatcher asks for the set anew after ``STALE_SECS``; by now none thinks of an old one."""
+START_SECS = 60.0
+"""A host that is not up by then is given up; the next tick may start another."""
 SILENT_SECS = 10.0
 """A host that does not answer for so long hangs as a whole and is started anew."""
 _log = structlog.get_logger(__name__)
@@ -68,13 +70,21 @@ class HostKeeper:
     Args:
         part: bounds and targets.
         start: starts the host of a name, or finds it; returns its actor.
+        linger_secs: how long a host that left the set stays to send late calls elsewhere.
     """
 
-    def __init__(self, part: SessionHosts, start: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        part: SessionHosts,
+        start: Callable[[str], Any],
+        linger_secs: float = LINGER_SECS,
+    ) -> None:
         self._part = part
+        self._linger_secs = linger_secs
         self._start = start
         self._scale = Scale(part)
         self._hosts: dict[str, _Host] = {}
+        self._coming: dict[str, asyncio.Task[_Host | None]] = {}
         self._leaving: dict[str, tuple[_Host, float]] = {}
         self._set = HostSet(0, ())
         self._change([self._begin(i) for i in range(part.min)])
@@ -83,6 +93,11 @@ class HostKeeper:
     def hosts(self) -> HostSet:
         """The present set."""
         return self._set
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """Hosts that are out of the set and still finish calls."""
+        return tuple(self._leaving)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after the hosts until told to stop."""
@@ -95,26 +110,40 @@ class HostKeeper:
 
     async def tick(self) -> None:
         """Tell every host the set, and add or take one by what they answer."""
+        self._welcome()
         loads = await asyncio.gather(*(self._tell(host) for host in self._hosts.values()))
         peak = sum(load.peak for load in loads if load is not None)
-        count = len(self._hosts)
+        count = len(self._hosts) + len(self._coming)
         wanted = self._scale.wanted(time.monotonic(), count, peak)
         if wanted > count:
-            await self._grow(wanted)
-        elif wanted < count:
+            self._grow(wanted - count)
+        elif wanted < count and not self._coming:
             self._shrink()
         for host, left_at in list(self._leaving.values()):
             await self._see_off(host, left_at)
 
-    async def _grow(self, wanted: int) -> None:
-        missing = [i for i in range(self._part.max) if host_name(i) not in self._hosts]
-        fresh: list[_Host] = []
-        for i in missing[: wanted - len(self._hosts)]:
-            leaving = self._leaving.pop(host_name(i), None)  # it may as well stay
-            fresh.append(self._begin(i) if leaving is None else leaving[0])
-        up = await asyncio.gather(*(_ready(host) for host in fresh))
-        self._change([*self._hosts.values(), *(h for h, ok in zip(fresh, up, strict=True) if ok)])
-        await asyncio.gather(*(self._tell(host) for host in self._hosts.values()))
+    async def settled(self) -> None:
+        """Wait until every host that was started is up, or failed to be."""
+        if self._coming:
+            await asyncio.wait(self._coming.values())
+
+    def _grow(self, more: int) -> None:
+        taken = {*self._hosts, *self._coming}
+        missing = [i for i in range(self._part.max) if host_name(i) not in taken]
+        for i in missing[:more]:
+            name = host_name(i)
+            leaving = self._leaving.pop(name, None)  # it may as well stay
+            host = self._begin(i) if leaving is None else leaving[0]
+            self._coming[name] = asyncio.create_task(_ready(host))
+
+    def _welcome(self) -> None:
+        """Put hosts that are up by now into the set; it is told with this tick."""
+        done = {name: task for name, task in self._coming.items() if task.done()}
+        up = [host for task in done.values() if (host := task.result()) is not None]
+        for name in done:
+            del self._coming[name]
+        if up:
+            self._change([*self._hosts.values(), *up])
 
     def _shrink(self) -> None:
         last = max(self._hosts.values(), key=lambda host: int(host.name.rsplit("-", 1)[1]))
@@ -123,7 +152,7 @@ class HostKeeper:
 
     async def _see_off(self, host: _Host, left_at: float) -> None:
         load = await self._tell(host)
-        if time.monotonic() - left_at < LINGER_SECS:
+        if time.monotonic() - left_at < self._linger_secs:
             return
         if load is None or not (load.in_flight or load.undelivered):
             del self._leaving[host.name]
@@ -164,11 +193,12 @@ async def _told(actor: Any, hosts: HostSet) -> HostLoad | None:
         return None
 
 
-async def _ready(host: _Host) -> bool:
+async def _ready(host: _Host) -> _Host | None:
     try:
-        async with asyncio.timeout(SILENT_SECS):
+        async with asyncio.timeout(START_SECS):
             await host.actor.ping.remote()
     except (RayError, TimeoutError):
+        _log.warning("session_host_did_not_start", host=host.name)
         ray.kill(host.actor, no_restart=True)
-        return False
-    return True
+        return None
+    return host

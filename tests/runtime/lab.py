@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -36,7 +37,7 @@ LIMIT_SECS = 30.0
 
 class LabConnector:
     """Tools: ``echo``, ``report`` (waits for the harbour), ``block`` (the same, on its loop's
-    thread), ``end`` (ends the loop from a task of its own), ``pid``.
+    thread), ``end`` (ends the loop from a task of its own), ``die``, ``pid``, ``sleep``.
     """
 
     spec = ConnectorSpec(
@@ -79,6 +80,8 @@ class LabSession:
                 plain.connect(args["harbour"])
                 plain.sendall(said.encode())
                 return plain.makefile().readline().strip()
+        if tool == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if tool == "end":
             asyncio.get_running_loop().create_task(_end())
             await asyncio.Event().wait()
