@@ -69,6 +69,10 @@ class GitConfig(ConnectorConfig):
         description="paths to read, for example docs/** or **/*.py; empty = all",
         max_length=100,
     )
+    line_counts: bool = Field(
+        default=False,
+        description="count added and deleted lines of each change; reads every file of history",
+    )
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ class GitSession:
         repo = self._open()
         now = take_snapshot(repo, self._config)
         name = self._config.url.strip().rstrip("/")
-        globs = self._config.include_path_globs
-        yield from Extraction(repo, name, now, before, globs).run()
+        globs, counts = self._config.include_path_globs, self._config.line_counts
+        yield from Extraction(repo, name, now, before, globs, line_counts=counts).run()
 
     async def call(
         self, tool: str, args: Mapping[str, Any], *, idempotency_key: str | None = None

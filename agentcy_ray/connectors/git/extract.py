@@ -16,6 +16,7 @@ from agentcy_ray.connectors.git.files import (
     write_head_file,
 )
 from agentcy_ray.connectors.git.history import History
+from agentcy_ray.connectors.git.line_counts import count_lines
 from agentcy_ray.connectors.git.rows import AUTHOR, BRANCH, COMMIT, FILE, TAG, Rows
 from agentcy_ray.connectors.git.snapshot import Snapshot, read_mailmap
 from agentcy_ray.connectors.git.trees import Touch
@@ -49,6 +50,7 @@ class Extraction:
         now: its refs at this moment.
         before: its refs at the last published extract; None = read everything.
         globs: paths to read.
+        line_counts: whether changes carry how many lines they added and deleted.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class Extraction:
         now: Snapshot,
         before: Snapshot | None,
         globs: tuple[str, ...],
+        *,
+        line_counts: bool = False,
     ) -> None:
         self._repo = repo
+        self._line_counts = line_counts
         self._history = History(repo)
         self._now = now
         self._before = before
@@ -238,7 +243,8 @@ class Extraction:
             for touch in self._history.touches(commit, parents):
                 if self._wanted(touch.path):
                     self._write_past(touch.path)
-                    rows.touch(sha, touch)
+                    lines = count_lines(self._repo, touch) if self._line_counts else None
+                    rows.touch(sha, touch, lines)
             yield from rows.drain()
             if done % _PROGRESS_EVERY == 0 or done == total:
                 yield Progress(done, total, "commits")

@@ -110,15 +110,19 @@ class Rows:
 
     # -- edges
 
-    def touch(self, sha: str, touch: Touch) -> None:
-        """A commit changed a file."""
+    def touch(self, sha: str, touch: Touch, lines: tuple[int, int] | None = None) -> None:
+        """A commit changed a file; ``lines`` are those that it added and deleted."""
         properties: dict[str, Any] | str
         if touch.old is not None:
             properties = {"change": touch.change, "old_path": decoded(touch.old)}
         elif touch.new is not None:
             properties = {"change": touch.change, "new_path": decoded(touch.new)}
+        elif lines is not None:
+            properties = {"change": touch.change}
         else:
             properties = _CHANGED[touch.change]
+        if lines is not None and isinstance(properties, dict):
+            properties |= {"added_lines": lines[0], "deleted_lines": lines[1]}
         self.edge(COMMIT, sha, "TOUCHES", FILE, key_of(touch.path), properties)
 
     def contains(self, raw: bytes) -> None:

@@ -100,7 +100,7 @@ def _snapshot(repo: pygit2.Repository, config: GitConfig) -> Snapshot:
         url=public_url(repo, config),
         mailmap=_mailmap_id(head),
         shallow=_shallow(repo),
-        settings=_digest(orjson.dumps([config.ref, config.shallow, *config.include_path_globs])),
+        settings=_digest(orjson.dumps(_settings(config))),
     )
 
 
@@ -190,6 +190,12 @@ def _shallow(repo: pygit2.Repository) -> str | None:
     if not repo.is_shallow or not boundary.exists():
         return None
     return _digest(b"\n".join(sorted(boundary.read_bytes().split())))
+
+
+def _settings(config: GitConfig) -> list[object]:
+    """What a change of must be followed by a full extract."""
+    extra = [{"line_counts": True}] if config.line_counts else []
+    return [config.ref, config.shallow, *config.include_path_globs, *extra]
 
 
 def _digest(data: bytes) -> str:
