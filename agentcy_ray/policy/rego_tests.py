@@ -6,6 +6,7 @@ undefined, anything else, or ends in an error. ``with input as …`` puts the qu
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict
 
+from agentcy_ray.policy.engine import PolicyText, compile_policies
 from agentcy_ray.policy.modules import Engine, Module, explain, parse
 from agentcy_ray.policy.references import Definitions, Path
 
@@ -42,7 +44,9 @@ def run_tests(texts: Mapping[str, str], settings: Mapping[str, Any]) -> list[Tes
     Raises:
         PolicyInvalidError: a file cannot be used; ``details`` hold policy, line and column.
     """
-    modules = [parse(name, name, text) for name, text in sorted(texts.items())]
+    files = sorted(texts.items())
+    compile_policies([PolicyText(name, name, text) for name, text in files], settings, math.inf)
+    modules = [parse(name, name, text) for name, text in files]
     return [_run(modules, settings, path) for path in _tests(modules)]
 
 
