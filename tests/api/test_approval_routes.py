@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.api.platform import Platform
+from agentcy_ray.cli.client import Client
+from agentcy_ray.core.settings import Settings
+from tests.api.platform import Platform, credentials
 
 SHIPPED = {
     "approval_defaults": {"read": "allow", "write": "approve", "destructive": "approve"},
@@ -78,6 +85,53 @@ async def test_with_a_second_person_wanted_the_requester_is_refused_and_another_
         assert (vote["approved"], vote["via"], vote["note"]) == (False, "console", "no")
         shown = (await owner.get(f"/approvals/{asked['approval_id']}")).json()
         assert (shown["status"], shown["quorum"], shown["votes"]) == ("denied", 1, [vote])
+
+
+async def command(platform: Platform, state_dir: Path, *words: str) -> Any:
+    """What ``agentcy … --json`` prints, run by a logged-in person."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agentcy_ray.cli", *words, "--json",
+        env={**os.environ, "AGENTCY_URL": platform.url, "AGENTCY_STATE_DIR": str(state_dir)},
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        printed, _ = await process.communicate()
+    assert process.returncode == 0, printed
+    return orjson.loads(printed)
+
+
+async def test_two_people_decide_by_the_command_line_and_the_api(
+    platform: Platform, tmp_path: Path
+) -> None:
+    owner, admin = await platform.as_("owner"), await platform.as_("admin")
+    rego = (
+        "package agentcy.eyes\nimport rego.v1\n"
+        'require_approval contains {"msg": "four eyes", "quorum": 2} if '
+        'input.resource.args.path == "a.md"\n'
+    )
+    made = await owner.post("/policies", json={"name": "eyes.rego", "rego": rego, "enabled": True})
+    assert made.status_code == 201, made.text
+    try:
+        _, asked = await waiting(platform, "four-eyes")
+        approval = asked["approval_id"]
+        login = credentials("admin")
+        settings = Settings.load({}, agentcy_state_dir=tmp_path)
+        async with Client(settings, platform.url) as client:
+            await client.login(login["email"], login["password"])
+        listed = await command(platform, tmp_path, "approvals", "list")
+        assert [(one["id"], one["quorum"]) for one in listed] == [(approval, 2)]
+        first = await command(platform, tmp_path, "approvals", "approve", approval, "--note", "ok")
+        assert (first["status"], len(first["votes"])) == ("pending", 1)
+        decided = (await owner.post(f"/approvals/{approval}", json={"approved": True})).json()
+        assert decided["status"] == "approved"
+        shown = await command(platform, tmp_path, "approvals", "show", approval)
+        assert [(vote["via"], vote["note"]) for vote in shown["votes"]] == [
+            ("cli", "ok"), ("api", None),
+        ]  # fmt: skip
+        late = await admin.post(f"/approvals/{approval}", json={"approved": False})
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "already_decided")
+    finally:
+        await owner.delete(f"/policies/{made.json()['id']}")
 
 
 async def test_an_approval_is_not_decided_by_way_of_another_conversation(
