@@ -299,34 +299,6 @@ async def test_after_a_kill_in_a_write_its_outcome_is_not_known_and_it_is_not_re
     assert words(events) == "I see."
 
 
-@pytest.mark.chaos
-@pytest.mark.requirement("APR-10")
-async def test_after_a_kill_while_an_approval_is_pending_a_later_one_leads_to_one_execution(
-    world: World, tmp_path: Path
-) -> None:
-    model = scripted_reference(tools="lab.stir", args={"lab.stir": {"id": "x"}}, text="Stirred.")
-    async with lab(world, tmp_path, write="approve") as (place, assembly):
-        run = await world.start(model=model)
-        process = await spawned(place)
-        asked = await seen(world, run, lambda event: event.type is EventType.APPROVAL_REQUIRED)
-        assert (await world.runs.get(world.principal, run.id)).status == "waiting_approval"
-        process.kill()
-        await process.wait()
-        (approval,) = await assembly.gates.approvals.list(world.principal, status="pending")
-        await assembly.gates.approvals.decide(
-            world.principal, approval.id, approved=True, via="api"
-        )
-        events = await taken_over(world, assembly, run)
-    assert place.done() == ["stir x"]
-    assert len(of(events, EventType.APPROVAL_REQUIRED)) == 1
-    (resolved,) = of(events, EventType.APPROVAL_RESOLVED)
-    assert resolved["approval_id"] == asked.data["approval_id"]
-    (start,) = of(events, EventType.TOOL_CALL_START)
-    (result,) = of(events, EventType.TOOL_RESULT)
-    assert start["tool_call_id"] == result["tool_call_id"] == asked.data["tool_call_id"]
-    assert words(events) == "Stirred."
-
-
 async def test_an_approval_may_come_after_the_takeover_too(world: World, tmp_path: Path) -> None:
     model = scripted_reference(tools="lab.stir", args={"lab.stir": {"id": "x"}}, text="Stirred.")
     async with lab(world, tmp_path, write="approve") as (place, assembly):
