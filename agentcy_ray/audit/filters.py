@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,21 +18,19 @@ SELECT org_id, seq, id, ts, user_id, api_key_id, category, action, decision, res
 FROM audit_log WHERE org_id = $1
 """
 """Begins a query whose rows are those of ``AuditRecord``; ``$1`` is the organisation."""
-MATCH = """
-  AND ($2::text IS NULL OR decision = $2)
-  AND ($3::text IS NULL OR action = $3)
-  AND ($4::text IS NULL OR category = $4)
-  AND ($5::text IS NULL OR resource->>'connector' = $5)
-  AND ($6::uuid IS NULL OR user_id = $6)
-  AND ($7::uuid IS NULL OR api_key_id = $7)
-  AND ($8::timestamptz IS NULL OR ts >= $8)
-  AND ($9::timestamptz IS NULL OR ts < $9)
-  AND ($10::text IS NULL OR resource->>'tool' = $10)
-  AND ($11::text IS NULL OR context->>'run_id' = $11)
-"""
-"""The filters, with ``AuditFilter.parameters`` as ``$2`` to ``$11``."""
-NEWEST = COLUMNS + MATCH + "AND ($12::bigint IS NULL OR seq < $12) ORDER BY seq DESC LIMIT $13"
-OLDEST = COLUMNS + MATCH + "AND seq > $12 AND seq <= $13 ORDER BY seq LIMIT $14"
+# Only what is asked for is in the statement, so that the planner can go by time or by action.
+_CLAUSES = {
+    "decision": "decision = {}",
+    "action": "action = {}",
+    "category": "category = {}",
+    "connector": "resource->>'connector' = {}",
+    "user_id": "user_id = {}",
+    "api_key_id": "api_key_id = {}",
+    "since": "ts >= {}",
+    "until": "ts < {}",
+    "tool": "resource->>'tool' = {}",
+    "run_id": "context->>'run_id' = {}",
+}
 
 
 class AuditFilter(BaseModel):
@@ -51,13 +50,35 @@ class AuditFilter(BaseModel):
     """``connector.tool``."""
     run_id: RunId | None = None
 
-    def parameters(self) -> list[Any]:
-        """The values of ``$2`` to ``$11``."""
-        run = None if self.run_id is None else encode("run", self.run_id)
-        return [
-            self.decision, self.action, self.category, self.connector, self.user_id,
-            self.api_key_id, self.since, self.until, self.tool, run,
-        ]  # fmt: skip
+    def query(self, org_id: UUID) -> Query:
+        """A query for the entries of ``org_id`` that match."""
+        query = Query(org_id)
+        for name, clause in _CLAUSES.items():
+            value = getattr(self, name)
+            if value is not None:
+                query.add(clause, encode("run", value) if name == "run_id" else value)
+        return query
+
+
+class Query:
+    """SQL and its arguments, as they grow."""
+
+    def __init__(self, org_id: UUID) -> None:
+        self.sql = COLUMNS
+        self.arguments: list[Any] = [org_id]
+
+    def add(self, clause: str, value: Any) -> None:
+        """One more condition; ``{}`` is the place of its value."""
+        self.sql += f"  AND {clause.format(self._place(value))}\n"
+
+    def ordered(self, order: str, limit: int) -> tuple[str, list[Any]]:
+        """The whole statement and its arguments."""
+        place = self._place(limit)
+        return f"{self.sql}ORDER BY {order} LIMIT {place}", self.arguments
+
+    def _place(self, value: Any) -> str:
+        self.arguments.append(value)
+        return f"${len(self.arguments)}"
 
 
 EVERYTHING = AuditFilter()

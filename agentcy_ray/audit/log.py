@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from agentcy_ray.audit.entry import AuditEntry, AuditRecord
-from agentcy_ray.audit.filters import COLUMNS, EVERYTHING, NEWEST, OLDEST, AuditFilter
+from agentcy_ray.audit.filters import COLUMNS, EVERYTHING, AuditFilter
 from agentcy_ray.audit.tidings import Tidings
 from agentcy_ray.audit.verify import Verification, verify
 from agentcy_ray.audit.writer import PATIENCE_SECS, ChainWriter
@@ -82,8 +82,12 @@ class AuditLog:
         before_seq: int | None = None,
     ) -> Sequence[AuditRecord]:
         """A page, newest first; the last one's ``seq`` is the next ``before_seq``."""
+        query = where.query(org_id)
+        if before_seq is not None:
+            query.add("seq < {}", before_seq)
+        sql, arguments = query.ordered("seq DESC", limit)
         async with self._db.tenant(org_id) as connection:
-            rows = await connection.fetch(NEWEST, org_id, *where.parameters(), before_seq, limit)
+            rows = await connection.fetch(sql, *arguments)
         return [AuditRecord(**dict(row)) for row in rows]
 
     async def head(self, org_id: UUID) -> int:
@@ -113,10 +117,12 @@ class AuditLog:
         """
         upto_seq = await self.head(org_id) if upto_seq is None else upto_seq
         while after_seq < upto_seq:
+            query = where.query(org_id)
+            query.add("seq > {}", after_seq)
+            query.add("seq <= {}", upto_seq)
+            sql, arguments = query.ordered("seq", size)
             async with self._db.tenant(org_id) as connection:
-                rows = await connection.fetch(
-                    OLDEST, org_id, *where.parameters(), after_seq, upto_seq, size
-                )
+                rows = await connection.fetch(sql, *arguments)
             if rows:
                 yield [AuditRecord(**dict(row)) for row in rows]
             after_seq = rows[-1]["seq"] if len(rows) == size else upto_seq

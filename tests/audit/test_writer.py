@@ -10,7 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.audit import writer
+from agentcy_ray.audit.canonical import seal
+from agentcy_ray.audit.entry import GENESIS, AuditEntry
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.audit.verify import Verification
 from agentcy_ray.core.errors import NotFoundError, StoreUnavailableError
@@ -104,3 +106,22 @@ async def test_an_unknown_organisation_has_no_log(db: Database) -> None:
     log = AuditLog(db)
     with pytest.raises(NotFoundError):
         await log.append(entry(new_id()))
+
+
+async def test_a_writer_that_stops_in_a_commit_holds_the_chain_for_a_moment_only(
+    db: Database, org: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_APPEND", writer._APPEND.replace("'10s'", "'200ms'"))
+    other = AuditLog(db)
+
+    async def stopped() -> None:
+        async with db.tenant(org) as connection:
+            sealed = [seal(entry(org))]
+            assert await writer._append(connection, org, (0, GENESIS), sealed) is not None
+            async with asyncio.timeout(20):
+                await other.append(entry(org, 1))
+
+    with pytest.raises(StoreUnavailableError):
+        await stopped()
+    assert [record.action for record in await other.list(org)] == ["step.1"]
+    assert (await other.verify(org)).ok
