@@ -9,6 +9,7 @@ desk itself answers calls on a blocked loop when their deadlines pass, since tha
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -65,7 +66,7 @@ class Desk:
         undelivered = sum(
             box.ready for box in self._boxes.values() if now - box.seen_at < PARK_SECS
         )
-        return HostLoad(in_flight, max(peak, self._peak), undelivered)
+        return HostLoad(in_flight, max(peak, self._peak), undelivered, os.getpid())
 
     async def exchange(
         self, caller: str, version: int, wait: bool, calls: Sequence[Wire], cancels: Sequence[int]

@@ -31,6 +31,8 @@ class HostLoad:
     """The most since it was last asked."""
     undelivered: int
     """Answers that nobody has fetched yet."""
+    pid: int
+    """Its process."""
 
 
 def choose_host(source_id: UUID, hosts: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ Credentials are opened in this process, when a session is, and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -68,7 +69,7 @@ class SessionHost:
         """Take the set of hosts from the foreman; how loaded this one is."""
         self._hosts = hosts
         if self._opening is None or not self._opening.done() or self._opening.exception():
-            return HostLoad(0, 0, 0)
+            return HostLoad(0, 0, 0, os.getpid())
         return self._opening.result().learn(hosts)
 
     async def check_source(self, org_id: UUID, source_id: UUID) -> AgentcyError | None:
