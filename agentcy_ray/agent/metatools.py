@@ -8,27 +8,19 @@ from uuid import UUID
 
 import orjson
 
+from agentcy_ray.agent.access_requests import AccessRequests
 from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.agent.gateway import Gateway
 from agentcy_ray.agent.tool_schemas import ArgumentChecks
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.errors import AgentcyError, PolicyDeniedError, ToolNotFoundError
-from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.ids import encode
 from agentcy_ray.core.tools import CatalogEntry, Effect, ToolCall, ToolResult, ToolSpec, ToolStatus
 from agentcy_ray.stores.postgres import Database
 
 SEARCH_BYTES = 6 * 1024
 """Bound of a search answer; long schemas are shortened to stay in it."""
 _EXECUTE = "execute_connector_tool"
-_REQUEST = """
-INSERT INTO access_requests (id, org_id, user_id, connector, reason)
-SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (
-  SELECT 1 FROM access_requests WHERE user_id = $3 AND connector = $4 AND status = 'pending')
-RETURNING id
-"""
-_REQUESTED = """
-SELECT id FROM access_requests WHERE user_id = $1 AND connector = $2 AND status = 'pending'
-"""
 
 
 def _meta(
@@ -101,7 +93,7 @@ class MetaTools:
     """Answers the four; ``execute_connector_tool`` goes through the gateway."""
 
     def __init__(self, db: Database, gateway: Gateway) -> None:
-        self._db = db
+        self._access = AccessRequests(db)
         self._gateway = gateway
         self._arguments = ArgumentChecks()
         self._answers = {
@@ -212,13 +204,8 @@ class MetaTools:
         decision = await policy.decide(ctx.org_id, question)
         request_id: UUID | None = None
         if decision.allowed:
-            async with self._db.tenant(ctx.org_id) as connection:
-                request_id = await connection.fetchval(
-                    _REQUEST, new_id(), ctx.org_id, principal.user_id,
-                    args["connector"], args["reason"],
-                ) or await connection.fetchval(
-                    _REQUESTED, principal.user_id, args["connector"]
-                )  # fmt: skip
+            asked = await self._access.ask(principal, args["connector"], args["reason"])
+            request_id = asked.id
         await self._gateway.ledger.audit.append(
             AuditEntry(
                 org_id=ctx.org_id,

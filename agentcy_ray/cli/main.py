@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from agentcy_ray.cli import (
+    access,
     approvals,
     audit,
     bench,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     explore.register(app)
     chat.register(app)
     app.add_typer(approvals.app, name="approvals")
+    app.add_typer(access.app, name="access")
     app.add_typer(tools.app, name="tools")
     app.add_typer(policy.app, name="policy")
     app.add_typer(audit.app, name="audit")

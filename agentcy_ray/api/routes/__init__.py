@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from agentcy_ray.api.openapi import PING
 from agentcy_ray.api.routes import (
+    access_requests,
     agents,
     approvals,
     audit,
@@ -29,7 +30,7 @@ def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
         auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
-        jobs, policies, settings,
+        jobs, policies, settings, access_requests,
     )  # fmt: skip
     return [area.router for area in areas]
 
