@@ -17,8 +17,8 @@ import benchmarks
 from benchmarks.figures import Figure
 
 PARTS = {
-    "__main__", "figures", "fixtures", "governed", "http_load", "peers", "platform", "sse_client",
-    "sse_controls", "stores",
+    "__main__", "figures", "fixtures", "governed", "http_load", "memory", "peers", "platform",
+    "sse_client", "sse_controls", "stores",
 }  # fmt: skip
 
 
