@@ -5,6 +5,7 @@ each (re)load: the statistics and metrics listeners, bound to every address, mov
 datagram that reports each request goes (the replicas count their requests themselves); each request
 is marked as one whose replica need not watch for a disconnect in a task of its own, since our
 streams watch for it themselves; and it is told who connected, whatever the client says of itself.
+On a node that allows fewer open files than its config asks for, the wrapper lowers the connections.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
 that only we use.
 """
@@ -20,10 +21,20 @@ from pathlib import Path
 
 import psutil
 
+MOST_CONNECTIONS = 20_000
+"""What an ingress holds at once where the limit on open files allows it."""
+
 _WRAPPER = """#!/bin/sh
+files=$(ulimit -Hn)
+case "$files" in
+  *[!0-9]*) most={most} ;;
+  *) most=$(( (files - 200) * 2 / 5 )) ;;
+esac
+[ "$most" -lt {most} ] || most={most}
 for arg in "$@"; do
   case "$previous" in
-    -f) [ -f "$arg" ] && sed -i -f "$(dirname "$0")/config.sed" "$arg" ;;
+    -f) [ -f "$arg" ] && sed -i -f "$(dirname "$0")/config.sed" \\
+          -e "s/maxconn {most}$/maxconn $most/" "$arg" ;;
   esac
   previous="$arg"
 done
@@ -80,7 +91,7 @@ def install(home: Path, real: str) -> Path:
     """Write the wrapper around ``real`` into the folder ``home``; returns its path."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     wrapper = home / "haproxy"
-    wrapper.write_text(_WRAPPER.format(binary=real))
+    wrapper.write_text(_WRAPPER.format(binary=real, most=MOST_CONNECTIONS))
     wrapper.chmod(0o700)
     (home / "config.sed").write_text(_EDITS)
     return wrapper
@@ -112,8 +123,8 @@ def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
 def _connections() -> int:
     """Connections that the limit on open files allows: HAProxy needs two and a half for each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = 20_000 if hard == resource.RLIM_INFINITY else (hard - 200) * 2 // 5
-    return max(512, min(20_000, allowed))
+    allowed = MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else (hard - 200) * 2 // 5
+    return max(512, min(MOST_CONNECTIONS, allowed))
 
 
 def reap(home: Path) -> list[int]:

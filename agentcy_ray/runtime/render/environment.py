@@ -10,6 +10,7 @@ import orjson
 
 from agentcy_ray.runtime.cluster_config.load import for_processes
 from agentcy_ray.runtime.cluster_config.model import ClusterConfig
+from agentcy_ray.runtime.haproxy import MOST_CONNECTIONS
 
 HEALTH_CHECKS = {
     # Node death is noticed in seconds instead of 16.
@@ -30,7 +31,7 @@ def node_environment(config: ClusterConfig) -> dict[str, str]:
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{drain:g}",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_MAXCONN": "20000",
+        "RAY_SERVE_HAPROXY_MAXCONN": str(MOST_CONNECTIONS),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

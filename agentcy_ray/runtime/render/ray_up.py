@@ -136,7 +136,7 @@ def _start(config: ClusterConfig, how: str) -> list[str]:
     start = (
         f"set -a; . {shlex.quote(config.ray_up.environment_file)}; {exported} "
         f'RAY_SERVE_HAPROXY_BINARY_PATH="{INGRESS}/haproxy"; set +a; '
-        "ulimit -n 65536; ray start --disable-usage-stats "
+        'ulimit -n "$(ulimit -Hn)"; ray start --disable-usage-stats '
         f"--object-store-memory={config.ray.object_store_memory} {how}"
     )
     return ["ray stop", start]
