@@ -18,7 +18,7 @@ from benchmarks.figures import Figure
 
 PARTS = {
     "__main__", "figures", "fixtures", "governed", "http_load", "memory", "peers", "platform",
-    "sse_client", "sse_controls", "stores",
+    "sse_client", "sse_controls", "stores", "bare_serve",
 }  # fmt: skip
 
 
