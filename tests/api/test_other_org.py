@@ -21,6 +21,7 @@ BODIES: dict[str, Any] = {
         "connector": "rag", "tool": "search", "args": {"query": "x"},
     },
     "PATCH /chat/conversations/{conversation_id}": {"title": "x"},
+    "PUT /policies/{policy_id}": {"rego": "package agentcy.x"},
     "PATCH /realms/{name}": {"description": "x"},
     "PATCH /sources/{source_id}": {"schedule": "manual"},
     "POST /sources/{source_id}/sync": {},
@@ -61,13 +62,16 @@ async def things(platform: Platform) -> Things:
     await owner.post("/realms", json={"name": "hidden"})
     agent = await owner.post("/agents", json={"name": "private-agent"})
     audit = (await owner.get("/policies/audit", params={"limit": 1})).json()["items"][0]
+    policy = (await owner.get("/policies")).json()["items"][0]
+    trial = {"policies": [{"name": "trial.rego", "rego": "package agentcy.trial"}]}
+    replay = (await owner.post("/policies/replays", json=trial)).json()["replay"]
     return Things(
         {
             "source_id": source["id"], "sync_run_id": run["id"], "conversation_id": conversation,
             "run_id": log[0].data["run_id"], "approval_id": waiting.json()["approval_id"],
             "tool_call_id": waiting.json()["tool_call_id"], "node_id": hit["id"],
             "name": "hidden", "agent_id": agent.json()["id"], "job_id": run["job_id"],
-            "audit_id": audit["id"],
+            "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
         },
         package["id"],
     )  # fmt: skip
