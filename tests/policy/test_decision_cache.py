@@ -137,7 +137,7 @@ QUESTIONS = st.builds(
 
 
 @pytest.mark.requirement("POL-10")
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policy=POLICIES, questions=st.lists(QUESTIONS, min_size=2, max_size=12))
 def test_cached_and_uncached_decisions_are_equal(policy, questions):
     try:
