@@ -302,7 +302,7 @@ def _assemble(
         conversations=ConversationStore(db),
         runs=RunStore(db, bell, run_log),
         run_log=run_log,
-        models=Models(settings),
+        models=Models(settings, metrics),
         identity=identity,
         authenticator=Authenticator(tokens, identity, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),

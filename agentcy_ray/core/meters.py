@@ -8,7 +8,7 @@ loop's thread and so needs no lock. Figures leave the process as ``Reading``, wh
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -109,6 +109,10 @@ class Family(Generic[ChildT]):
                 raise ValueError(f"{self.name} has labels {self.labels}, not {values}")
             child = self._children[values] = self._make()
         return child
+
+    def known(self) -> KeysView[tuple[str, ...]]:
+        """The label values that have a child."""
+        return self._children.keys()
 
     def cells(self) -> Iterator[tuple[str, float]]:
         """Every figure of every child."""

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.llm import providers
 from agentcy_ray.llm.hosted import HostedModel, Sleep
+from agentcy_ray.llm.metered import MeteredModel
 from agentcy_ray.llm.model import Model, Record
 from agentcy_ray.llm.offline import OFFLINE_REFERENCE, OfflineModel
 from agentcy_ray.llm.scripted import ScriptedModel
@@ -31,11 +33,19 @@ class Models:
 
     Args:
         settings: keys, URLs and retry limits.
+        metrics: of the process; the models' turns are counted there.
         sleep: how a retry waits; tests hand in one that records.
     """
 
-    def __init__(self, settings: Settings, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._sleep = sleep
         self._table = ModelTable.load(settings.llm_models_file)
         self._kept: dict[str, Model] = {}
@@ -72,6 +82,8 @@ class Models:
                 errors=[{"loc": ["model"], "message": "unknown provider or missing model name"}],
             )
         found = factory(model)
+        if self._metrics is not None:
+            found = MeteredModel(found, self._metrics)
         if provider != "scripted":  # their names are endless
             self._kept[reference] = found
         return found

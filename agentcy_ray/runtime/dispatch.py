@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from agentcy_ray.connectors.calls import outcome
 from agentcy_ray.core.errors import ConnectorUnavailableError
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 from agentcy_ray.runtime.cluster import NAMESPACE
 from agentcy_ray.runtime.host_lane import Lane, Waiting
@@ -38,9 +39,17 @@ class RayDispatcher:
         hosts: the hosts that are always there; more are learned from their answers.
         batch_max: calls that travel together.
         scales: whether hosts come and go.
+        metrics: of the process.
     """
 
-    def __init__(self, hosts: Sequence[str], batch_max: int, *, scales: bool = False) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        batch_max: int,
+        *,
+        scales: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.version = 0
         self._names = tuple(hosts)
         self._always = tuple(hosts)
@@ -53,6 +62,9 @@ class RayDispatcher:
         self._held: list[Waiting] = []
         self._waiting: dict[UUID, Waiting] = {}
         self._asking: asyncio.Task[None] | None = None
+        metrics = metrics or Metrics()
+        self._batches = metrics.tool_batch_size
+        metrics.sample(metrics.session_host_in_flight, lambda: len(self._waiting))
 
     async def call(self, request: ToolRequest) -> ToolOutcome:
         """Execute one call on the host of its source.
@@ -123,6 +135,10 @@ class RayDispatcher:
                 self._homes.clear()
             lane = self._homes[source_id] = self._lane(choose_host(source_id, there))
         lane.submit(waiting)
+
+    def travelled(self, calls: int) -> None:
+        """A lane sent so many calls together."""
+        self._batches.observe(calls)
 
     def heard(self, version: int, names: tuple[str, ...] | None) -> None:
         """A host answered; with the set of hosts when that is newer than ours."""

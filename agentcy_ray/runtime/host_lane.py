@@ -62,6 +62,10 @@ class Router(Protocol):
         """A host answered; with its set of hosts when that is newer than ours."""
         ...
 
+    def travelled(self, calls: int) -> None:
+        """So many calls were sent together."""
+        ...
+
     def route(self, waiting: Waiting) -> None:
         """Send a call to the host that owns its source."""
         ...
@@ -139,6 +143,8 @@ class Lane:
                 waiting.number = self._number
                 sent[self._number] = waiting
                 calls.append(wire(self._number, waiting.request))
+        if calls:
+            self._router.travelled(len(calls))
         cancels, self._cancels = self._cancels, []
         message = pack((self._caller, self._router.version, True, calls, cancels))
         try:

@@ -11,6 +11,7 @@ from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core import garbage
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import haproxy, names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
@@ -47,9 +48,9 @@ def api_application() -> ASGIApp:
 async def open_platform(settings: Settings) -> Services:
     """The services of a replica: tools on session hosts, embedding on the pool."""
     config = load_cluster_config(settings.agentcy_cluster_config)
-    part = config.session_hosts
+    part, metrics = config.session_hosts, Metrics()
     dispatcher = RayDispatcher(
-        names.session_hosts(config), part.batch_max, scales=part.max > part.min
+        names.session_hosts(config), part.batch_max, scales=part.max > part.min, metrics=metrics
     )
     services = await open_services(
         settings,
@@ -58,6 +59,7 @@ async def open_platform(settings: Settings) -> Services:
         embedder=EmbeddingPool(names.embedders(config)),
         check_source=dispatcher.check_source,
         check_cluster=partial(require_present, names.shared_actors(config)),
+        metrics=metrics,
     )
     garbage.settle()
     return services
