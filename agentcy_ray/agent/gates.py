@@ -90,7 +90,7 @@ def open_gates(
         secret_values: further secrets that results must not show, such as generated ones.
     """
     policy = PolicyService(db, bell, settings)
-    audit = audit or AuditLog(db, bell)
+    audit = audit or AuditLog(db, bell, commits=metrics.audit_commit if metrics else None)
     approvals = Approvals(db, bell, settings, policy, audit)
     artifacts, calls = Artifacts(db, objects), ToolCallStore(db)
     redactor = Redactor([*secrets_of(settings), *secret_values])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 import structlog
@@ -15,6 +15,7 @@ from agentcy_ray.audit.tidings import Tidings
 from agentcy_ray.audit.verify import Verification, verify
 from agentcy_ray.audit.writer import PATIENCE_SECS, ChainWriter
 from agentcy_ray.core.errors import NotFoundError
+from agentcy_ray.core.meters import Histogram
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
@@ -34,14 +35,20 @@ class AuditLog:
         db: where the log is.
         bell: tells those who follow a log that it has grown; without it they look every second.
         patience_secs: how long an append waits for a Postgres that is away.
+        commits: gets the seconds of each group commit.
     """
 
     def __init__(
-        self, db: Database, bell: Bell | None = None, *, patience_secs: float = PATIENCE_SECS
+        self,
+        db: Database,
+        bell: Bell | None = None,
+        *,
+        patience_secs: float = PATIENCE_SECS,
+        commits: Histogram | None = None,
     ) -> None:
         self._db = db
         self._tidings = Tidings(bell)
-        self._writer = ChainWriter(db, self._tidings.spread, patience_secs)
+        self._writer = ChainWriter(db, self._tidings.spread, patience_secs, commits)
 
     async def append(self, entry: AuditEntry) -> UUID:
         """Write an entry and return its id once it is durable.
@@ -110,7 +117,7 @@ class AuditLog:
         after_seq: int = 0,
         upto_seq: int | None = None,
         size: int = PAGE,
-    ) -> AsyncIterator[Sequence[AuditRecord]]:
+    ) -> AsyncGenerator[Sequence[AuditRecord]]:
         """Every matching entry after ``after_seq`` that is there now, oldest first, by pages.
 
         Each page is a transaction of its own: a reader who takes hours holds no snapshot open.
@@ -134,7 +141,7 @@ class AuditLog:
         where: AuditFilter = EVERYTHING,
         *,
         ping_secs: float = 15.0,
-    ) -> AsyncIterator[AuditRecord | None]:
+    ) -> AsyncGenerator[AuditRecord | None]:
         """Entries after ``after_seq`` for as long as the caller listens.
 
         Yields None when ``ping_secs`` brought nothing: the time for a ping.

@@ -23,6 +23,7 @@ from uuid import UUID
 from agentcy_ray.audit.canonical import Sealed, next_hash, seal
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.errors import AgentcyError, NotFoundError, StoreUnavailableError
+from agentcy_ray.core.meters import SECONDS, Histogram
 from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class ChainWriter:
         db: where the log is.
         written: hears after each commit whose log has grown; must return at once.
         patience_secs: how long entries wait for a Postgres that is away.
+        commits: gets the seconds of each commit.
     """
 
     def __init__(
@@ -91,8 +93,10 @@ class ChainWriter:
         db: Database,
         written: Callable[[UUID], None],
         patience_secs: float = PATIENCE_SECS,
+        commits: Histogram | None = None,
     ) -> None:
         self._db = db
+        self._commits = commits or Histogram(SECONDS)
         self._written = written
         self._patience_secs = patience_secs
         self._lines: dict[UUID, _Line] = {}
@@ -160,7 +164,9 @@ class ChainWriter:
         repeated = False
         while True:
             try:
+                began = time.perf_counter()
                 line.last = await self._commit(org_id, line, entries, repeated=repeated)
+                self._commits.observe(time.perf_counter() - began)
                 return
             except BaseException as error:
                 line.last, line.alone = None, False

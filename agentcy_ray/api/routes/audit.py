@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -83,11 +84,18 @@ async def stream_audit(
     start = await log.head(caller.org_id) if fresh else resume_after(request.headers, after)
 
     async def frames() -> AsyncGenerator[bytes]:
-        async for record in log.tail(caller.org_id, start, where, ping_secs=ping_secs):
-            if record is None:
-                yield PING
-            else:
-                yield frame("audit", record.model_dump(mode="json"), record.seq)
+        streams = services_of(request).metrics.sse_streams
+        streams.inc()
+        try:
+            tail = log.tail(caller.org_id, start, where, ping_secs=ping_secs)
+            async with aclosing(tail) as records:
+                async for record in records:
+                    if record is None:
+                        yield PING
+                    else:
+                        yield frame("audit", record.model_dump(mode="json"), record.seq)
+        finally:
+            streams.dec()
 
     return EventStream(frames())
 
