@@ -12,6 +12,7 @@ from agentcy_ray.api.openapi import PREFIX, permissions
 from tests.api.platform import Platform, ask
 
 BODIES: dict[str, Any] = {
+    "POST /access-requests/{request_id}": {"status": "granted"},
     "PATCH /agents/{agent_id}": {"description": "x"},
     "POST /approvals/{approval_id}": {"approved": True},
     "POST /chat/conversations/{conversation_id}/approvals/{approval_id}": {"approved": True},
@@ -62,6 +63,8 @@ async def things(platform: Platform) -> Things:
     await owner.post("/realms", json={"name": "hidden"})
     agent = await owner.post("/agents", json={"name": "private-agent"})
     audit = (await owner.get("/policies/audit", params={"limit": 1})).json()["items"][0]
+    wish = {"connector": "jira", "reason": "tickets"}
+    access = (await owner.post("/access-requests", json=wish)).json()
     policy = (await owner.get("/policies")).json()["items"][0]
     trial = {"policies": [{"name": "trial.rego", "rego": "package agentcy.trial"}]}
     replay = (await owner.post("/policies/replays", json=trial)).json()["replay"]
@@ -72,6 +75,7 @@ async def things(platform: Platform) -> Things:
             "tool_call_id": waiting.json()["tool_call_id"], "node_id": hit["id"],
             "name": "hidden", "agent_id": agent.json()["id"], "job_id": run["job_id"],
             "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
+            "request_id": access["id"],
         },
         package["id"],
     )  # fmt: skip
