@@ -35,6 +35,8 @@ STALE_SECS = 60.0
 SETTLE_SECS = 60.0
 """A receipt without an audit entry for so long has lost its process."""
 LOOK_BACK_MILLIS = 3600 * 1000
+ASKED_FOR_SECS = 600.0
+"""How long an unknown outcome is asked about again."""
 _log = structlog.get_logger(__name__)
 
 _ORPHANS = """
@@ -56,7 +58,15 @@ WHERE id > $1 AND run_id IS NULL AND audit_id IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM audit_log l WHERE l.org_id = t.org_id AND l.id = t.audit_id)
 LIMIT 100
 """
-_ONE_AT_A_TIME = "SELECT pg_try_advisory_xact_lock(hashtext('agentcy direct call audit'))"
+# Their host may have been away when they were asked about first.
+_UNKNOWN = """
+SELECT org_id, id FROM tool_calls
+WHERE status = 'indeterminate' AND (context->>'probe')::boolean
+  AND updated_at BETWEEN clock_timestamp() - make_interval(secs => $2)
+                     AND clock_timestamp() - make_interval(secs => $1)
+LIMIT 20
+"""
+_ONE_AT_A_TIME = "SELECT pg_try_advisory_xact_lock(hashtext('agentcy care of tool calls'))"
 
 
 class DirectCalls:
@@ -172,7 +182,8 @@ class DirectCalls:
             orphan_secs: how long a decided call may wait for its own process.
             stale_secs: how old an intent without a receipt may be; None = its tool's limit and
                 ``STALE_SECS`` more.
-            settle_secs: how long a receipt may be without an audit entry.
+            settle_secs: how long a receipt may be without an audit entry, and an outcome unknown
+                before it is asked about again.
         """
         await self._approvals.sweep()
         async with self._db.system() as connection:
@@ -187,11 +198,11 @@ class DirectCalls:
             else:
                 opened = await self._gateway.resume(ctx, row)
                 await self._gateway.finish(ctx, opened)
-        await self._witness(settle_secs)
+        await self._look_after(settle_secs)
         return len(orphans)
 
-    async def _witness(self, settle_secs: float) -> None:
-        """Write the audit entries of direct calls whose process died just before it did."""
+    async def _look_after(self, settle_secs: float) -> None:
+        """Write the audit entries that dead processes owe; ask again about unknown outcomes."""
         since = UUID(int=max(time.time_ns() // 1_000_000 - LOOK_BACK_MILLIS, 0) << 80)
         async with self._db.system() as connection:
             if not await connection.fetchval(_ONE_AT_A_TIME):
@@ -199,6 +210,12 @@ class DirectCalls:
             for found in await connection.fetch(_UNWITNESSED, since, settle_secs):
                 row = await self._calls.get(found["org_id"], found["id"])
                 await self._gateway.witness(_context(row), row)
+            unknown = await connection.fetch(_UNKNOWN, settle_secs, ASKED_FOR_SECS)
+            await asyncio.gather(*(self._ask_again(row["org_id"], row["id"]) for row in unknown))
+
+    async def _ask_again(self, org_id: UUID, call_id: UUID) -> None:
+        row = await self._calls.get(org_id, call_id)
+        await self._gateway.ask_again(_context(row), row)
 
     async def tend(self, stop: asyncio.Event) -> None:
         """Sweep every few seconds until ``stop``; a store that is away is tried again."""

@@ -154,15 +154,23 @@ class Gateway:
 
     async def give_up(self, ctx: CallContext, row: ToolCallRow) -> ToolResult:
         """End a call whose dispatcher is gone for good; it is asked about and not repeated."""
+        return await self._takeover.close_down(ctx, await self._left(ctx, row))
+
+    async def ask_again(self, ctx: CallContext, row: ToolCallRow) -> ToolResult | None:
+        """Ask once more about a call with an unknown outcome; None when it stays unknown."""
+        return await self._takeover.ask(ctx, await self._left(ctx, row))
+
+    async def _left(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
+        """A dispatched call from its row, with its tool if that is still there to be asked."""
         opened = OpenCall(
             row.id, _call_of(row, row.args), effect=row.effect, recorded=True,
             key=row.idempotency_key,
         )  # fmt: skip
-        with suppress(RequestError):  # without its tool nobody can be asked about it
+        with suppress(RequestError):
             opened.entry = await self.catalog.find(
                 ctx.principal, row.connector, row.tool, opened.call.source, realm=ctx.realm
             )
-        return await self._takeover.close_down(ctx, opened)
+        return opened
 
     async def witness(self, ctx: CallContext, row: ToolCallRow) -> None:
         """Write the audit entry of an ended call if it is missing."""

@@ -66,6 +66,7 @@ class Ledger:
                 "request_id": ctx.request_id,
                 "ip": ctx.ip,
                 "limit_secs": entry.spec.timeout_secs,
+                "probe": entry.spec.probe,
             },
             idempotency_key=opened.key,
         )

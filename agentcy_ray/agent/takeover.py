@@ -80,13 +80,17 @@ class Takeover:
 
     async def close_down(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
         """End a call whose dispatcher is gone for good; it is asked about and not sent again."""
-        probe = Probe(fate=Fate.UNKNOWN)
-        if opened.entry is not None:
-            probe = await self._backend.probe(ctx, opened)
+        return await self.ask(ctx, opened) or await self._unknown(ctx, opened)
+
+    async def ask(self, ctx: CallContext, opened: OpenCall) -> ToolResult | None:
+        """End a call by what its connector knows of it; None when that is nothing."""
+        if opened.entry is None:
+            return None
+        probe = await self._backend.probe(ctx, opened)
         if probe.fate is Fate.DONE:
             return await self._complete(ctx, opened, probe)
         if probe.fate is Fate.UNKNOWN:
-            return await self._unknown(ctx, opened)
+            return None
         message = "the call did not have its effect; make it again if it is still wanted"
         result = opened.ended(ToolStatus.ERROR, "connector_error", message)
         return await self._ledger.end(ctx, opened, result)

@@ -3,7 +3,12 @@ import asyncio
 import pytest
 
 from agentcy_ray.audit.log import AuditLog
-from agentcy_ray.core.errors import InvalidError, NotFoundError, StoreUnavailableError
+from agentcy_ray.core.errors import (
+    InvalidError,
+    NotFoundError,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+)
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tools import ToolCall, ToolStatus
 from tests.agent.gateway.world import World, make_process
@@ -192,6 +197,30 @@ async def test_the_sweep_asks_about_a_stale_intent_before_it_gives_up(world, sec
     asked = [request for request in world.dispatcher.requests if request.probe]
     assert [r.idempotency_key for r in asked] == [row.id.hex for row in await world.rows()]
     assert len(world.dispatcher.requests) == 6
+
+
+async def test_an_unknown_outcome_is_asked_about_again_until_it_is_known(world, second):
+    fates = iter(["unknown", "unknown", "done"])
+
+    def answer(request):
+        if request.probe:  # other tests' organisations lie in the same database
+            fate = next(fates) if request.org_id == world.org else "unknown"
+            return {"fate": fate, "result": {"poured": 1}}
+        return OutcomeUnknownError("the host died")
+
+    await world.set(approval_defaults={"write": "allow"})
+    world.dispatcher.answer = answer
+    result = await direct(world, "owner", call("pour"))
+    assert result.status is ToolStatus.INDETERMINATE
+    await second.direct.sweep()
+    assert len(world.dispatcher.requests) == 2  # it is not asked at once again
+    for status in (ToolStatus.INDETERMINATE, ToolStatus.COMPLETED, ToolStatus.COMPLETED):
+        await second.direct.sweep(settle_secs=0)
+        row, _ = await second.direct.get(world.org, result.tool_call_id)
+        assert row.status is status
+    assert row.result == {"poured": 1}
+    told = [entry.resource["status"] for entry in await world.audited()]
+    assert told == ["indeterminate", "completed"]
 
 
 async def test_a_receipt_without_an_audit_entry_gets_one(world, second):
