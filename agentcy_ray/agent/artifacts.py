@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import ArtifactId, RunId, UserId, encode, new_id
+from agentcy_ray.core.tenancy import Principal, Role
 from agentcy_ray.stores.objects import ObjectStore
 from agentcy_ray.stores.postgres import Database
 
@@ -18,9 +19,15 @@ _INSERT = f"""
 INSERT INTO artifacts (id, org_id, name, media_type, kind, bytes, sha256, run_id, created_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING {_COLUMNS}
 """
-_GET = f"SELECT {_COLUMNS} FROM artifacts WHERE id = $1"
+_GET = f"""
+SELECT {_COLUMNS} FROM artifacts
+WHERE id = $1 AND ($2::uuid IS NULL OR kind = 'published' OR created_by = $2)
+"""
 _LIST = f"""
-SELECT {_COLUMNS} FROM artifacts WHERE ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2
+SELECT {_COLUMNS} FROM artifacts
+WHERE ($1::uuid IS NULL OR id < $1)
+  AND ($3::uuid IS NULL OR kind = 'published' OR created_by = $3)
+ORDER BY id DESC LIMIT $2
 """
 
 
@@ -78,35 +85,42 @@ class Artifacts:
         """
         artifact_id = artifact_id or new_id()
         async with self._db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_GET, artifact_id)
+            row = await connection.fetchrow(_GET, artifact_id, None)
         if row is None:
             await self._objects.put_new(_key(org_id, artifact_id), data)
             async with self._db.tenant(org_id) as connection:
                 row = await connection.fetchrow(
                     _INSERT, artifact_id, org_id, name, media_type, kind, len(data),
                     sha256(data).hexdigest(), run_id, created_by,
-                ) or await connection.fetchrow(_GET, artifact_id)  # fmt: skip
+                ) or await connection.fetchrow(_GET, artifact_id, None)  # fmt: skip
         assert row is not None
         return Artifact(**dict(row))
 
-    async def get(self, org_id: UUID, artifact_id: UUID) -> Artifact:
-        """One artifact.
+    async def get(
+        self, org_id: UUID, artifact_id: UUID, *, reader: Principal | None = None
+    ) -> Artifact:
+        """One artifact; None as ``reader`` is the platform itself.
 
         Raises:
-            NotFoundError: the organisation has none with this id.
+            NotFoundError: the organisation has none with this id that ``reader`` may read.
         """
         async with self._db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_GET, artifact_id)
+            row = await connection.fetchrow(_GET, artifact_id, _limit(reader))
         if row is None:
             raise NotFoundError(f"no artifact {encode('art', artifact_id)}")
         return Artifact(**dict(row))
 
     async def list(
-        self, org_id: UUID, *, limit: int = 50, before: UUID | None = None
+        self,
+        org_id: UUID,
+        *,
+        reader: Principal | None = None,
+        limit: int = 50,
+        before: UUID | None = None,
     ) -> tuple[Artifact, ...]:
-        """Artifacts, newest first, those made before ``before`` only."""
+        """Artifacts that ``reader`` may read, newest first, those made before ``before`` only."""
         async with self._db.tenant(org_id) as connection:
-            rows = await connection.fetch(_LIST, before, limit)
+            rows = await connection.fetch(_LIST, before, limit, _limit(reader))
         return tuple(Artifact(**dict(row)) for row in rows)
 
     async def read(self, org_id: UUID, artifact_id: UUID) -> bytes:
@@ -117,6 +131,13 @@ class Artifacts:
         """
         await self.get(org_id, artifact_id)
         return await self._objects.get(_key(org_id, artifact_id))
+
+
+def _limit(reader: Principal | None) -> UUID | None:
+    """Whose results alone may be read: they hold what that person's call was let see."""
+    if reader is None or reader.role in (Role.OWNER, Role.ADMIN):
+        return None
+    return reader.user_id
 
 
 def _key(org_id: UUID, artifact_id: UUID) -> str:

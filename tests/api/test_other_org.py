@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentcy_ray.api.openapi import PREFIX, permissions
+from agentcy_ray.core.ids import encode
 from tests.api.platform import Platform, ask
 
 BODIES: dict[str, Any] = {
@@ -65,6 +66,9 @@ async def things(platform: Platform) -> Things:
     audit = (await owner.get("/policies/audit", params={"limit": 1})).json()["items"][0]
     wish = {"connector": "jira", "reason": "tickets"}
     access = (await owner.post("/access-requests", json=wish)).json()
+    artifact = await platform.services.gates.artifacts.store(
+        platform.org_id, "x.txt", b"x", media_type="text/plain", kind="published"
+    )
     policy = (await owner.get("/policies")).json()["items"][0]
     trial = {"policies": [{"name": "trial.rego", "rego": "package agentcy.trial"}]}
     replay = (await owner.post("/policies/replays", json=trial)).json()["replay"]
@@ -75,7 +79,7 @@ async def things(platform: Platform) -> Things:
             "tool_call_id": waiting.json()["tool_call_id"], "node_id": hit["id"],
             "name": "hidden", "agent_id": agent.json()["id"], "job_id": run["job_id"],
             "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
-            "request_id": access["id"],
+            "request_id": access["id"], "artifact_id": encode("art", artifact.id),
         },
         package["id"],
     )  # fmt: skip

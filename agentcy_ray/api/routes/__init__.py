@@ -10,6 +10,7 @@ from agentcy_ray.api.routes import (
     access_requests,
     agents,
     approvals,
+    artifacts,
     audit,
     auth,
     context,
@@ -30,7 +31,7 @@ def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
         auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
-        jobs, policies, settings, access_requests,
+        jobs, policies, settings, access_requests, artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 
