@@ -66,15 +66,18 @@ class LabSession:
     async def call(
         self, tool: str, args: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> Any:
-        said = json.dumps({"tool": tool, "pid": os.getpid(), "name": args.get("name")}) + "\n"
+        if tool == "echo":
+            return args.get("value")
         if tool == "pid":
             return os.getpid()
+        said = json.dumps({"tool": tool, "pid": os.getpid(), "name": args.get("name")}) + "\n"
         if tool == "report":
             reader, writer = await asyncio.open_unix_connection(args["harbour"])
-            writer.write(said.encode())
-            answer = await reader.readline()
-            writer.close()
-            return answer.decode().strip()
+            try:
+                writer.write(said.encode())
+                return (await reader.readline()).decode().strip()
+            finally:
+                writer.close()
         if tool == "block":
             with socket.socket(socket.AF_UNIX) as plain:
                 plain.connect(args["harbour"])
@@ -87,7 +90,7 @@ class LabSession:
             await asyncio.Event().wait()
         if tool == "sleep":
             await asyncio.sleep(args["secs"])
-        return args.get("value")
+        return None
 
     async def close(self) -> None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -55,11 +55,13 @@ class Caller:
         return await self.answer(number)
 
     async def cancel(self, number: int) -> None:
-        await self.desk.exchange(self.name, self.version, False, [], [number])
+        await self._exchange([], [number], wait=False)
 
-    async def _exchange(self, calls: list[Any], *, wait: bool) -> None:
+    async def _exchange(
+        self, calls: Sequence[Any], cancels: Sequence[int] = (), *, wait: bool
+    ) -> None:
         hosts, self.refused, answers = await self.desk.exchange(
-            self.name, self.version, wait, calls, []
+            self.name, self.version, wait, calls, cancels
         )
         self.hosts = hosts or self.hosts
         self._answers |= {answer[0]: answer for answer in answers}
