@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI, Request
+
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import cluster
 from agentcy_ray.runtime.cluster_config.load import load_cluster_config
@@ -63,7 +65,6 @@ def main(folder: str, port: int) -> None:
 
 
 def _deploy(settings: Settings, port: int) -> None:
-    from fastapi import FastAPI, Request
     from ray import serve
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig
