@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from agentcy_ray.audit.filters import AuditFilter
 from agentcy_ray.cli.main import build
 from agentcy_ray.core.ids import encode, new_id
 from tests.api.platform import Event, Platform, credentials, events
@@ -45,6 +46,35 @@ async def test_each_decision_on_a_route_has_exactly_one_entry(platform: Platform
             if record.context.get("request_id") == request_id
         ]
         assert [(record.action, record.decision) for record in found] == wanted
+
+
+async def test_what_became_of_a_policy_is_in_the_log(platform: Platform) -> None:
+    owner, before = await platform.as_("owner"), await newest_seq(platform)
+    text = 'package agentcy.tests\nimport rego.v1\ndeny contains "no" if input.action == "%s"'
+    body = {"name": "watched.rego", "rego": text % "never.one"}
+    made = (await owner.post("/policies", json=body)).json()
+    path = f"/policies/{made['id']}"
+    assert (await owner.post("/policies", json={**body, "name": "x", "rego": "?"})).is_error
+    await owner.put(path, json={"rego": text % "never.two"})
+    await owner.put(path, json={"enabled": False})
+    await owner.post(f"{path}/enable")
+    assert (await owner.delete(path)).status_code == 204
+    log = platform.services.gates.audit
+    found = [
+        (record.action, record.resource["version"], record.resource["enabled"])
+        async for page in log.pages(
+            platform.org_id, AuditFilter(category="admin"), after_seq=before
+        )
+        for record in page
+        if record.resource.get("id") == made["id"]
+    ]
+    assert found == [
+        ("policy.created", 1, True),
+        ("policy.updated", 2, True),
+        ("policy.disabled", 2, False),
+        ("policy.enabled", 2, True),
+        ("policy.deleted", 2, True),
+    ]
 
 
 async def test_a_stream_without_a_place_to_resume_at_begins_now(platform: Platform) -> None:

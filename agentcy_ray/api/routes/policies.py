@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from agentcy_ray.api.idempotency import once
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import Services, services_of
+from agentcy_ray.api.witness import witness
 from agentcy_ray.audit.recorded import newest_inputs
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.ids import decode, encode, new_id
@@ -152,19 +155,24 @@ async def list_policies(caller: Reader, request: Request) -> PolicyList:
 async def create_policy(body: NewPolicy, caller: Writer, request: Request) -> Response:
     """Add a policy; it decides in every process within a second."""
     store, author = _services(request).gates.policy.store, caller.principal.user_id
-    return await once(
-        request,
-        caller,
-        lambda: store.create(caller.org_id, author, body.name, body.rego, enabled=body.enabled),
-        201,
-    )
+
+    async def create() -> Policy:
+        made = await store.create(caller.org_id, author, body.name, body.rego, enabled=body.enabled)
+        await _witness(request, caller, "policy.created", made)
+        return made
+
+    return await once(request, caller, create, 201)
 
 
 @router.post("/restore")
 async def restore_policies(caller: Writer, request: Request) -> PolicyList:
     """Bring the starter policies back: their shipped text as a new version, and on."""
     store = _services(request).gates.policy.store
-    return PolicyList(items=list(await store.restore(caller.org_id, caller.principal.user_id)))
+    restored = list(await store.restore(caller.org_id, caller.principal.user_id))
+    for policy in restored:
+        if policy.starter:
+            await _witness(request, caller, "policy.restored", policy)
+    return PolicyList(items=restored)
 
 
 @router.post("/evaluate")
@@ -222,30 +230,55 @@ async def change_policy(
         raise InvalidError("a policy keeps its name; add another one and delete this one")
     if body.rego is not None and body.rego != policy.rego:
         policy = await store.update(caller.org_id, caller.principal.user_id, found, body.rego)
+        await _witness(request, caller, "policy.updated", policy)
     if body.enabled is not None and body.enabled != policy.enabled:
-        policy = await store.set_enabled(caller.org_id, found, body.enabled)
+        policy = await _switch(request, caller, found, body.enabled)
     return policy
 
 
 @router.delete("/{policy_id}", status_code=204)
 async def delete_policy(policy_id: str, caller: Writer, request: Request) -> Response:
     """Remove a policy; a starter comes back with ``POST /policies/restore``."""
-    await _services(request).gates.policy.store.delete(caller.org_id, decode("pol", policy_id))
+    store, found = _services(request).gates.policy.store, decode("pol", policy_id)
+    policy = await store.get(caller.org_id, found)
+    await store.delete(caller.org_id, found)
+    await _witness(request, caller, "policy.deleted", policy)
     return Response(status_code=204)
 
 
 @router.post("/{policy_id}/enable")
 async def enable_policy(policy_id: str, caller: Writer, request: Request) -> Policy:
     """Let a policy decide."""
-    store = _services(request).gates.policy.store
-    return await store.set_enabled(caller.org_id, decode("pol", policy_id), True)
+    return await _switch(request, caller, decode("pol", policy_id), True)
 
 
 @router.post("/{policy_id}/disable")
 async def disable_policy(policy_id: str, caller: Writer, request: Request) -> Policy:
     """Keep a policy and let it decide nothing."""
-    store = _services(request).gates.policy.store
-    return await store.set_enabled(caller.org_id, decode("pol", policy_id), False)
+    return await _switch(request, caller, decode("pol", policy_id), False)
+
+
+async def _switch(request: Request, caller: Allowed, policy_id: UUID, on: bool) -> Policy:
+    policy = await _services(request).gates.policy.store.set_enabled(caller.org_id, policy_id, on)
+    await _witness(request, caller, "policy.enabled" if on else "policy.disabled", policy)
+    return policy
+
+
+async def _witness(request: Request, caller: Allowed, action: str, policy: Policy) -> None:
+    """Say which text decides from now on; the text itself is kept with its version."""
+    await witness(
+        request,
+        caller,
+        action,
+        {
+            "type": "policy",
+            "id": encode("pol", policy.id),
+            "name": policy.name,
+            "version": policy.version,
+            "enabled": policy.enabled,
+            "rego_sha256": sha256(policy.rego.encode()).hexdigest(),
+        },
+    )
 
 
 async def _start(services: Services, caller: Allowed, body: NewReplay) -> ReplayState:
