@@ -28,7 +28,7 @@ TICK_SECS = 1.0
 LINGER_SECS = 3 * STALE_SECS
 """A dispatcher asks for the set anew after ``STALE_SECS``; by now none thinks of an old one."""
 START_SECS = 60.0
-"""A host that is not up by then is given up; the next tick may start another."""
+"""A host is given so long to be up, first and when it is started anew."""
 SILENT_SECS = 10.0
 """A host that does not answer for so long hangs as a whole and is started anew."""
 _log = structlog.get_logger(__name__)
@@ -60,7 +60,8 @@ class Scale:
 class _Host:
     name: str
     actor: Any
-    answered_at: float
+    hangs_at: float
+    """When its silence counts as hanging, on the monotonic clock."""
     asked: asyncio.Task[HostLoad | None] | None = None
 
 
@@ -167,16 +168,18 @@ class HostKeeper:
         load = host.asked.result() if done else None
         now = time.monotonic()
         if load is not None:
-            host.answered_at = now
-        elif now - host.answered_at > SILENT_SECS:
+            host.hangs_at = now + SILENT_SECS
+        elif done:  # it died, and is being started anew
+            host.hangs_at = now + START_SECS
+        elif now > host.hangs_at:
             _log.warning("session_host_hangs", host=host.name)
-            host.answered_at = now
+            host.hangs_at = now + START_SECS
             ray.kill(host.actor, no_restart=False)
         return load
 
     def _begin(self, index: int) -> _Host:
         name = host_name(index)
-        return _Host(name, self._start(name), time.monotonic())
+        return _Host(name, self._start(name), time.monotonic() + START_SECS)
 
     def _change(self, hosts: list[_Host]) -> None:
         self._hosts = {host.name: host for host in hosts}
