@@ -125,6 +125,8 @@ class Supervisor:
         except OSError as error:
             # A full disk must not take the servers down with it.
             _say(f"{self._layout.record}: {error}")
+            if not self._layout.record.parent.exists():
+                self._end.set()  # the state folder was removed: nobody is left to serve
             if not self._end.is_set():
                 asyncio.get_running_loop().call_later(WRITE_AGAIN_SECS, self._write)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,6 +196,16 @@ async def test_supervisor_ends_with_the_process_that_owns_it(own: Settings) -> N
     owner.kill()
     await owner.wait()
     await until(lambda: not server_processes(own.state_dir))
+
+
+async def test_supervisor_ends_when_its_state_folder_was_removed(
+    own: Settings, start: Start
+) -> None:
+    await start("redis")
+    supervisor, (server,) = supervisor_of(own), server_processes(own.state_dir)
+    shutil.rmtree(own.state_dir)
+    server.kill()
+    await until(lambda: not supervisor.alive)
 
 
 async def test_state_folder_may_have_a_long_path(tmp_path: Path) -> None:
