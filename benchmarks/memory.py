@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-SETTLE_TRIES, SETTLE_SECS, SETTLED_KB = 40, 0.5, 256.0
+SETTLE_TRIES, SETTLE_SECS, SETTLED_KB, STEADY = 80, 0.5, 256.0, 4
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -41,12 +41,13 @@ def memory_kb(processes: list[psutil.Process]) -> Counter[int]:
 
 
 async def settled_kb(processes: list[psutil.Process]) -> Counter[int]:
-    """As ``memory_kb``, once it hardly changes any more."""
-    last = memory_kb(processes)
+    """As ``memory_kb``, once it has hardly changed for a few samples in a row."""
+    last, steady = memory_kb(processes), 0
     for _ in range(SETTLE_TRIES):
         await asyncio.sleep(SETTLE_SECS)
         now = memory_kb(processes)
-        if abs(now.total() - last.total()) < SETTLED_KB:
-            return now
+        steady = steady + 1 if abs(now.total() - last.total()) < SETTLED_KB else 0
         last = now
+        if steady == STEADY:
+            break
     return last

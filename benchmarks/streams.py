@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import psutil
 
@@ -84,7 +85,7 @@ async def _idle(settings: Settings, url: str) -> list[float]:
     """Kilobytes a stream, of each step."""
     async with Client(settings, url) as client:
         waiting = scripted_reference(text="done", ttft=3_600_000)
-        runs = await _runs(client, FIRST + STREAMS, waiting)
+        runs = await _runs(client, settings, FIRST + STREAMS, waiting)
         async with sse_client(url, _headers(settings, url)) as streams:
             paths = [_events_of(run) for run in runs]
             values = await _per_stream(streams, paths, settings.state_dir)
@@ -116,16 +117,18 @@ async def _with_events(settings: Settings, url: str) -> _Events:
     async with Client(settings, url) as client:
         text = " ".join(["word"] * WORDS)
         talking = scripted_reference(text=text, ttft=WAIT_MS, itl=WORD_MS)
-        runs = await _runs(client, EVENT_STREAMS, talking)
+        runs = await _runs(client, settings, EVENT_STREAMS, talking)
         async with sse_client(url, _headers(settings, url)) as streams:
             await streams.open([_events_of(run) for run in runs])
             opened = time.time()
             received = await streams.follow()
+        async with _json_only(settings, url) as http:
 
-        async def log(run: str) -> dict[str, Any]:
-            return await client.get(f"/runs/{run}/events", limit=200)
+            async def log(run: str) -> dict[str, Any]:
+                answer = await http.get(_events_of(run), params={"limit": 200})
+                return answer.raise_for_status().json()
 
-        logs = await _each(runs, log)
+            logs = await _each(runs, log)
     lost, millis, times = 0, list[float](), list[int]()
     for came, kept_log in zip(received, logs, strict=True):
         told = [int(seq) for seq, _ in came]
@@ -141,16 +144,19 @@ async def _with_events(settings: Settings, url: str) -> _Events:
     return _Events(lost, millis, len(times) / (max(times) - min(times)) * 1e9)
 
 
-async def _runs(client: Client, count: int, model: str) -> list[str]:
+async def _runs(client: Client, settings: Settings, count: int, model: str) -> list[str]:
     """Ids of runs in conversations of their own, in the order of their start."""
-
-    async def started(_: int) -> str:
-        conversation = await client.post("/chat/conversations", {"model": model})
-        path = f"/chat/conversations/{conversation['id']}/messages"
-        return (await client.post(path, {"content": "Speak."}))["run_id"]
-
     await client.get("/auth/me")  # one login for all that follow
-    return await _each(range(count), started)
+    async with _json_only(settings, client.url) as http:
+
+        async def started(_: int) -> str:
+            conversation = await client.post("/chat/conversations", {"model": model})
+            path = f"{API}/chat/conversations/{conversation['id']}/messages"
+            answer = await http.post(path, json={"content": "Speak."})
+            answer.raise_for_status()
+            return answer.json()["run_id"]
+
+        return await _each(range(count), started)
 
 
 async def _each(items: Any, work: Any) -> list[Any]:
@@ -167,6 +173,12 @@ async def _each(items: Any, work: Any) -> list[Any]:
 def _headers(settings: Settings, url: str) -> dict[str, str]:
     token = saved_login(settings, url)["token"]
     return {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
+
+
+def _json_only(settings: Settings, url: str) -> httpx.AsyncClient:
+    """Asks for JSON, where the command line's client would get a stream to the run's end."""
+    headers = {**_headers(settings, url), "accept": "application/json"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
 
 
 def _events_of(run: str) -> str:
