@@ -19,6 +19,7 @@ from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.runs import QUEUED_CHANNEL, RunStore
 from agentcy_ray.core.errors import LeaseLostError, StoreUnavailableError
 from agentcy_ray.core.ids import new_id
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.stores.bell import Bell, Ear
 
 LEASE_SECS = 15.0
@@ -48,6 +49,7 @@ class Executor:
         lease_secs: a run whose owner is silent for so long is taken over.
         renew_secs: how often leases are renewed.
         poll_secs: how often Postgres is looked at without a ring.
+        metrics: of the process.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Executor:
         lease_secs: float = LEASE_SECS,
         renew_secs: float = RENEW_SECS,
         poll_secs: float = POLL_SECS,
+        metrics: Metrics | None = None,
     ) -> None:
         self._runs = runs
         self._loop = loop
@@ -70,6 +73,7 @@ class Executor:
         self._lease_secs = lease_secs
         self._renew_secs = renew_secs
         self._poll_secs = poll_secs
+        self._takeovers = (metrics or Metrics()).run_takeovers
         self._held: dict[UUID, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,6 +125,8 @@ class Executor:
         for run in claimed:
             if run.id in self._held:  # our own lease had lapsed; we are our successor
                 self._held[run.id].control.stop("lost")
+            if run.epoch > 1:
+                self._takeovers.of(run.kind).inc()
             control = RunControl()
             task = asyncio.create_task(self._execute(run, control, ear), name=f"run-{run.id.hex}")
             task.add_done_callback(self._tasks.discard)

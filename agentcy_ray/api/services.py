@@ -170,7 +170,7 @@ class Services:
                 approvals=self.gates.approvals,
             )
         )
-        return Executor(self.runs, loop, self.bell, concurrency=concurrency)
+        return Executor(self.runs, loop, self.bell, concurrency=concurrency, metrics=self.metrics)
 
     async def delete_and_purge(self, principal: Principal, source: Source) -> Job:
         """Delete a source; the job that hides its entities is there exactly if it is deleted.
