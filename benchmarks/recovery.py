@@ -99,7 +99,7 @@ async def _parts(client: Client, settings: Settings, running: Running, folder: P
     def actors(name: str) -> Callable[[], list[psutil.Process]]:
         def find() -> list[psutil.Process]:
             below = psutil.Process(running.pid).children(recursive=True)
-            return [process for process in below if name in " ".join(process.cmdline())]
+            return [process for process in below if name in _command(process)]
 
         return find
 
@@ -119,6 +119,13 @@ async def _parts(client: Client, settings: Settings, running: Running, folder: P
         Part("recover_redis_s", server("redis"), uses.whole, again=True),
         Part("recover_graph_s", server("graph"), uses.query, again=True),
     ]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended while we looked
+        return ""
 
 
 class _Uses:

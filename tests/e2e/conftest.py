@@ -52,13 +52,20 @@ class Machine:
         return [
             process
             for process in psutil.Process(self.pid).children(recursive=True)
-            if any(name in " ".join(process.cmdline()) for name in names)
+            if any(name in command(process) for name in names)
         ]
 
     def embedded(self, name: str) -> psutil.Process:
         """One embedded server."""
         rows = self.agentcy("status")["servers"]
         return psutil.Process(next(row["pid"] for row in rows if row["name"] == name))
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended while we looked
+        return ""
 
 
 def environment(state_dir: Path) -> dict[str, str]:
