@@ -85,6 +85,8 @@ def prepare(settings: Settings, port: int) -> Prepared:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Replicas do not call each other; the gRPC server for it would listen on every address.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+        # On a busy machine an ingress takes longer to start than the 5 s that Serve allows it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A dead ingress is missed after three checks.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
