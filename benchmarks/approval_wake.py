@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class _Child:
         self._process = process
 
     async def heard(self, what: str) -> int:
-        """The monotonic clock of the next report of this kind, nanoseconds; all processes share it."""
+        """When the next report of this kind was made: monotonic nanoseconds, one clock for all."""
         assert self._process.stdout is not None
         async with asyncio.timeout(30):
             kind, _, at = (await self._process.stdout.readline()).decode().partition(" ")
@@ -125,7 +125,7 @@ class _Child:
 
 
 @asynccontextmanager
-async def _waiting_process(bench: Bench) -> AsyncIterator[_Child]:
+async def _waiting_process(bench: Bench) -> AsyncGenerator[_Child]:
     given = json.dumps({"state_dir": str(bench.settings.state_dir)})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.approval_wake", given,
