@@ -129,7 +129,7 @@ class RowQueue(ABC):
     async def settle(self, job: Job) -> None:  # noqa: B027 - optional
         """Learn that a job is held no more."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - optional
         """Let go of connections of its own."""
 
     # -- shared ---------------------------------------------------------------------------
