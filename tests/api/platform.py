@@ -60,7 +60,9 @@ class Event:
 
 @dataclass
 class Platform:
-    """What the tests speak to. People are ``owner admin member colleague viewer`` and ``other``.
+    """What the tests speak to.
+
+    People are ``owner admin member colleague viewer leaver`` and ``other``.
 
     ``other`` owns a second organisation.
     """
@@ -241,9 +243,9 @@ async def _people(db: Database, org_id: UUID) -> dict[str, UUID]:
     async with db.system() as connection:
         hashed = await connection.fetchval("SELECT password_hash FROM users")
         users = {"owner": await connection.fetchval("SELECT id FROM users")}
-        for name in ("admin", "member", "colleague", "viewer"):
+        for name in ("admin", "member", "colleague", "viewer", "leaver"):
             users[name] = new_id()
-            role = "member" if name == "colleague" else name
+            role = "member" if name in ("colleague", "leaver") else name
             await connection.execute(
                 "INSERT INTO users (id, org_id, email, roles, password_hash)"
                 " VALUES ($1, $2, $3, $4, $5)",

@@ -94,7 +94,7 @@ async def test_wrong_logins_are_throttled_by_address_and_email(platform: Platfor
 
 async def test_a_password_is_changed_by_its_holder_only(platform: Platform) -> None:
     client = platform.client()
-    body = (await client.post("/auth/login", json=credentials("colleague"))).json()
+    body = (await client.post("/auth/login", json=credentials("leaver"))).json()
     client.headers["authorization"] = f"Bearer {body['token']}"
     wrong = {"current": "wrong", "new": "a brand new password"}
     assert (await client.post("/auth/password", json=wrong)).status_code == 401

@@ -78,6 +78,7 @@ async def test_a_person_connects_a_repository_asks_it_and_acts_with_an_approval(
     desk = await platform.conversation()
     call = {
         "connector": "files",
+        "source": "runbooks",
         "tool": "write_file",
         "args": {"path": "restart.md", "content": "Drain it first.\n"},
     }

@@ -53,7 +53,7 @@ def test_search_query_graph_and_tools_answer_over_the_command_line(
     )  # fmt: skip
     assert answer["rows"] == [["Describe the retries of part 5"]]
     assert machine.agentcy("graph", "stats")["labels"]["GitFile"] >= 12
-    log = machine.agentcy("tools", "call", "git.log", '{"limit": 2}')
+    log = machine.agentcy("tools", "call", "git.log", '{"limit": 2}', "--source", "demo")
     assert log["status"] == "completed"
     assert machine.agentcy("audit", "verify")["ok"] is True
 
