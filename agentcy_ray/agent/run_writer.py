@@ -147,13 +147,16 @@ class RunWriter:
         return await done
 
     async def _drain(self, org_id: UUID) -> None:
+        waiting: list[_Write] = []
         try:
             await asyncio.sleep(0)  # whoever else is ready to write now goes along
-            while waiting := self._waiting.pop(org_id, None):
+            while waiting := self._waiting.pop(org_id, []):
                 for start in range(0, len(waiting), BATCH):
                     await self._settle(org_id, waiting[start : start + BATCH])
         finally:
             del self._writers[org_id]
+            for write in (*waiting, *self._waiting.pop(org_id, [])):
+                write.done.cancel()  # when the process ends nobody shall wait for ever
 
     async def _settle(self, org_id: UUID, batch: Sequence[_Write]) -> None:
         try:

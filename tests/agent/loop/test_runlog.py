@@ -210,6 +210,18 @@ async def test_an_append_to_a_run_that_does_not_exist_is_refused(world: World) -
         await world.log.append(RunKey(world.org_id, new_id(), 1), [(DELTA, {"delta": "x"})])
 
 
+async def test_nobody_waits_for_a_writer_that_was_stopped(world: World) -> None:
+    await world.start()
+    run = await world.claim()
+    waiting = asyncio.create_task(world.log.append(run.key, [(DELTA, {"delta": "never"})]))
+    for _ in range(2):  # the caller's first step starts the writer, whose first step is next
+        await asyncio.sleep(0)
+    (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "run-writer")
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 10)
+
+
 def _rung(event: RunEvent) -> dict[str, object]:
     """An event as a ring carries it."""
     return event.model_dump(mode="json", exclude={"run_id"})
