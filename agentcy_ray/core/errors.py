@@ -20,6 +20,7 @@ AgentcyError                      code, status, message, details; picklable, so 
 │       ├── SourceConfigError             source_config_invalid, with its kind
 │       ├── CapabilityError               capability_unsupported
 │       ├── QueryRejectedError            query_rejected
+│       ├── QueryTooCostlyError           query_too_costly
 │       ├── PolicyInvalidError            policy_invalid
 │       ├── ToolArgumentsError            invalid_args
 │       ├── ToolNotFoundError             tool_not_found
@@ -29,6 +30,9 @@ AgentcyError                      code, status, message, details; picklable, so 
     ├── StoreUnavailableError         503  unavailable (transient)
     ├── StorageFullError              507→503  storage_full
     ├── EngineError                   502  engine_error
+    │   ├── EngineBusyError           503  engine_busy: it sheds load (transient)
+    │   ├── EngineRefusedError            it refuses our token or what we sent
+    │   └── MissingDataError              no such database or table yet; callers answer "empty"
     ├── QueryTimeoutError             504  query_timeout
     ├── EmbedderUnavailableError      503  embedder_unavailable (transient)
     ├── ConnectorError                502  connector_error
@@ -225,6 +229,12 @@ class QueryRejectedError(InvalidError):
     code = "query_rejected"
 
 
+class QueryTooCostlyError(InvalidError):
+    """A query needs more memory than the engine gives to one; ``details`` hold the limit."""
+
+    code = "query_too_costly"
+
+
 class PolicyInvalidError(InvalidError):
     """Rego text does not compile; ``details`` hold line and column."""
 
@@ -284,6 +294,21 @@ class EngineError(BackendError):
 
     code = "engine_error"
     status = 502
+
+
+class EngineBusyError(Transient, EngineError):
+    """The engine sheds load and kept doing so; ``details["retry_after_secs"]`` when it said."""
+
+    code = "engine_busy"
+    status = 503
+
+
+class EngineRefusedError(Terminal, EngineError):
+    """The engine refuses our token, or a request that we made; ``details["status"]`` says how."""
+
+
+class MissingDataError(Terminal, EngineError):
+    """Nothing was written there yet: callers answer "empty"; ``details`` name the place."""
 
 
 class QueryTimeoutError(Transient, BackendError):

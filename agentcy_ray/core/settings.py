@@ -96,6 +96,22 @@ class Settings(BaseModel):
     neo4j_user: str = _setting("neo4j", "user on NEO4J_URI")
     neo4j_password: Secret = _setting(None, "password on NEO4J_URI")
     neo4j_database: str = _setting("neo4j", "database on NEO4J_URI")
+    kyma_base_url: OptionalText = _setting(None, "kyma of the Advanced engine; unset = embedded")
+    kyma_token: Secret = _setting(None, "bearer token of KYMA_BASE_URL, write role")
+    kyma_database: str = _setting(
+        "kyma", "database of the first org; others add their id", pattern=r"^[a-z_][a-z0-9_]{0,29}$"
+    )
+    kyma_flight_url: OptionalText = _setting(
+        None, "Flight address, grpc://host:port; unset = probed, off = never"
+    )
+    kyma_catalog_url: Secret = _setting(None, "kyma's catalog database; unset = default shapes")
+    kyma_slice_bytes: int = _setting(
+        8 * 1024 * 1024, "NDJSON sent to kyma at once, bytes", ge=1024, le=60 * 1024 * 1024
+    )
+    kyma_max_in_flight: int = _setting(4, "slices under way per table and writer", ge=1, le=64)
+    kyma_headers: Literal["kyma", "pensieve", "both"] = _setting(
+        "both", "prefix of kyma's own headers; it was renamed at 0.1.0"
+    )
     s3_bucket: OptionalText = _setting(None, "bucket of packages and artifacts; unset = a folder")
     s3_endpoint: OptionalText = _setting(None, "S3-compatible endpoint")
     s3_region: str = _setting("us-east-1", "region of the bucket")
