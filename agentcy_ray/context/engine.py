@@ -221,6 +221,10 @@ class ContextEngine(Protocol):
         """
         ...
 
+    async def append_events(self, org_id: UUID, batch: pa.RecordBatch) -> Written:
+        """Add a batch of schema ``EVENTS``; the same batch again adds nothing."""
+        ...
+
     async def holds(self, org_id: UUID, source_id: UUID) -> bool:
         """Whether there is any entity of a source, archived ones included."""
         ...
@@ -268,6 +272,18 @@ class ContextEngine(Protocol):
             QueryRejectedError: the text writes, calls procedures, names another database, holds
                 several statements or unbounded hops, or does not parse.
             QueryTimeoutError: it ran past ``timeout_ms``.
+        """
+        ...
+
+    def arrow(self, scope: Scope, query: Query) -> AsyncIterator[pa.RecordBatch]:
+        """The rows of ``query`` as Arrow batches of one schema, cut at its limit.
+
+        At least one batch comes, an empty one where there are no rows, so that the schema is
+        known. Nodes, edges, paths, lists, maps and columns of mixed types are JSON text.
+
+        Raises:
+            CapabilityError, QueryRejectedError, QueryTimeoutError: as ``query``, by the first batch
+                or a later one.
         """
         ...
 

@@ -143,6 +143,22 @@ CHUNKS = pa.schema([
 ])
 """Texts to be embedded; the vectors travel beside them as a fixed-size list column."""
 
+EVENTS = pa.schema([
+    _required("at", _TIME),
+    _required("label", _TEXT),
+    pa.field("body", _TEXT),
+    _required("properties", _TEXT),  # JSON object
+    _required("realm", _TEXT),
+    _required("pipeline_id", _TEXT),  # hexadecimal UUID without dashes
+    _required("event_id", _TEXT),  # unique within the pipeline; the same event again has the same
+    pa.field("service", _TEXT),
+    pa.field("severity", _TEXT),
+    pa.field("trace_id", _TEXT),
+    pa.field("span_id", _TEXT),
+    pa.field("duration_ms", pa.float64()),
+])
+"""Things that happened once, at a time: never changed, never archived."""
+
 
 def vectors_field(dim: int) -> pa.Field:
     """The ``embedding`` column: fixed-size list of ``dim`` float32, never Python floats."""

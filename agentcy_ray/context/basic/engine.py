@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pyarrow as pa
 
-from agentcy_ray.context.basic import facts, reads, search, writes
+from agentcy_ray.context.basic import events, facts, reads, search, writes
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.layout import edge_rows, node_rows, stamp
 from agentcy_ray.context.basic.query import run_query
@@ -29,6 +29,7 @@ from agentcy_ray.context.engine import (
     Subgraph,
     Written,
 )
+from agentcy_ray.context.tables import as_batches
 from agentcy_ray.core.errors import CapabilityError
 
 ADVANCED = "CONTEXT_ENGINE=advanced, KYMA_BASE_URL, KYMA_TOKEN, KYMA_DATABASE"
@@ -105,6 +106,16 @@ class BasicEngine:
                 )
         return Written(rows=total)
 
+    async def append_events(self, org_id: UUID, batch: pa.RecordBatch) -> Written:
+        """Write events as nodes ``Event`` with their own label beside it, kept 14 days.
+
+        Raises:
+            InvalidError: a label or the properties of an event cannot be stored.
+        """
+        for seen_at, nodes in await asyncio.to_thread(events.event_nodes, org_id, batch):
+            await self.upsert_nodes(org_id, nodes, seen_at)
+        return Written(rows=batch.num_rows)
+
     async def holds(self, org_id: UUID, source_id: UUID) -> bool:
         """Whether there is any entity of a source, archived ones included."""
         return await writes.holds(self._bolt, org_id, source_id)
@@ -120,9 +131,13 @@ class BasicEngine:
         return Written(rows=changed)
 
     async def prune(self, org_id: UUID, source_id: UUID, archived_before: datetime) -> int:
-        """Delete entities of a source that were archived before a time; returns their number."""
+        """Delete entities of a source that were archived before a time; returns their number.
+
+        Events of the organisation that are over their time go along.
+        """
         async with self._writing:
-            return await writes.prune(self._bolt, org_id, source_id, stamp(archived_before))
+            over = await events.expire(self._bolt, org_id, datetime.now(UTC))
+            return over + await writes.prune(self._bolt, org_id, source_id, stamp(archived_before))
 
     async def existing(self, org_id: UUID, ids: Sequence[str]) -> set[str]:
         """Those of the node ids that are live."""
@@ -178,6 +193,15 @@ class BasicEngine:
                 set=ADVANCED,
             )
         return await run_query(self._bolt, scope, query)
+
+    async def arrow(self, scope: Scope, query: Query) -> AsyncIterator[pa.RecordBatch]:
+        """The rows of ``query``, gathered and then made into Arrow batches.
+
+        Raises:
+            CapabilityError, QueryRejectedError, QueryTimeoutError: as ``query``.
+        """
+        for batch in await asyncio.to_thread(as_batches, await self.query(scope, query)):
+            yield batch
 
     async def schema(self, scope: Scope) -> GraphSchema:
         """Labels, edge types and their property names."""
