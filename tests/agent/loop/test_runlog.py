@@ -225,3 +225,12 @@ async def test_nobody_waits_for_a_writer_that_was_stopped(world: World) -> None:
 def _rung(event: RunEvent) -> dict[str, object]:
     """An event as a ring carries it."""
     return event.model_dump(mode="json", exclude={"run_id"})
+
+
+async def test_the_log_goes_with_its_conversation(world: World) -> None:
+    run = await world.start()
+    assert await world.log.read(world.org_id, run.id)
+    assert run.conversation_id is not None
+    await world.conversations.delete(world.principal, run.conversation_id)
+    async with world.db.system() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM run_events") == 0
