@@ -1,0 +1,183 @@
+"""The relations that every read of the Advanced engine is built on.
+
+The tables are append-only: each upsert is a row, and so is each archiving. ``relations`` says what
+is there now, as common table expressions that a planner puts in front of its own:
+
+``_nodes``   id, labels, label_set, name, realm, source_id, connector, external_id, facts, props,
+             first_seen, last_seen, archived_at, content_hash
+``_edges``   id, src, dst, type, realm, source_id, facts, props, first_seen, last_seen,
+             archived_at, content_hash
+``_events``  at, label, body, props, facts, realm, pipeline_id, event_id, service, severity,
+             trace_id, span_id, duration_ms
+
+The three times are timestamps, ``props`` is the JSON text of the properties. Each entity is there
+once, at its newest version, live unless archived ones are asked for, in the realms of the scope.
+The organisation is the database, so no text names it.
+
+A predicate on a column that never changes for an id (see ``IMMUTABLE``) may be pushed below the
+choice of the newest version; any other would bring old versions back to life. Pushing is what
+keeps a query for one node from sorting the whole table.
+
+The writer sends every column with every row ('' where there is no value), since a column that no
+row has named yet does not exist, and SQL that names it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from sqlglot import Expr, exp
+
+from agentcy_ray.context.engine import Scope
+from agentcy_ray.context.languages.facts import function
+
+Table = Literal["context_nodes", "context_edges", "context_events"]
+
+NODE_COLUMNS = (
+    "id", "labels", "label_set", "name", "realm", "source_id", "connector", "external_id",
+    "facts", "props", "first_seen", "last_seen", "archived_at", "content_hash",
+)  # fmt: skip
+EDGE_COLUMNS = (
+    "id", "src", "dst", "type", "realm", "source_id", "facts", "props",
+    "first_seen", "last_seen", "archived_at", "content_hash",
+)  # fmt: skip
+EVENT_COLUMNS = (
+    "at", "label", "body", "props", "facts", "realm", "pipeline_id", "event_id", "service",
+    "severity", "trace_id", "span_id", "duration_ms",
+)  # fmt: skip
+
+COLUMNS: dict[Table, tuple[str, ...]] = {
+    "context_nodes": NODE_COLUMNS,
+    "context_edges": EDGE_COLUMNS,
+    "context_events": EVENT_COLUMNS,
+}
+RELATIONS: dict[Table, str] = {
+    "context_nodes": "_nodes",
+    "context_edges": "_edges",
+    "context_events": "_events",
+}
+IMMUTABLE: dict[Table, frozenset[str]] = {
+    "context_nodes": frozenset({
+        "id", "realm", "source_id", "connector", "external_id", "labels",
+    }),
+    "context_edges": frozenset({"id", "src", "dst", "type", "realm", "source_id"}),
+    "context_events": frozenset(EVENT_COLUMNS),
+}  # fmt: skip
+
+_TABLES: tuple[Table, ...] = ("context_nodes", "context_edges", "context_events")
+_TIMES = ("first_seen", "last_seen", "archived_at")
+Pushed = Mapping[Table, Sequence[Expr]]
+
+
+def relations(
+    tables: Iterable[Table],
+    scope: Scope,
+    *,
+    include_archived: bool = False,
+    pushed: Pushed | None = None,
+    ends: bool = True,
+) -> list[exp.CTE]:
+    """What the scope may see of some tables, as CTEs in an order that SQL accepts.
+
+    Args:
+        tables: those that the query reads.
+        scope: its realms; None = all of the organisation.
+        include_archived: also entities whose newest row archives them.
+        pushed: predicates on immutable columns, by unqualified column; all of a table must hold.
+        ends: an edge shows only when both its ends do, which reads ``context_nodes`` too. False
+            is for queries that join both ends themselves.
+    """
+    asked = set(tables)
+    wanted: list[Table] = [table for table in _TABLES if table in asked]
+    below = pushed or {}
+    found: list[exp.CTE] = []
+    for table in wanted:
+        rows = _events(scope, below) if table == "context_events" else _newest(
+            table, scope, include_archived, below.get(table, ())
+        )  # fmt: skip
+        if table == "context_edges" and ends:
+            # Its own relation: predicates pushed into _nodes must not hide the ends of edges.
+            live = _newest("context_nodes", scope, include_archived, (), columns=("id",))
+            found.append(_cte("_ends", live))
+            for end in ("src", "dst"):
+                known = exp.In(
+                    this=column(end), query=exp.select(column("id")).from_("_ends").subquery()
+                )
+                rows = rows.where(known)
+        found.append(_cte(RELATIONS[table], rows))
+    return found
+
+
+def column(name: str, relation: str | None = None) -> exp.Column:
+    """A column, quoted, so that its case is kept and no word of SQL is met."""
+    return exp.column(exp.to_identifier(name, quoted=True), table=relation)
+
+
+def _cte(name: str, rows: exp.Select) -> exp.CTE:
+    return exp.CTE(this=rows, alias=exp.TableAlias(this=exp.to_identifier(name)))
+
+
+def _conditions(scope: Scope, pushed: Sequence[Expr]) -> list[Expr]:
+    conditions = [each.copy() for each in pushed]
+    if scope.realms is not None:
+        realms = [exp.Literal.string(realm) for realm in scope.realms]
+        within = exp.In(this=column("realm"), expressions=realms) if realms else exp.false()
+        conditions.append(within)
+    return conditions
+
+
+def _newest(
+    table: Table,
+    scope: Scope,
+    include_archived: bool,
+    pushed: Sequence[Expr],
+    columns: Sequence[str] | None = None,
+) -> exp.Select:
+    """The newest row of each id. A row sent twice is one, since only the first rank counts."""
+    shown = columns or COLUMNS[table]
+    partition = [column("id")]
+    rank = exp.Window(
+        this=function("row_number"),
+        partition_by=partition,
+        order=exp.Order(expressions=[
+            exp.Ordered(this=column("version"), desc=True, nulls_first=False)
+        ]),
+    )  # fmt: skip
+    inner: list[Expr] = [
+        _raw(name) for name in shown if name != "first_seen"
+    ]  # fmt: skip
+    if "first_seen" in shown:
+        first = exp.Window(this=function("min", column("first_seen")),
+                           partition_by=[each.copy() for each in partition])  # fmt: skip
+        inner.append(exp.alias_(first, "first_seen", quoted=True))
+    rows = exp.select(*inner, column("op"), exp.alias_(rank, "_rank")).from_(table)
+    for condition in _conditions(scope, pushed):
+        rows = rows.where(condition)
+    outer = [
+        exp.alias_(_timestamp(column(name)), name, quoted=True) if name in _TIMES else column(name)
+        for name in shown
+    ]
+    newest = exp.select(*outer).from_(rows.subquery("_versions")).where(
+        exp.EQ(this=column("_rank"), expression=exp.Literal.number(1))
+    )  # fmt: skip
+    if include_archived:
+        return newest
+    return newest.where(exp.NEQ(this=column("op"), expression=exp.Literal.string("archive")))
+
+
+def _events(scope: Scope, pushed: Pushed) -> exp.Select:
+    rows = exp.select(*(_raw(name) for name in EVENT_COLUMNS)).from_("context_events")
+    for condition in _conditions(scope, pushed.get("context_events", ())):
+        rows = rows.where(condition)
+    return rows
+
+
+def _raw(name: str) -> Expr:
+    if name == "props":  # JSON bytes
+        return exp.alias_(function("arrow_cast", column("props"), "Utf8"), name, quoted=True)
+    return column(name)
+
+
+def _timestamp(text: Expr) -> Expr:
+    return exp.Cast(this=function("nullif", text, ""), to=exp.DataType.build("timestamp"))
