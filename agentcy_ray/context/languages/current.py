@@ -10,9 +10,11 @@ is there now, as common table expressions that a planner puts in front of its ow
 ``_events``  at, label, body, props, facts, realm, pipeline_id, event_id, service, severity,
              trace_id, span_id, duration_ms
 
-The three times are timestamps, ``props`` is the JSON text of the properties. Each entity is there
-once, at its newest version, live unless archived ones are asked for, in the realms of the scope.
-The organisation is the database, so no text names it.
+Rows are ordered by ``version`` and, for equal ones, by ``op``: ``upsert`` wins over ``purge`` (the
+entity is gone for good) and that over ``archive``. The three times are timestamps, ``props`` is the
+JSON text of the properties. Each entity is there once, at its newest version, live unless archived
+ones are asked for, in the realms of the scope. The organisation is the database, so no text names
+it.
 
 A predicate on a column that never changes for an id (see ``IMMUTABLE``) may be pushed below the
 choice of the newest version; any other would bring old versions back to life. Pushing is what
@@ -77,6 +79,7 @@ def relations(
     include_archived: bool = False,
     pushed: Pushed | None = None,
     ends: bool = True,
+    search: bool = False,
 ) -> list[exp.CTE]:
     """What the scope may see of some tables, as CTEs in an order that SQL accepts.
 
@@ -87,18 +90,22 @@ def relations(
         pushed: predicates on immutable columns, by unqualified column; all of a table must hold.
         ends: an edge shows only when both its ends do, which reads ``context_nodes`` too. False
             is for queries that join both ends themselves.
+        search: ``_nodes`` also gets ``search_text``, which is not for callers.
     """
     asked = set(tables)
     wanted: list[Table] = [table for table in _TABLES if table in asked]
     below = pushed or {}
     found: list[exp.CTE] = []
     for table in wanted:
+        columns = COLUMNS[table]
+        if search and table == "context_nodes":
+            columns = (*columns, "search_text")
         rows = _events(scope, below) if table == "context_events" else _newest(
-            table, scope, include_archived, below.get(table, ())
+            table, scope, include_archived, below.get(table, ()), columns
         )  # fmt: skip
         if table == "context_edges" and ends:
             # Its own relation: predicates pushed into _nodes must not hide the ends of edges.
-            live = _newest("context_nodes", scope, include_archived, (), columns=("id",))
+            live = _newest("context_nodes", scope, include_archived, (), ("id",))
             found.append(_cte("_ends", live))
             for end in ("src", "dst"):
                 known = exp.In(
@@ -132,16 +139,17 @@ def _newest(
     scope: Scope,
     include_archived: bool,
     pushed: Sequence[Expr],
-    columns: Sequence[str] | None = None,
+    shown: Sequence[str],
 ) -> exp.Select:
     """The newest row of each id. A row sent twice is one, since only the first rank counts."""
-    shown = columns or COLUMNS[table]
     partition = [column("id")]
     rank = exp.Window(
         this=function("row_number"),
         partition_by=partition,
         order=exp.Order(expressions=[
-            exp.Ordered(this=column("version"), desc=True, nulls_first=False)
+            # Of equal versions an upsert wins over an archiving, whichever came first.
+            exp.Ordered(this=column(name), desc=True, nulls_first=False)
+            for name in ("version", "op")
         ]),
     )  # fmt: skip
     inner: list[Expr] = [
@@ -161,16 +169,17 @@ def _newest(
     newest = exp.select(*outer).from_(rows.subquery("_versions")).where(
         exp.EQ(this=column("_rank"), expression=exp.Literal.number(1))
     )  # fmt: skip
-    if include_archived:
-        return newest
-    return newest.where(exp.NEQ(this=column("op"), expression=exp.Literal.string("archive")))
+    shown_ops = ("upsert", "archive") if include_archived else ("upsert",)
+    ops = [exp.Literal.string(op) for op in shown_ops]  # "purge" is shown to nobody
+    return newest.where(exp.In(this=column("op"), expressions=ops))
 
 
 def _events(scope: Scope, pushed: Pushed) -> exp.Select:
     rows = exp.select(*(_raw(name) for name in EVENT_COLUMNS)).from_("context_events")
     for condition in _conditions(scope, pushed.get("context_events", ())):
         rows = rows.where(condition)
-    return rows
+    # The row that made the table has no id.
+    return rows.where(exp.NEQ(this=column("event_id"), expression=exp.Literal.string("")))
 
 
 def _raw(name: str) -> Expr:
