@@ -51,6 +51,8 @@ class ConnectorSpec:
     incremental: bool = False
     reports_deletions: bool = False
     """Whether an incremental extract names all that is gone: nodes, edges and documents."""
+    internal: bool = False
+    """Whether the platform itself makes sources of it, and nobody else."""
     limits: Limits = field(default_factory=Limits)
     """How hard one session may be used; a source's own ``limits`` say otherwise."""
 

@@ -29,6 +29,9 @@ BUILT_INS: Mapping[str, str] = {
     "git": "agentcy_ray.connectors.git:GitConnector",
     "json": "agentcy_ray.connectors.json:JsonConnector",
 }
+INTERNAL: Mapping[str, str] = {
+    "pipelines": "agentcy_ray.connectors.continuous:PipelinesConnector",
+}
 DEMO: Mapping[str, str] = {"demo": "agentcy_ray.connectors.demo:DemoConnector"}
 ALIASES: Mapping[str, str] = {"os": "files"}
 
@@ -54,15 +57,16 @@ class Registry:
         """
         connector = self._connectors.get(self._aliases.get(name, name))
         if connector is None:
-            known = sorted(self._connectors)
+            known = [connector.spec.name for connector in self.all()]
             near = get_close_matches(name, [*known, *self._aliases], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
             raise fault("config", f"no connector is called {name!r}; {hint}", loc="connector")
         return connector
 
     def all(self) -> list[Connector]:
-        """Every connector, by name."""
-        return [self._connectors[name] for name in sorted(self._connectors)]
+        """Every connector that a source can be made of, by name."""
+        found = (self._connectors[name] for name in sorted(self._connectors))
+        return [connector for connector in found if not connector.spec.internal]
 
     def tools(self, name: str, config: Mapping[str, Any]) -> list[ToolSpec]:
         """Tools of a source as its config is shown, secrets masked; nothing is reached.
@@ -95,7 +99,7 @@ def builtin_registry(settings: Settings) -> Registry:
     Raises:
         ConfigError: an installed package's connector cannot be loaded or takes a name twice.
     """
-    targets = {**BUILT_INS, **(DEMO if settings.agentcy_features_demo else {})}
+    targets = {**BUILT_INS, **INTERNAL, **(DEMO if settings.agentcy_features_demo else {})}
     connectors = [_load_builtin(target) for target in targets.values()]
     taken = {connector.spec.name for connector in connectors} | ALIASES.keys()
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):

@@ -17,6 +17,7 @@ import orjson
 from pydantic import BaseModel
 
 from agentcy_ray.connectors.base import Connector
+from agentcy_ray.connectors.config import fault
 from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.secrets import Secrets, put_secrets, take_secrets
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
@@ -90,6 +91,12 @@ class SourceStore:
         """
         principal.require("source.create")
         source_id, connector = new_id(), self.registry.get(new.connector)
+        if connector.spec.internal:
+            raise fault(
+                "config",
+                f"sources of {new.connector!r} are made by the platform; choose another connector",
+                loc="connector",
+            )
         config = self._validate(connector, principal.org_id, source_id, new.config)
         masked, secrets = take_secrets(config)
         realm = new.realm or connector.spec.default_realm

@@ -109,6 +109,9 @@ QueryId = Annotated[UUID, *_border("qr")]
 PolicyId = Annotated[UUID, *_border("pol")]
 ReplayId = Annotated[UUID, *_border("rpl")]
 AccessRequestId = Annotated[UUID, *_border("acc")]
+PipelineId = Annotated[UUID, *_border("pip")]
+PipelineRunId = Annotated[UUID, *_border("prn")]
+IngestTokenId = Annotated[UUID, *_border("itk")]
 
 
 def _hash_id(prefix: str, parts: tuple[str, ...]) -> str:

@@ -177,6 +177,10 @@ class Settings(BaseModel):
     hnsw_ef_construction: int = _setting(128, "HNSW build width", ge=8)
     hnsw_ef_search: int = _setting(100, "HNSW search width", ge=8)
     pipeline_batch_size: int = _setting(2000, "rows per engine write", ge=1)
+    pipeline_max_body_bytes: int = _setting(
+        16_777_216, "body of one request to a continuous pipeline, unpacked, bytes", ge=1024
+    )
+    file_drop_poll_secs: float = _setting(30, "seconds between looks for dropped files", gt=0)
     package_keep: int = _setting(10, "full packages kept per source", ge=1)
     package_delta_max: int = _setting(20, "deltas before a fold", ge=1)
     sync_max_archive_ratio: float = _setting(0.5, "publish guard of a full sync", gt=0, le=1)

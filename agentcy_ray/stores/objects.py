@@ -46,11 +46,12 @@ STAGING = ".staging"
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a listing tells: key, size in bytes, time of writing."""
+    """What a listing tells: key, size in bytes, time of writing, and the version's tag."""
 
     key: str
     size: int
     modified: datetime
+    etag: str
 
 
 class ObjectStore(Protocol):
@@ -184,7 +185,9 @@ class _Objects(ABC):
             async for batch in obstore.list(self._store, prefix or None):
                 for row in batch:
                     if not row["path"].startswith(f"{STAGING}/"):
-                        yield ObjectInfo(row["path"], row["size"], row["last_modified"])
+                        moment = row["last_modified"]
+                        etag = row["e_tag"] or f"{row['size']}-{moment.timestamp():.6f}"
+                        yield ObjectInfo(row["path"], row["size"], moment, etag)
         except (BaseError, OSError, ValueError) as error:
             self._raise(error, prefix)
 
