@@ -89,6 +89,11 @@ class Metrics:
         )
         self.kyma_slices = count("agentcy_kyma_slices_total", "Slices sent to kyma.", "outcome")
         self.kyma_bytes = count("agentcy_kyma_bytes_total", "Bytes sent to kyma.", "outcome")
+        self.kyma_rows = count("agentcy_kyma_rows_total", "Rows sent to kyma.", "outcome")
+        self.kyma_lag = times(
+            "agentcy_kyma_lag_seconds", "From a batch handed over to a slice of it acknowledged.",
+            bounds=TURN_SECONDS,
+        ).of()  # fmt: skip
         self.embed_seconds = times(
             "agentcy_embed_batch_seconds", "Time of embedding a batch.", "embedder"
         )

@@ -1,0 +1,115 @@
+"""kyma's NDJSON back into Arrow, with the types that the text has lost.
+
+A row leaves its nulls out, its keys are sorted, times have no zone, and ``dynamic`` is hexadecimal.
+A schema restores all of it; without one, types are inferred and columns without a value are gone.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pj
+
+from agentcy_ray.context.kyma.arrow import pc
+from agentcy_ray.core.errors import EngineError
+
+_BLOCK = 16 * 1024 * 1024
+_NANOS = pa.timestamp("ns")
+
+
+def decode(body: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    """Rows of an answer.
+
+    Args:
+        body: NDJSON as kyma writes it.
+        schema: columns to return, in this order, absent ones as null; None = infer.
+
+    Raises:
+        EngineError: it is not NDJSON, or does not fit the schema.
+    """
+    if not body.strip():
+        return (schema or pa.schema([])).empty_table()
+    longest = max(map(len, body.splitlines())) if len(body) > _BLOCK else len(body)
+    options = pj.ReadOptions(use_threads=False, block_size=max(_BLOCK, longest + 1))
+    parsing = pj.ParseOptions(
+        explicit_schema=None if schema is None else pa.schema([_on_wire(f) for f in schema]),
+        unexpected_field_behavior="infer" if schema is None else "ignore",
+    )
+    try:
+        table = pj.read_json(pa.BufferReader(body), options, parsing)
+        return table if schema is None else conform(table, schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise EngineError(
+            f"kyma's answer does not read as NDJSON of this shape: {error}"
+        ) from error
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``table`` with exactly the columns of ``schema``, cast; absent ones are null.
+
+    Raises:
+        pa.ArrowException, ValueError: a value does not fit its type.
+    """
+    columns: list[Any] = []
+    for field in schema:
+        place = table.schema.get_field_index(field.name)
+        if place < 0:
+            columns.append(pa.nulls(table.num_rows, field.type))
+        else:
+            columns.append(_cast(table.column(place), field.type))
+    return pa.table(columns, schema=pa.schema([f.with_nullable(True) for f in schema]))
+
+
+def unhex(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Hexadecimal texts as bytes, for a whole array at once.
+
+    Raises:
+        ValueError: a text is not hexadecimal.
+    """
+    texts = pc.cast(texts, pa.large_string())
+    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + texts.offset + 1)
+    offsets = offsets[texts.offset :]
+    if bool((np.diff(offsets) & 1).any()):
+        raise ValueError("a dynamic value has half a byte")
+    data = texts.buffers()[2]
+    raw = b"" if data is None else binascii.unhexlify(data[int(offsets[0]) : int(offsets[-1])])
+    moved = pa.py_buffer(((offsets - offsets[0]) // 2).tobytes())
+    whole = pa.Array.from_buffers(
+        pa.large_binary(), len(texts), [None, moved, pa.py_buffer(raw)]
+    )  # fmt: skip
+    if texts.null_count:
+        whole = pc.if_else(pc.is_valid(texts), whole, pa.scalar(None, pa.large_binary()))
+    return whole.cast(kind)
+
+
+def _on_wire(field: pa.Field) -> pa.Field:
+    """How the reader takes a column: zones and bytes are restored afterwards."""
+    kind = field.type
+    if _is_bytes(kind) or pa.types.is_date(kind):
+        kind = pa.string()
+    elif pa.types.is_timestamp(kind):
+        kind = _NANOS
+    elif pa.types.is_string_view(kind) or pa.types.is_dictionary(kind):
+        kind = pa.string()
+    return pa.field(field.name, kind)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if _is_bytes(kind) and (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
+        return pa.chunked_array([unhex(chunk, kind) for chunk in column.chunks], kind)
+    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type):
+        if kind.tz is not None and column.type.tz is None:
+            column = pc.assume_timezone(column, "UTC")
+        return pc.cast(column, kind, safe=False)  # nanoseconds below the unit are cut
+    if pa.types.is_date(kind) and pa.types.is_string(column.type):
+        column = pc.utf8_slice_codeunits(column, 0, 10)
+    return pc.cast(column, kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
