@@ -5,8 +5,9 @@ waits for its model; the runs wait before the first stream is opened. Streams ar
 after a first few, and each step gives a value. The controls are bare servers of streams
 (``benchmarks.sse_controls``), measured in the same way.
 
-Events: as many runs as streams; each model says a word twice a second after a wait that lets most
-streams open. Every stream must bring every event of its run's log, once and in order.
+Events: an organisation has 50 runs under way at most, so each run is followed by twenty streams;
+its model says a word twice a second after a wait that lets the streams open. Every stream must
+bring every event of its run's log, once and in order.
 ``sse_event_p99_ms`` is from the event's time, which Postgres gives it before the commit, to the
 client's socket, for events that are younger than the stream.
 """
@@ -40,7 +41,7 @@ from benchmarks.sse_controls import CONTROLS, ROUTE, bare_server
 
 FIRST, STREAMS, STEPS = 50, 1000, 4
 """Streams before the first step; streams of all steps together; steps."""
-EVENT_STREAMS, WORDS, WORD_MS, WAIT_MS = 1000, 40, 500, 30_000
+EVENT_STREAMS, EVENT_RUNS, WORDS, WORD_MS, WAIT_MS = 1000, 50, 40, 500, 30_000
 AT_ONCE = 16
 _SHAPE = """
 name: bench
@@ -117,9 +118,10 @@ async def _with_events(settings: Settings, url: str) -> _Events:
     async with Client(settings, url) as client:
         text = " ".join(["word"] * WORDS)
         talking = scripted_reference(text=text, ttft=WAIT_MS, itl=WORD_MS)
-        runs = await _runs(client, settings, EVENT_STREAMS, talking)
+        runs = await _runs(client, settings, EVENT_RUNS, talking)
+        followed = [runs[number % EVENT_RUNS] for number in range(EVENT_STREAMS)]
         async with sse_client(url, _headers(settings, url)) as streams:
-            await streams.open([_events_of(run) for run in runs])
+            await streams.open([_events_of(run) for run in followed])
             opened = time.time()
             received = await streams.follow()
         async with _json_only(settings, url) as http:
@@ -128,9 +130,10 @@ async def _with_events(settings: Settings, url: str) -> _Events:
                 answer = await http.get(_events_of(run), params={"limit": 200})
                 return answer.raise_for_status().json()
 
-            logs = await _each(runs, log)
+            logs = dict(zip(runs, await _each(runs, log), strict=True))
     lost, millis, times = 0, list[float](), list[int]()
-    for came, kept_log in zip(received, logs, strict=True):
+    for run, came in zip(followed, received, strict=True):
+        kept_log = logs[run]
         told = [int(seq) for seq, _ in came]
         kept = {event["seq"]: _seconds(event["at"]) for event in kept_log["items"]}
         if told != sorted(set(told)):

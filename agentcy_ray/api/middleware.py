@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentcy_ray.api.authentication import Caller
 from agentcy_ray.api.errors import error_response, internal_response
+from agentcy_ray.api.sse import OUTSIDE, EventStream
 from agentcy_ray.core.errors import (
     AgentcyError,
     BadRequestError,
@@ -43,6 +44,11 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
+_OF_SERVER = frozenset({
+    "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string",
+    "root_path", "headers", "client", "server", "extensions",
+})  # fmt: skip
+"""What an ASGI server puts into a scope (ASGI 3.0, HTTP connection scope)."""
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -55,7 +61,11 @@ class BearerAuthenticator(Protocol):
 
 
 class Frame:
-    """Outermost: gives the request its id, answers what nothing else has, counts and times."""
+    """Outermost: gives the request its id, answers what nothing else has, counts and times.
+
+    Event streams are sent from here, when everything below has returned; their time is that of
+    their head.
+    """
 
     def __init__(self, app: ASGIApp, observe: Observe) -> None:
         self._app = app
@@ -67,7 +77,8 @@ class Frame:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        streams: list[EventStream] = []
+        scope.setdefault("state", {}).update({"request_id": request_id, OUTSIDE: streams})
         began, status = time.perf_counter(), 0
 
         async def sender(message: Message) -> None:
@@ -90,6 +101,23 @@ class Frame:
                 scope["method"], getattr(route, "path", "other"), status or 500,
                 time.perf_counter() - began,
             )  # fmt: skip
+        for stream in streams:
+            _forget_request(scope)
+            await _run_stream(stream, request_id, receive, send)
+
+
+def _forget_request(scope: Scope) -> None:
+    """Drop what the layers below kept in the scope, which lives as long as its connection."""
+    for key in scope.keys() - _OF_SERVER:
+        del scope[key]
+
+
+async def _run_stream(stream: EventStream, request_id: str, receive: Receive, send: Send) -> None:
+    try:
+        await stream.run(receive, send)
+    except Exception:
+        log.exception("stream failed", request_id=request_id)
+        raise
 
 
 def _request_id(scope: Scope) -> str:

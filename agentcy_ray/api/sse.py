@@ -2,6 +2,10 @@
 
 ``id:`` is the event's ``seq``, so a client that comes back with ``Last-Event-ID`` goes on where it
 stopped, on any replica. A ping without an id keeps idle connections open.
+
+Where an outer layer offers ``OUTSIDE``, a stream is sent from there once its head is out: all that
+the way in holds for a request (exit stacks, dependencies, the records that the handler read) is
+gone by then, and an idle stream costs little more than its socket.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ PING = b"event: ping\ndata: {}\n\n"
 RETRY = b"retry: 2000\n\n"
 _LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029")
 """No line ends here, but many clients split text where Unicode does."""
+OUTSIDE = "streams"
+"""Key of the request's state: a list that takes the stream to send after the handler is done."""
 SLOW_READER_SECS = 30.0
 """A client that takes nothing for so long is cut off; it may resume."""
 
@@ -79,7 +85,16 @@ class EventStream(Response):
         self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream, watching for the client's leave."""
+        """Send the head, and the stream itself unless an outer layer will."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        outside: list[EventStream] | None = scope.get("state", {}).get(OUTSIDE)
+        if outside is None:
+            await self.run(receive, send)
+        else:
+            outside.append(self)
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Send what follows the head, watching for the client's leave."""
         sending = asyncio.create_task(self._send_all(send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -98,10 +113,8 @@ class EventStream(Response):
             async with asyncio.timeout(self._slow_secs):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
 
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             async with aclosing(self._frames) as frames:
-                await send(head)
                 await write(RETRY)
                 await self._write_all(frames, write)
             await write(b"", more=False)

@@ -21,6 +21,7 @@ from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.audit.verify import Verification
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.ids import decode
+from agentcy_ray.core.meters import Gauge
 
 router = APIRouter(prefix="/policies", tags=["audit"])
 Reader = Annotated[Allowed, permit("audit.read")]
@@ -83,21 +84,8 @@ async def stream_audit(
     fresh = after is None and "last-event-id" not in request.headers
     start = await log.head(caller.org_id) if fresh else resume_after(request.headers, after)
 
-    async def frames() -> AsyncGenerator[bytes]:
-        streams = services_of(request).metrics.sse_streams
-        streams.inc()
-        try:
-            tail = log.tail(caller.org_id, start, where, ping_secs=ping_secs)
-            async with aclosing(tail) as records:
-                async for record in records:
-                    if record is None:
-                        yield PING
-                    else:
-                        yield frame("audit", record.model_dump(mode="json"), record.seq)
-        finally:
-            streams.dec()
-
-    return EventStream(frames())
+    tail = log.tail(caller.org_id, start, where, ping_secs=ping_secs)
+    return EventStream(_frames(tail, services_of(request).metrics.sse_streams))
 
 
 @router.get("/audit/verify")
@@ -144,3 +132,18 @@ def _export(caller: Allowed, request: Request, where: AuditFilter, form: Form) -
 def _log(request: Request) -> AuditLog:
     log: AuditLog = services_of(request).gates.audit
     return log
+
+
+async def _frames(
+    tail: AsyncGenerator[AuditRecord | None], streams: Gauge
+) -> AsyncGenerator[bytes]:
+    streams.inc()
+    try:
+        async with aclosing(tail) as records:
+            async for record in records:
+                if record is None:
+                    yield PING
+                else:
+                    yield frame("audit", record.model_dump(mode="json"), record.seq)
+    finally:
+        streams.dec()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,12 +17,13 @@ from agentcy_ray.agent.run_records import NewRun, Run, choose_model
 from agentcy_ray.api.idempotency import key_of
 from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
-from agentcy_ray.api.services import services_of
+from agentcy_ray.api.services import Services, services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import ConflictError, GoneError
 from agentcy_ray.core.events import RunEvent
 from agentcy_ray.core.ids import MessageId, RunId, decode, encode
+from agentcy_ray.core.tenancy import Principal
 
 router = APIRouter(tags=["runs"])
 Reader = Annotated[Allowed, permit("chat.read")]
@@ -165,28 +167,35 @@ def _log_is_kept(run: Run, days: int) -> None:
 
 
 def _stream(request: Request, caller: Allowed, run: Run, *, after: int) -> Response:
-    services = services_of(request)
+    frames = _frames(services_of(request), caller.org_id, run.id, after)
+    if run.on_disconnect == "continue":
+        return EventStream(frames)
+    return EventStream(frames, partial(_leave, services_of(request), caller.principal, run.id))
 
-    async def frames() -> AsyncGenerator[bytes]:
-        services.metrics.sse_streams.inc()
-        events = services.run_log.follow(caller.org_id, run.id, after)
-        try:
-            async for event in events:
-                if event is None:
-                    yield PING
-                else:
-                    yield frame(event.type.value, _data(event), event.seq)
-        finally:
-            services.metrics.sse_streams.dec()
-            await events.aclose()
 
-    async def leave() -> None:
-        try:
-            await services.runs.cancel(caller.principal, run.id)
-        except ConflictError:
-            return  # it ended in the same moment
+async def _frames(
+    services: Services, org_id: UUID, run_id: UUID, after: int
+) -> AsyncGenerator[bytes]:
+    """The run's log as frames. Holds ids only, since thousands of these wait at a time."""
+    services.metrics.sse_streams.inc()
+    events = services.run_log.follow(org_id, run_id, after)
+    try:
+        async for event in events:
+            if event is None:
+                yield PING
+            else:
+                yield frame(event.type.value, _data(event), event.seq)
+            del event
+    finally:
+        services.metrics.sse_streams.dec()
+        await events.aclose()
 
-    return EventStream(frames(), leave if run.on_disconnect == "cancel" else None)
+
+async def _leave(services: Services, principal: Principal, run_id: UUID) -> None:
+    try:
+        await services.runs.cancel(principal, run_id)
+    except ConflictError:
+        return  # it ended in the same moment
 
 
 def _data(event: RunEvent) -> dict[str, Any]:
