@@ -206,13 +206,10 @@ def _number_lists(column: pa.Array) -> pa.Array:
     lists = column.cast(pa.large_list(column.type.value_type))
     flat = lists.values
     texts = _floats(flat) if pa.types.is_floating(flat.type) else flat.cast(_TEXT)
-    valid = pc.is_valid(lists)
-    joined = pc.binary_join(
-        pa.LargeListArray.from_arrays(
-            lists.offsets, pc.fill_null(texts, "null"), mask=pc.invert(valid)
-        ),
-        ",",
-    )
+    rows = pa.LargeListArray.from_arrays(lists.offsets, pc.fill_null(texts, "null"))
+    joined = pc.binary_join(rows, pa.scalar(",", _TEXT))
+    if lists.null_count:
+        joined = pc.if_else(pc.is_valid(lists), joined, pa.scalar(None, _TEXT))
     return _join("[", joined, "]")
 
 

@@ -14,7 +14,7 @@ from agentcy_ray.context.kyma.arrow import pc
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _TEXT = pa.large_string()
 _DAY = 86_400
-_FIRST, _LAST = -719_162, 2_932_897
+_FIRST, _LAST = -719_162, 2_932_896
 """Days since 1970 of the years 1 to 9999, whose text is ten characters long."""
 
 

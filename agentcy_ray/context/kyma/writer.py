@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID, uuid5
@@ -74,10 +74,11 @@ class Sink(Protocol):
 
 @dataclass
 class _Table:
-    """Slices under way into one table, and whether kyma has made it."""
+    """Slices under way into one table, whether kyma has made it, and columns that we have sent."""
 
     gate: asyncio.Semaphore
     known: bool = False
+    columns: set[str] = field(default_factory=set)
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -118,10 +119,10 @@ class KymaWriter:
         """
         check_names(batch.schema.names)
         types = await self._catalog.columns(database, table)
-        _check_new(batch.schema.names, types)
         state = self._tables.setdefault(
             (database, table), _Table(asyncio.Semaphore(self._max_in_flight), known=bool(types))
         )
+        _check_new(batch.schema.names, {*types, *state.columns})
         waiting = slices(batch, types, self._slice_bytes)
         sending: set[asyncio.Task[Ingested]] = set()
         handed = time.monotonic()
@@ -146,6 +147,8 @@ class KymaWriter:
                 task.cancel()
         if len(total.rejected) > MOST_REJECTED:
             raise _wrong_batch(table, total.rejected[0].reason)
+        if total.slices:
+            state.columns.update(batch.schema.names)
         return total
 
     async def _one(
@@ -207,8 +210,8 @@ class KymaWriter:
         return Ingested(part.rows - replayed, replayed, size, 1)
 
 
-def _check_new(names: list[str], types: Mapping[str, str]) -> None:
-    known = {name.lower() for name in (*types, *DEFAULT_COLUMNS)}
+def _check_new(names: list[str], there: Iterable[str]) -> None:
+    known = {name.lower() for name in (*there, *DEFAULT_COLUMNS)}
     new = [name for name in names if name not in known]
     if len(new) > NEW_COLUMNS:
         raise InvalidError(

@@ -7,17 +7,24 @@ import pytest
 from pydantic import SecretStr
 
 from agentcy_ray.context.kyma import KymaAddress, KymaClient, Patience
-from tests.context.kyma.stub import StubKyma, serving
+from tests.context.kyma.stub import Served, StubKyma, serving
 
 QUICK = Patience(attempts=4, read_attempts=3, first_secs=0.001, most_secs=0.002)
 
 Open = Callable[..., KymaClient]
 
 
+@pytest.fixture(scope="session")
+async def served() -> AsyncIterator[Served]:
+    """One listener for all tests of the room; each puts its own stub behind it."""
+    async with serving() as listening:
+        yield listening
+
+
 @pytest.fixture
-async def stub() -> AsyncIterator[StubKyma]:
-    async with serving(StubKyma()) as served:
-        yield served
+def stub(served: Served) -> StubKyma:
+    served.stub = StubKyma(served.url)
+    return served.stub
 
 
 @pytest.fixture

@@ -31,12 +31,12 @@ class Seen:
 
 @dataclass
 class StubKyma:
-    """``next`` holds answers that are given before the usual one, by path."""
+    """``next`` holds answers by path that are given first, None being the usual one."""
 
-    url: str = ""
+    url: str
     token: str = "devtok"
     seen: list[Seen] = field(default_factory=list)
-    next: dict[str, deque[Response | Callable[[Request], Response]]] = field(default_factory=dict)
+    next: dict[str, deque[Response | None]] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
     databases: list[dict[str, Any]] = field(default_factory=list)
     refuse: Callable[[dict[str, Any]], bool] | None = None
@@ -45,7 +45,7 @@ class StubKyma:
     hold: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def then(self, path: str, *answers: Response | Callable[[Request], Response]) -> None:
+    def then(self, path: str, *answers: Response | None) -> None:
         self.next.setdefault(path, deque()).extend(answers)
 
     def ingests(self) -> list[Seen]:
@@ -60,9 +60,8 @@ class StubKyma:
         if request.headers.get("authorization") != f"Bearer {self.token}" and path != "/health":
             headers = {"www-authenticate": 'Bearer realm="kyma"'}
             return PlainTextResponse("unknown token", 401, headers)
-        if self.next.get(path):
-            told = self.next[path].popleft()
-            return told if isinstance(told, Response) else told(request)
+        if self.next.get(path) and (told := self.next[path].popleft()) is not None:
+            return told
         if path == "/v1/ingest":
             return await self._ingest(request, body)
         if path == "/v1/catalog/schema":
@@ -108,20 +107,30 @@ def ndjson(*rows: dict[str, Any], rows_header: str = "x-kyma-rows") -> Response:
     return Response(body, 200, headers, "application/x-ndjson; charset=utf-8")
 
 
+@dataclass
+class Served:
+    url: str
+    stub: StubKyma
+
+    async def answer(self, request: Request) -> Response:
+        return await self.stub.answer(request)
+
+
 @asynccontextmanager
-async def serving(stub: StubKyma) -> AsyncIterator[StubKyma]:
-    """The stub on a port of its own."""
-    app = Starlette(routes=[
-        Route("/{path:path}", stub.answer, methods=["GET", "POST"]),
-    ])  # fmt: skip
-    listener = socket.create_server(("127.0.0.1", 0))
-    stub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+async def serving() -> AsyncIterator[Served]:
+    """A listener on a port of its own."""
+    # With the protocol named: else asyncio leaves Nagle's delay on, 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    served = Served(url, StubKyma(url))
+    app = Starlette(routes=[Route("/{path:path}", served.answer, methods=["GET", "POST"])])
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
     )
     task = asyncio.create_task(server.serve([listener]))
     try:
-        yield stub
+        yield served
     finally:
         server.should_exit = True
         await task
