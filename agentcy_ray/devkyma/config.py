@@ -50,7 +50,7 @@ class Config:
     ``data`` is a folder or ``s3://bucket/prefix``; ``catalog`` is the local folder of the catalog,
     by default the data folder itself. No tokens means that every caller is an admin.
     ``flight_auth`` asks for a token on the Flight port too, which kyma does not.
-    ``compact_at`` is the number of small extents of one table that are merged in the background.
+    ``compact_at`` extents of one size, each below ``small_bytes``, are merged in the background.
     """
 
     data: str
@@ -64,7 +64,7 @@ class Config:
     s3: S3Options = field(default_factory=S3Options)
     limits: Limits = field(default_factory=Limits)
     compact_at: int = 24
-    small_bytes: int = 64 * 1024 * 1024
+    small_bytes: int = 32 * 1024 * 1024
 
     @property
     def bucket(self) -> tuple[str, str] | None:

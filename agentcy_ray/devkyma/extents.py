@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from obstore.store import S3Store
 from agentcy_ray.devkyma.arrow import pc
 from agentcy_ray.devkyma.catalog import Extent, Table
 from agentcy_ray.devkyma.config import Config
+from agentcy_ray.devkyma.types import schema_of
 
 PARTITION = "__extent"
 """The folder level that tells extents apart; a query is bound to those of its snapshot."""
@@ -33,8 +36,8 @@ class Extents(Protocol):
         """Write rows as a new extent; it is durable when this returns."""
         ...
 
-    def read(self, table: Table, extent: Extent) -> pa.Table:
-        """The rows of an extent, in its own columns."""
+    def merge(self, table: Table, extents: Sequence[Extent], extent_id: int) -> Extent:
+        """Write the rows of several extents as one, in the columns of the table."""
         ...
 
     def remove(self, table_id: str, extent_id: int) -> None:
@@ -57,21 +60,61 @@ def open_extents(config: Config) -> Extents:
     return LocalExtents(Path(config.data))
 
 
-def encode(rows: pa.Table) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A Parquet file and what the catalog keeps of it."""
+
+    data: bytes
+    rows: int
+    newest: int | None
+
+    def extent(self, extent_id: int) -> Extent:
+        """The catalog's row of the file."""
+        return Extent(extent_id, self.rows, len(self.data), self.newest)
+
+
+def encoded(rows: pa.Table) -> Encoded:
     """Rows as a Parquet file."""
     sink = io.BytesIO()
-    pq.write_table(
-        rows, sink, compression="zstd", compression_level=1, row_group_size=ROW_GROUP,
-        store_schema=True,
-    )  # fmt: skip
-    return sink.getvalue()
+    with _writer(sink, rows.schema) as writer:
+        writer.write_table(rows, row_group_size=ROW_GROUP)
+    newest = None
+    if "at" in rows.column_names and rows.schema.field("at").type == pa.timestamp("ns"):
+        newest = pc.max(rows["at"].cast(pa.int64())).as_py()
+    return Encoded(sink.getvalue(), rows.num_rows, newest)
 
 
-def newest(rows: pa.Table) -> int | None:
-    """The greatest ``at``, in nanoseconds."""
-    if "at" not in rows.column_names or rows.schema.field("at").type != pa.timestamp("ns"):
-        return None
-    return pc.max(rows["at"].cast(pa.int64())).as_py()
+def merged(table: Table, extents: Sequence[Extent], files: Iterable[Any]) -> Encoded:
+    """Several Parquet files as one, read a row group at a time."""
+    schema = schema_of(table.columns)
+    sink = io.BytesIO()
+    held: list[pa.RecordBatch] = []
+    with _writer(sink, schema) as writer:
+        for file in files:
+            for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP):
+                held.append(_widened(batch, schema))
+                if sum(each.num_rows for each in held) >= ROW_GROUP:
+                    writer.write_table(pa.Table.from_batches(held), row_group_size=ROW_GROUP)
+                    held.clear()
+        if held:
+            writer.write_table(pa.Table.from_batches(held), row_group_size=ROW_GROUP)
+    newest = max((e.newest for e in extents if e.newest is not None), default=None)
+    return Encoded(sink.getvalue(), sum(e.rows for e in extents), newest)
+
+
+def _writer(sink: io.BytesIO, schema: pa.Schema) -> Any:
+    return pq.ParquetWriter(
+        sink, schema, compression="zstd", compression_level=1, write_page_index=True
+    )
+
+
+def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    present = set(batch.schema.names)
+    columns = [
+        batch.column(field.name) if field.name in present else pa.nulls(len(batch), field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 class LocalExtents:
@@ -87,26 +130,12 @@ class LocalExtents:
 
     def write(self, table: Table, extent_id: int, rows: pa.Table) -> Extent:
         """See Extents."""
-        data = encode(rows)
-        staged = self._staging / str(extent_id)
-        staged.mkdir()
-        with (staged / "rows.parquet").open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _flush_folder(staged)
-        into = self._tables / table.id
-        fresh = not into.exists()
-        into.mkdir(exist_ok=True)
-        staged.rename(into / f"{PARTITION}={extent_id}")
-        _flush_folder(into)
-        if fresh:
-            _flush_folder(self._tables)
-        return Extent(extent_id, rows.num_rows, len(data), newest(rows))
+        return self._store(table, extent_id, encoded(rows))
 
-    def read(self, table: Table, extent: Extent) -> pa.Table:
+    def merge(self, table: Table, extents: Sequence[Extent], extent_id: int) -> Extent:
         """See Extents."""
-        return pq.ParquetFile(self._path(table.id, extent.id) / "rows.parquet").read()
+        paths = [self._path(table.id, extent.id) / "rows.parquet" for extent in extents]
+        return self._store(table, extent_id, merged(table, extents, paths))
 
     def remove(self, table_id: str, extent_id: int) -> None:
         """See Extents."""
@@ -125,6 +154,23 @@ class LocalExtents:
     def location(self, table: Table) -> str:
         """See Extents."""
         return f"{self._tables / table.id}/"
+
+    def _store(self, table: Table, extent_id: int, file: Encoded) -> Extent:
+        staged = self._staging / str(extent_id)
+        staged.mkdir()
+        with (staged / "rows.parquet").open("xb") as sink:
+            sink.write(file.data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        _flush_folder(staged)
+        into = self._tables / table.id
+        fresh = not into.exists()
+        into.mkdir(exist_ok=True)
+        staged.rename(into / f"{PARTITION}={extent_id}")
+        _flush_folder(into)
+        if fresh:
+            _flush_folder(self._tables)
+        return file.extent(extent_id)
 
     def _path(self, table_id: str, extent_id: int) -> Path:
         return self._tables / table_id / f"{PARTITION}={extent_id}"
@@ -153,14 +199,13 @@ class S3Extents:
 
     def write(self, table: Table, extent_id: int, rows: pa.Table) -> Extent:
         """See Extents."""
-        data = encode(rows)
-        self._store.put(self._key(table.id, extent_id), data, mode="create")
-        return Extent(extent_id, rows.num_rows, len(data), newest(rows))
+        return self._put(table, extent_id, encoded(rows))
 
-    def read(self, table: Table, extent: Extent) -> pa.Table:
+    def merge(self, table: Table, extents: Sequence[Extent], extent_id: int) -> Extent:
         """See Extents."""
-        data = self._store.get(self._key(table.id, extent.id)).bytes()
-        return pq.ParquetFile(pa.BufferReader(data.to_bytes())).read()
+        keys = (self._key(table.id, extent.id) for extent in extents)
+        files = (pa.BufferReader(self._store.get(key).bytes().to_bytes()) for key in keys)
+        return self._put(table, extent_id, merged(table, extents, files))
 
     def remove(self, table_id: str, extent_id: int) -> None:
         """See Extents."""
@@ -182,6 +227,10 @@ class S3Extents:
     def location(self, table: Table) -> str:
         """See Extents."""
         return f"s3://{self._bucket}/{self._prefix}/{table.id}/"
+
+    def _put(self, table: Table, extent_id: int, file: Encoded) -> Extent:
+        self._store.put(self._key(table.id, extent_id), file.data, mode="create")
+        return file.extent(extent_id)
 
     def _key(self, table_id: str, extent_id: int) -> str:
         return f"{self._prefix}/{table_id}/{PARTITION}={extent_id}/rows.parquet"

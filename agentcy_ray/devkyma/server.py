@@ -15,6 +15,7 @@ from agentcy_ray.devkyma.engine import Engine
 from agentcy_ray.devkyma.faults import Faults
 from agentcy_ray.devkyma.flight import FlightServer
 from agentcy_ray.devkyma.http import Api
+from agentcy_ray.devkyma.upkeep import Upkeep
 
 HOST = "127.0.0.1"
 
@@ -46,23 +47,23 @@ async def serve(config: Config) -> AsyncGenerator[Running]:
     """
     engine = await asyncio.to_thread(Engine, config)
     try:
-        faults = Faults()
+        faults, upkeep = Faults(), Upkeep(engine)
         flight = FlightServer(engine, faults)
         try:
-            async with _http(engine, faults) as port:
+            async with _http(Api(engine, faults, upkeep), config) as port:
                 yield Running(
                     f"http://{HOST}:{port}", f"grpc://{HOST}:{flight.port}", engine, faults
                 )
         finally:
             await asyncio.to_thread(flight.shutdown)
+            await asyncio.to_thread(upkeep.close)
     finally:
         await asyncio.to_thread(engine.close)
 
 
 @asynccontextmanager
-async def _http(engine: Engine, faults: Faults) -> AsyncGenerator[int]:
-    api = Api(engine, faults)
-    listener = socket.create_server((HOST, engine.config.http_port))
+async def _http(api: Api, config: Config) -> AsyncGenerator[int]:
+    listener = _listen(config.http_port)
     settings = uvicorn.Config(
         api.application(),
         lifespan="off",
@@ -79,3 +80,16 @@ async def _http(engine: Engine, faults: Faults) -> AsyncGenerator[int]:
         await running
         listener.close()
         api.close()
+
+
+def _listen(port: int) -> socket.socket:
+    # asyncio switches Nagle's algorithm off only where the protocol is said: 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
