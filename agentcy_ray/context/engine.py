@@ -191,7 +191,10 @@ class Written(Record):
 
 
 class ContextEngine(Protocol):
-    """A knowledge graph. Writes are idempotent: the same batch twice leaves the same graph."""
+    """A knowledge graph. Writes are idempotent: the same batch twice leaves the same graph.
+
+    ``seen_at`` grows with each publish of a source: of two rows of one entity the later one counts.
+    """
 
     @property
     def capabilities(self) -> Capabilities:

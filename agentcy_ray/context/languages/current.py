@@ -97,21 +97,25 @@ def relations(
     below = pushed or {}
     found: list[exp.CTE] = []
     for table in wanted:
+        if table == "context_events":
+            found.append(_cte(RELATIONS[table], _events(scope, below)))
+            continue
         columns = COLUMNS[table]
         if search and table == "context_nodes":
             columns = (*columns, "search_text")
-        rows = _events(scope, below) if table == "context_events" else _newest(
-            table, scope, include_archived, below.get(table, ()), columns
+        rows = newest(
+            table, scope, include_archived=include_archived, pushed=below.get(table, ()),
+            columns=columns,
         )  # fmt: skip
         if table == "context_edges" and ends:
             # Its own relation: predicates pushed into _nodes must not hide the ends of edges.
-            live = _newest("context_nodes", scope, include_archived, (), ("id",))
+            live = newest(
+                "context_nodes", scope, include_archived=include_archived, columns=("id",)
+            )
             found.append(_cte("_ends", live))
             for end in ("src", "dst"):
-                known = exp.In(
-                    this=column(end), query=exp.select(column("id")).from_("_ends").subquery()
-                )
-                rows = rows.where(known)
+                known = exp.select(column("id")).from_("_ends").subquery()
+                rows = rows.where(exp.In(this=column(end), query=known))
         found.append(_cte(RELATIONS[table], rows))
     return found
 
@@ -134,44 +138,61 @@ def _conditions(scope: Scope, pushed: Sequence[Expr]) -> list[Expr]:
     return conditions
 
 
-def _newest(
+def newest(
     table: Table,
     scope: Scope,
-    include_archived: bool,
-    pushed: Sequence[Expr],
-    shown: Sequence[str],
+    *,
+    include_archived: bool = False,
+    pushed: Sequence[Expr] = (),
+    columns: Sequence[str] | None = None,
+    times: bool = True,
 ) -> exp.Select:
-    """The newest row of each id. A row sent twice is one, since only the first rank counts."""
-    partition = [column("id")]
+    """The newest row of each id of nodes or edges, live unless archived ones are asked for.
+
+    A row that was sent twice is one, since only the first rank counts.
+
+    Args:
+        table: ``context_nodes`` or ``context_edges``.
+        scope: its realms.
+        include_archived: also entities whose newest row archives them.
+        pushed: predicates on immutable columns.
+        columns: those that are wanted; all by default.
+        times: whether times are timestamps; otherwise they stay RFC 3339 text, '' for none.
+    """
+    shown = columns or COLUMNS[table]
     rank = exp.Window(
         this=function("row_number"),
-        partition_by=partition,
-        order=exp.Order(expressions=[
+        partition_by=[column("id")],
+        order=exp.Order(
             # Of equal versions an upsert wins over an archiving, whichever came first.
-            exp.Ordered(this=column(name), desc=True, nulls_first=False)
-            for name in ("version", "op")
-        ]),
-    )  # fmt: skip
-    inner: list[Expr] = [
-        _raw(name) for name in shown if name != "first_seen"
-    ]  # fmt: skip
+            expressions=[
+                exp.Ordered(this=column(name), desc=True, nulls_first=False)
+                for name in ("version", "op")
+            ]
+        ),
+    )
+    inner: list[Expr] = [_raw(name) for name in shown if name != "first_seen"]
     if "first_seen" in shown:
-        first = exp.Window(this=function("min", column("first_seen")),
-                           partition_by=[each.copy() for each in partition])  # fmt: skip
+        first = exp.Window(this=function("min", column("first_seen")), partition_by=[column("id")])
         inner.append(exp.alias_(first, "first_seen", quoted=True))
     rows = exp.select(*inner, column("op"), exp.alias_(rank, "_rank")).from_(table)
     for condition in _conditions(scope, pushed):
         rows = rows.where(condition)
     outer = [
-        exp.alias_(_timestamp(column(name)), name, quoted=True) if name in _TIMES else column(name)
+        exp.alias_(_timestamp(column(name)), name, quoted=True)
+        if times and name in _TIMES
+        else column(name)
         for name in shown
     ]
-    newest = exp.select(*outer).from_(rows.subquery("_versions")).where(
-        exp.EQ(this=column("_rank"), expression=exp.Literal.number(1))
-    )  # fmt: skip
-    shown_ops = ("upsert", "archive") if include_archived else ("upsert",)
-    ops = [exp.Literal.string(op) for op in shown_ops]  # "purge" is shown to nobody
-    return newest.where(exp.In(this=column("op"), expressions=ops))
+    found = (
+        exp
+        .select(*outer)
+        .from_(rows.subquery("_versions"))
+        .where(exp.EQ(this=column("_rank"), expression=exp.Literal.number(1)))
+    )
+    ops = ("upsert", "archive") if include_archived else ("upsert",)  # nobody sees "purge"
+    allowed = [exp.Literal.string(op) for op in ops]
+    return found.where(exp.In(this=column("op"), expressions=allowed))
 
 
 def _events(scope: Scope, pushed: Pushed) -> exp.Select:
