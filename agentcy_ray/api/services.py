@@ -44,6 +44,8 @@ from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
+from agentcy_ray.ingest.continuous.file_drop import FileDrops
+from agentcy_ray.ingest.continuous.intake import Intake
 from agentcy_ray.ingest.retention import purge_job
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
@@ -86,6 +88,8 @@ class Services:
     check_cluster: Probe | None
     queue: JobQueue
     syncs: SyncRuns
+    intake: Intake
+    drops: FileDrops
     upkeep: Upkeep
     search: SearchService
     gates: Gates
@@ -277,6 +281,8 @@ def _assemble(
         secret_values=(secrets.jwt_secret, secrets.admin_password),
     )
     opening.push_async_callback(gates.close)
+    intake = Intake(settings, db, redis, objects, queue, vault)
+    opening.push_async_callback(intake.close)
     run_log = RunLog(db, bell, settings)
     tokens = Tokens(
         secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
@@ -295,6 +301,8 @@ def _assemble(
         check_cluster=check_cluster,
         queue=queue,
         syncs=SyncRuns(db, queue),
+        intake=intake,
+        drops=FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops"),
         upkeep=Upkeep(db, queue, settings),
         search=search,
         gates=gates,

@@ -33,6 +33,10 @@ _KEYS = """
 DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM idempotency_keys WHERE expires_at < $1 LIMIT $2))
 """
+_REPLAYS = """
+DELETE FROM ingest_replays WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM ingest_replays WHERE expires_at < $1 LIMIT $2))
+"""
 # An event is never younger than its run's end by more than a moment, so the index on ``at`` finds
 # candidates, and the run says whether its log is still promised.
 _EVENTS = """
@@ -60,7 +64,7 @@ class Done:
     """What one round did."""
 
     keys: int
-    """Idempotency keys that had expired."""
+    """Idempotency keys that had expired, those of ingest included."""
     events: int
     """Events of runs whose logs are kept no longer."""
     asked: tuple[UUID, ...]
@@ -106,7 +110,7 @@ class Upkeep:
             StoreUnavailableError: Postgres does not answer; what was removed stays so.
         """
         now = self._clock.now()
-        keys = await self._delete(_KEYS, now)
+        keys = await self._delete(_KEYS, now) + await self._delete(_REPLAYS, now)
         events = await self._delete(_EVENTS, now - self._kept)
         await self._audit_months.tend()
         async with self._db.system() as connection:

@@ -27,13 +27,21 @@ _LOCAL_KEYS = 10_000
 
 
 class Throttle:
-    """So many actions a minute by key, all at once if need be."""
+    """So many actions a minute by key, all at once if need be, or ``burst`` of them."""
 
-    def __init__(self, redis: RedisStore, name: str, per_minute: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        redis: RedisStore,
+        name: str,
+        per_minute: int,
+        clock: Clock,
+        *,
+        burst: int | None = None,
+    ) -> None:
         self._redis = redis
         self._name = name
         self._rate = per_minute / 60
-        self._burst = float(per_minute)
+        self._burst = float(burst or per_minute)
         self._clock = clock
         self._local: OrderedDict[str, tuple[float, float]] = OrderedDict()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.audit.retention import KIND as AUDIT_KIND
 from agentcy_ray.audit.retention import AuditRetention
+from agentcy_ray.connectors.continuous import READER as SEGMENTS
 from agentcy_ray.connectors.redaction import Redactor
 from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.secrets import secret_values
@@ -17,12 +19,17 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.continuous.file_drop import FileDrops
+from agentcy_ray.ingest.continuous.ledger import KIND as PIPELINE_KIND
+from agentcy_ray.ingest.continuous.publish import PipelinePublisher
+from agentcy_ray.ingest.continuous.segments import SourceSegments
 from agentcy_ray.ingest.extract import OpenedSource, OpenSource
 from agentcy_ray.ingest.graph_publish import Probe
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.retention import PRUNE_KIND, PURGE_KIND, Retention
 from agentcy_ray.ingest.runner import SyncRunner, no_probe
 from agentcy_ray.ingest.syncs import JOB_KIND
+from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.jobs.worker import Beat, Handler
 from agentcy_ray.retrieval.chunking import Chunker
@@ -52,6 +59,7 @@ class Ingest:
         runner: SyncRunner,
         retention: Retention,
         audit_retention: AuditRetention,
+        pipelines: PipelinePublisher,
         resources: AsyncExitStack,
     ) -> None:
         self.db = db
@@ -59,6 +67,7 @@ class Ingest:
         self.runner = runner
         self.retention = retention
         self.audit_retention = audit_retention
+        self.pipelines = pipelines
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -68,6 +77,7 @@ class Ingest:
             PURGE_KIND: self.retention.purge,
             PRUNE_KIND: self.retention.prune,
             AUDIT_KIND: self._prune_audit,
+            PIPELINE_KIND: self.pipelines.run,
         }
 
     async def close(self) -> None:
@@ -129,7 +139,7 @@ async def open_ingest(
             db,
             objects,
             stores,
-            source_opener(SourceStore(db, vault, registry, bell), registry, objects),
+            source_opener(SourceStore(db, vault, registry, bell), registry, objects, db),
             settings,
             bell=bell,
             probe=probe,
@@ -138,18 +148,27 @@ async def open_ingest(
         resources.push_async_callback(audit.close)
         audit_retention = AuditRetention(db, audit, settings.policy_audit_retention_days)
         retention = Retention(db, stores)
-        return Ingest(db, bell, runner, retention, audit_retention, resources.pop_all())
+        queue = open_queue(settings, db, redis)
+        resources.push_async_callback(queue.close)
+        drops = FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops")
+        pipelines = PipelinePublisher(db, objects, engine, runner, drops)
+        return Ingest(db, bell, runner, retention, audit_retention, pipelines, resources.pop_all())
     raise AssertionError("unreachable: the stack above swallows nothing")
 
 
-def source_opener(store: SourceStore, registry: Registry, objects: ObjectStore) -> OpenSource:
+def source_opener(
+    store: SourceStore, registry: Registry, objects: ObjectStore, db: Database
+) -> OpenSource:
     """Opens a session of its own for each sync: a sync outlives the idle time of shared ones."""
 
     @asynccontextmanager
     async def open_source(org_id: UUID, source_id: UUID) -> AsyncGenerator[OpenedSource]:
         source, connector, config = await store.open_config(org_id, source_id)
         redactor = Redactor(secret_values(config))
-        context = registry.context(org_id, source_id, objects)
+        context = replace(
+            registry.context(org_id, source_id, objects),
+            extra={SEGMENTS: SourceSegments(db, objects, org_id, source_id)},
+        )
         try:
             context.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             session = await connector.open(config, context)

@@ -88,7 +88,8 @@ ORDER BY r.id DESC LIMIT $3
 """
 _SOURCE = "SELECT name, realm, status, enabled, sync_mode FROM sources WHERE id = $1 FOR UPDATE"
 _ACTIVE = """
-SELECT r.id, r.status, j.status AS job FROM sync_runs r LEFT JOIN jobs j ON j.id = r.job_id
+SELECT r.id, r.source_id, r.job_id, r.status, j.status AS job
+FROM sync_runs r LEFT JOIN jobs j ON j.id = r.job_id
 WHERE r.source_id = $1 AND r.status IN ('pending', 'running', 'publishing')
 """
 _ABANDON = """
@@ -171,7 +172,7 @@ class SyncRuns:
                 raise NotFoundError(
                     f"source has no package {encode('pkg', revert_to)}; list its packages"
                 )
-            await self._refuse_second(connection, source_id)
+            await _refuse_second(connection, await connection.fetchrow(_ACTIVE, source_id))
             job = await self._queue.store.insert(
                 connection,
                 NewJob(
@@ -194,32 +195,6 @@ class SyncRuns:
             )
         await self._queue.announce(job)
         return await self.get(org_id, run_id)
-
-    async def _refuse_second(
-        self, connection: PoolConnectionProxy[asyncpg.Record], source_id: UUID
-    ) -> None:
-        """Answer 409 while a run is active; one whose job has ended is closed instead."""
-        active = await connection.fetchrow(_ACTIVE, source_id)
-        if active is None:
-            return
-        if active["job"] in {s.value for s in (JobStatus.QUEUED, JobStatus.RUNNING)} | {
-            JobStatus.RETRY_WAIT.value
-        }:
-            raise ConflictError(
-                f"sync {encode('syn', active['id'])} of this source is {active['status']}; "
-                "wait for it, or cancel it first",
-                code="sync_in_progress",
-                sync_run_id=encode("syn", active["id"]),
-            )
-        status = "cancelled" if active["status"] == "pending" else "failed"
-        error = {
-            "code": "worker_lost",
-            "message": "the job of this sync ended before it; the next sync mends what it left",
-        }
-        await connection.execute(
-            _ABANDON, active["id"], status, error, sources_of(SYNC_RUN, status)
-        )
-        await connection.execute(_ABANDON_SOURCE, source_id, error)
 
     async def get(self, org_id: UUID, run_id: UUID) -> SyncRun:
         """One run.
@@ -274,6 +249,53 @@ class SyncRuns:
                 error = {"code": "cancelled", "message": "the sync was cancelled"}
                 await connection.execute(_ABANDON_SOURCE, run.source_id, error)
         return await self.get(org_id, run_id)
+
+
+async def sync_within(db: Database, org_id: UUID, source_id: UUID, job_id: UUID) -> UUID | None:
+    """The run of a source that a job of another kind carries out itself; made when there is none.
+
+    Returns:
+        Its id, None when the source is gone.
+
+    Raises:
+        ConflictError: ``sync_in_progress``: another job's.
+    """
+    run_id = new_id()
+    async with db.tenant(org_id) as connection:
+        if await connection.fetchrow(_SOURCE, source_id) is None:
+            return None
+        active = await connection.fetchrow(_ACTIVE, source_id)
+        if active is not None and active["job_id"] == job_id:
+            return active["id"]
+        await _refuse_second(connection, active)
+        await connection.execute(
+            _INSERT, run_id, org_id, source_id, job_id, "sync", "incremental", False, None
+        )
+    return run_id
+
+
+async def _refuse_second(
+    connection: PoolConnectionProxy[asyncpg.Record], active: asyncpg.Record | None
+) -> None:
+    """Answer 409 while a run is active; one whose job has ended is closed instead."""
+    if active is None:
+        return
+    if active["job"] in {s.value for s in (JobStatus.QUEUED, JobStatus.RUNNING)} | {
+        JobStatus.RETRY_WAIT.value
+    }:
+        raise ConflictError(
+            f"sync {encode('syn', active['id'])} of this source is {active['status']}; "
+            "wait for it, or cancel it first",
+            code="sync_in_progress",
+            sync_run_id=encode("syn", active["id"]),
+        )
+    status = "cancelled" if active["status"] == "pending" else "failed"
+    error = {
+        "code": "worker_lost",
+        "message": "the job of this sync ended before it; the next sync mends what it left",
+    }
+    await connection.execute(_ABANDON, active["id"], status, error, sources_of(SYNC_RUN, status))
+    await connection.execute(_ABANDON_SOURCE, active["source_id"], error)
 
 
 def _may_sync(

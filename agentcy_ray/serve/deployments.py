@@ -29,6 +29,7 @@ class Agent:
             self._executor.run(self._stop),
             self._services.gates.direct.tend(self._stop),
             self._services.upkeep.tend(self._stop),
+            self._services.drops.watch(self._services.settings.file_drop_poll_secs, self._stop),
         )
 
     async def check_health(self) -> None:

@@ -1,0 +1,1 @@
+"""Continuous pipelines: records that come by themselves, by webhook, dropped file or OTLP."""
