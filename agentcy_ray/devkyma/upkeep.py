@@ -48,6 +48,10 @@ class Upkeep:
         self._engine.on_added = None
         self._worker.shutdown(cancel_futures=True)
 
+    def settled(self) -> None:
+        """Wait for the merges that were asked for so far."""
+        self._worker.submit(int).result()
+
     def after_ingest(self, table: Table) -> None:
         """Merge a table's extents when enough of one size have come together."""
         now = self._now(table)
