@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
+
+from agentcy_ray.context.advanced import AdvancedEngine
+from agentcy_ray.context.advanced.databases import Databases, first_organisation
+from agentcy_ray.context.advanced.planners import PLANNERS
+from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.basic import BasicEngine
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.engine import ContextEngine
-from agentcy_ray.core.errors import ConfigError
+from agentcy_ray.context.kyma.address import KymaAddress
+from agentcy_ray.context.kyma.client import KymaClient
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.endpoints import Endpoints
 
@@ -14,14 +21,45 @@ def open_engine(settings: Settings, endpoints: Endpoints) -> ContextEngine:
     """An engine on the endpoints; nothing is connected to before its first call.
 
     Raises:
-        ConfigError: the engine asked for is not available, or its address is malformed.
+        ConfigError: its address is malformed.
     """
-    if settings.context_engine != "basic":
-        raise ConfigError(
-            "this version has no Advanced engine yet; set CONTEXT_ENGINE=basic or leave it unset"
-        )
+    if settings.context_engine == "advanced":
+        return open_advanced(settings, endpoints)
     return BasicEngine(
         Bolt.open(endpoints),
         embedded=settings.neo4j_uri is None,
         batch_rows=settings.pipeline_batch_size,
+    )
+
+
+def open_advanced(settings: Settings, endpoints: Endpoints) -> AdvancedEngine:
+    """The Advanced engine on the endpoints, whatever engine the settings name.
+
+    Raises:
+        ConfigError: KYMA_BASE_URL or KYMA_FLIGHT_URL is malformed.
+    """
+    embedded = settings.kyma_base_url is None
+    databases = Databases(settings.kyma_database, first_organisation(endpoints.database_url))
+    return AdvancedEngine(
+        Store(open_kyma(settings, endpoints), databases),
+        PLANNERS,
+        embedded=embedded,
+        own_bucket=not embedded or settings.s3_bucket is not None,
+    )
+
+
+def open_kyma(settings: Settings, endpoints: Endpoints) -> KymaClient:
+    """A client of the kyma that the endpoints name.
+
+    Raises:
+        ConfigError: KYMA_BASE_URL or KYMA_FLIGHT_URL is malformed.
+    """
+    address = KymaAddress(
+        base_url=endpoints.kyma_url,
+        flight_url=endpoints.kyma_flight_url,
+        token=SecretStr(endpoints.kyma_token) if endpoints.kyma_token else None,
+        prefix=settings.kyma_headers,
+    )
+    return KymaClient.open(
+        address, slice_bytes=settings.kyma_slice_bytes, max_in_flight=settings.kyma_max_in_flight
     )

@@ -16,8 +16,8 @@ class Endpoints:
     """Addresses and credentials of the stores; secrets stay out of ``repr``.
 
     An empty string means that the install does not use this store: the graph fields are empty
-    with ``CONTEXT_ENGINE=advanced``. The reader is a user who may only read; an external graph
-    has no second user, so there it is the same one.
+    with ``CONTEXT_ENGINE=advanced``, and those of kyma with ``basic``. The reader is a user who
+    may only read; an external graph has no second user, so there it is the same one.
     """
 
     database_url: str = field(default="", repr=False)
@@ -28,6 +28,9 @@ class Endpoints:
     neo4j_database: str = ""
     neo4j_reader_user: str | None = None
     neo4j_reader_password: str | None = field(default=None, repr=False)
+    kyma_url: str = ""
+    kyma_flight_url: str | None = None
+    kyma_token: str = field(default="", repr=False)
 
 
 def embedded_servers(settings: Settings) -> frozenset[str]:
@@ -39,6 +42,8 @@ def embedded_servers(settings: Settings) -> frozenset[str]:
         names.add("redis")
     if settings.context_engine == "basic" and settings.neo4j_uri is None:
         names.add("graph")
+    if settings.context_engine == "advanced" and settings.kyma_base_url is None:
+        names.add("kyma")
     return frozenset(names)
 
 
@@ -56,6 +61,7 @@ async def resolve_endpoints(settings: Settings) -> Endpoints:
     want = embedded_servers(settings)
     ours = await ensure_embedded(settings, want) if want else Endpoints()
     external_graph = settings.neo4j_uri is not None and settings.context_engine == "basic"
+    external_kyma = settings.kyma_base_url is not None and settings.context_engine == "advanced"
     password = _reveal(settings.neo4j_password)
     return Endpoints(
         database_url=_reveal(settings.database_url) or ours.database_url,
@@ -66,6 +72,9 @@ async def resolve_endpoints(settings: Settings) -> Endpoints:
         neo4j_database=settings.neo4j_database if external_graph else ours.neo4j_database,
         neo4j_reader_user=settings.neo4j_user if external_graph else ours.neo4j_reader_user,
         neo4j_reader_password=password if external_graph else ours.neo4j_reader_password,
+        kyma_url=(settings.kyma_base_url or "") if external_kyma else ours.kyma_url,
+        kyma_flight_url=settings.kyma_flight_url if external_kyma else ours.kyma_flight_url,
+        kyma_token=_reveal(settings.kyma_token) if external_kyma else ours.kyma_token,
     )
 
 

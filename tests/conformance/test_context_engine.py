@@ -69,9 +69,9 @@ async def test_a_node_comes_back_as_it_went_in(engine: ContextEngine, org: UUID)
     )
 )  # fmt: skip
 async def test_any_json_properties_come_back_as_they_went_in(
-    engine: ContextEngine, org: UUID, properties: dict[str, object]
+    engine: ContextEngine, properties: dict[str, object]
 ) -> None:
-    graph = Graph(org)
+    graph = Graph(uuid4())
     row = graph.node("a")
     graph.nodes["a"]["properties"] = json.dumps(properties)
     await write(engine, graph)

@@ -17,6 +17,13 @@ FEW = settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
+@pytest.fixture(autouse=True)
+def speaks_cypher(engine: ContextEngine) -> None:
+    """An engine that cannot answer Cypher says so, and is not asked here."""
+    if not engine.capabilities.cypher:
+        pytest.skip("no Cypher")
+
+
 # Each returns names or numbers that do not depend on ids, in any order.
 CORPUS = (
     "MATCH (n) RETURN n.name",

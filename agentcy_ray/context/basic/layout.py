@@ -91,7 +91,7 @@ def node_rows(org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> list[Pr
                   "external_id", "content_hash"),
         strict=True,
     ):  # fmt: skip
-        properties = _read_json(id_, text)
+        properties = read_json(id_, text)
         row = _stored(properties, NODE_RESERVED)
         row |= {
             "id": id_,
@@ -105,7 +105,7 @@ def node_rows(org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> list[Pr
             "last_seen": seen,
             "content_hash": digest,
             "_labels": labels,
-            "_text": _search_text(name, properties),
+            "_text": search_text(name, properties),
         }
         rows[id_] = _bounded(row)
     return list(rows.values())
@@ -122,7 +122,7 @@ def edge_rows(
                   "content_hash"),
         strict=True,
     ):  # fmt: skip
-        row = _stored(_read_json(id_, text), EDGE_RESERVED)
+        row = _stored(read_json(id_, text), EDGE_RESERVED)
         row |= {
             "id": id_,
             "org": org,
@@ -163,7 +163,12 @@ def _columns(batch: pa.RecordBatch, *names: str) -> list[list[Any]]:
     return [batch.column(name).to_pylist() for name in names]
 
 
-def _read_json(id_: str, text: str) -> Properties:
+def read_json(id_: str, text: str) -> Properties:
+    """The properties of an entity.
+
+    Raises:
+        InvalidError: they are no JSON object; names the entity.
+    """
     try:
         properties = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -213,7 +218,8 @@ def _fits(value: Any) -> bool:
     return kind in _SCALARS
 
 
-def _search_text(name: str, properties: Properties) -> str:
+def search_text(name: str, properties: Properties) -> str:
+    """What full-text search looks into: the name and the texts, case-folded and bounded."""
     parts = [name]
     room = SEARCH_CHARS - len(name)
     waiting: list[Any] = list(reversed(properties.values()))

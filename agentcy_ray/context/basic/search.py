@@ -47,13 +47,7 @@ async def search(bolt: Bolt, scope: Scope, query: SearchQuery) -> SearchAnswer:
     Raises:
         InvalidError: fewer than two characters, too many words, or a page out of bounds.
     """
-    words = query.text.casefold().split()
-    if len("".join(words)) < MIN_CHARS:
-        raise InvalidError(f"search for at least {MIN_CHARS} characters")
-    if len(words) > MAX_WORDS:
-        raise InvalidError(f"search for at most {MAX_WORDS} words, not {len(words)}")
-    if not 1 <= query.limit <= MAX_PAGE or query.offset < 0:
-        raise InvalidError(f"limit is 1 to {MAX_PAGE}, and offset not negative")
+    words = words_of(query)
     params = scope_params(scope) | {f"word{i}": word for i, word in enumerate(words)}
     conditions = [visible("n", scope), *(f"n._text CONTAINS $word{i}" for i in range(len(words)))]
     if query.labels:
@@ -68,10 +62,32 @@ async def search(bolt: Bolt, scope: Scope, query: SearchQuery) -> SearchAnswer:
         "whole": " ".join(words), "offset": query.offset, "limit": query.limit,
     }  # fmt: skip
     hits = await bolt.read(_PAGE.format(condition=condition), page)
-    return _answer(tuple(to_node(row["n"]) for row in hits), [row.data() for row in groups])
+    return answer_of(tuple(to_node(row["n"]) for row in hits), [row.data() for row in groups])
 
 
-def _answer(hits: tuple[Any, ...], groups: list[dict[str, Any]]) -> SearchAnswer:
+def words_of(query: SearchQuery) -> list[str]:
+    """The words to look for, case-folded.
+
+    Raises:
+        InvalidError: fewer than two characters, too many words, or a page out of bounds.
+    """
+    words = query.text.casefold().split()
+    if len("".join(words)) < MIN_CHARS:
+        raise InvalidError(f"search for at least {MIN_CHARS} characters")
+    if len(words) > MAX_WORDS:
+        raise InvalidError(f"search for at most {MAX_WORDS} words, not {len(words)}")
+    if not 1 <= query.limit <= MAX_PAGE or query.offset < 0:
+        raise InvalidError(f"limit is 1 to {MAX_PAGE}, and offset not negative")
+    return words
+
+
+def answer_of(hits: tuple[Any, ...], groups: list[dict[str, Any]]) -> SearchAnswer:
+    """The hits with facets and histogram, which count ``groups``.
+
+    Args:
+        hits: nodes of the page.
+        groups: ``{labels, source, hour, count}`` of all hits; hour as ``2026-03-01T12``.
+    """
     labels: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     hours: Counter[datetime] = Counter()

