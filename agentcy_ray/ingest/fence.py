@@ -41,8 +41,12 @@ WHERE l.lease_until IS NULL OR l.lease_until < clock_timestamp()
   OR (l.run_id = excluded.run_id AND l.claim < excluded.claim)
 RETURNING epoch
 """
+# What a run saw is stamped with its start, and of two sightings the later one counts: so it starts
+# after every earlier run of its source, whatever the clock does.
 _TAKE_RUN = """
-UPDATE sync_runs SET epoch = $2, started_at = coalesce(started_at, clock_timestamp()),
+UPDATE sync_runs AS r SET epoch = $2, started_at = coalesce(started_at, greatest(clock_timestamp(),
+    (SELECT max(o.started_at) + interval '1 microsecond' FROM sync_runs o
+     WHERE o.source_id = r.source_id))),
   status = CASE WHEN status = 'pending' THEN 'running' ELSE status END
 WHERE id = $1 AND NOT status = ANY($3) RETURNING status
 """

@@ -232,3 +232,19 @@ async def test_an_empty_source_syncs(house: House):
     house.source.graph = chain(2)
     await house.sync()
     await house.assert_holds(house.source.graph)
+
+
+async def test_a_run_starts_after_every_earlier_one_even_when_the_clock_went_back(house: House):
+    house.source.graph = chain(3)
+    first = await house.sync()
+    async with house.db.system() as connection:
+        await connection.execute(
+            "UPDATE sync_runs SET started_at = started_at + interval '1 hour' WHERE id = $1",
+            first.id,
+        )
+    ahead = await house.syncs.get(house.org_id, first.id)
+    house.source.graph.nodes["Item", "i1"]["name"] = "renamed"
+    second = await house.sync()
+    assert ahead.started_at is not None
+    assert second.started_at is not None
+    assert second.started_at > ahead.started_at

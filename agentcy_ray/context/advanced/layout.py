@@ -101,7 +101,8 @@ def hidden_rows(rows: pa.Table, at: datetime, op: str) -> pa.RecordBatch:
         at: when they were hidden.
         op: ``archive``, or ``purge`` for ones that are gone for good.
     """
-    stamped = version_of(at)
+    # A purge is of what was long hidden: it is not to hide what is seen again meanwhile.
+    stamped = version_of(at) if op == "archive" else ""
     versions = [max(stamped, _after(each)) for each in rows["version"].to_pylist()]
     same = {name: rows[name].combine_chunks() for name in rows.column_names}
     count = rows.num_rows
