@@ -111,6 +111,7 @@ ReplayId = Annotated[UUID, *_border("rpl")]
 AccessRequestId = Annotated[UUID, *_border("acc")]
 PipelineId = Annotated[UUID, *_border("pip")]
 PipelineRunId = Annotated[UUID, *_border("prn")]
+MigrationId = Annotated[UUID, *_border("mig")]
 IngestTokenId = Annotated[UUID, *_border("itk")]
 
 

@@ -92,6 +92,9 @@ class Settings(BaseModel):
     redis_url: Secret = _setting(None, "Redis; unset = embedded")
     redis_prefix: str = _setting("agentcy", "prefix of every Redis key and channel")
     context_engine: Literal["basic", "advanced"] = _setting("basic", "the context engine")
+    context_migration: Literal["auto", "manual"] = _setting(
+        "auto", "auto: orgs on Basic move to Advanced by themselves once it is the engine"
+    )
     neo4j_uri: OptionalText = _setting(None, "Bolt server of the Basic engine; unset = embedded")
     neo4j_user: str = _setting("neo4j", "user on NEO4J_URI")
     neo4j_password: Secret = _setting(None, "password on NEO4J_URI")

@@ -47,6 +47,10 @@ JOB = _machine(
 EMBEDDING_SPACE = _machine(
     "building→ready|failed failed→building ready→active active→retired retired→active|dropped"
 )
+ENGINE_MIGRATION = _machine(
+    "planned→backfilling backfilling→verifying verifying→cutover cutover→done"
+    " planned|backfilling|verifying→failed|cancelled failed→backfilling"
+)
 
 MACHINES: Mapping[str, Machine] = {
     "source": SOURCE,
@@ -56,6 +60,7 @@ MACHINES: Mapping[str, Machine] = {
     "approval": APPROVAL,
     "job": JOB,
     "embedding_space": EMBEDDING_SPACE,
+    "engine_migration": ENGINE_MIGRATION,
 }
 
 
