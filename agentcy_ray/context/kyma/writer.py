@@ -230,7 +230,7 @@ def _wrong_batch(table: str, reason: str) -> EngineRefusedError:
 
 
 def _digest(body: bytes) -> str:
-    return hashlib.blake2b(body, digest_size=16).hexdigest()
+    return hashlib.sha256(body).hexdigest()
 
 
 def _next(parts: Iterator[Slice]) -> Slice | None:
