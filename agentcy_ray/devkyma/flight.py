@@ -18,6 +18,7 @@ from agentcy_ray.devkyma.config import Config, Role
 from agentcy_ray.devkyma.engine import Engine
 from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.faults import Faults
+from agentcy_ray.devkyma.pull import Puller, StoppedError
 from agentcy_ray.devkyma.queries import Budgets, QueryRequest, plan_query
 
 LANGUAGES = frozenset({"sql", "kql"})
@@ -35,6 +36,12 @@ class FlightServer(fl.FlightServerBase):
         self._engine = engine
         self._faults = faults
         self._limits = config.limits
+        self._puller = Puller()
+
+    def shutdown(self) -> None:
+        """End; queries that still run end too."""
+        super().shutdown()
+        self._puller.close()
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Stream the batches of a query.
@@ -56,11 +63,14 @@ class FlightServer(fl.FlightServerBase):
         except Exception as error:
             reading.__exit__(None, None, None)
             raise _status(error) from error
-        return fl.GeneratorStream(schema, self._messages(schema, stream, reading))
+        return fl.GeneratorStream(schema, self._messages(context, schema, stream, reading))
 
-    def _messages(self, schema: pa.Schema, stream: Any, reading: Any) -> Iterator[pa.RecordBatch]:
+    def _messages(
+        self, context: Any, schema: pa.Schema, stream: Any, reading: Any
+    ) -> Iterator[pa.RecordBatch]:
+        limit_ms = self._limits.wall_clock_ms
         try:
-            for batch in stream:
+            for batch in self._puller.batches(stream, context.is_cancelled, limit_ms):
                 delay = self._faults.flight_delay_ms
                 if delay:
                     time.sleep(delay / 1000)
@@ -124,6 +134,8 @@ def split(batch: pa.RecordBatch, message_bytes: int) -> Iterator[pa.RecordBatch]
 
 def _status(error: Exception) -> Exception:
     """The exception that Flight turns into the status of the contract."""
+    if isinstance(error, StoppedError):
+        return fl.FlightInternalError("the query was stopped: its caller left, or its time is over")
     if isinstance(error, EngineError):
         if error.status == 404:
             return pa.ArrowKeyError(error.message)

@@ -16,6 +16,7 @@ from agentcy_ray.devkyma.catalog import Graph
 from agentcy_ray.devkyma.engine import Engine
 from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.queries import Budgets, QueryRequest, run_query
+from agentcy_ray.devkyma.sqltext import named, quoted
 
 EPOCH = "1970-01-01T00:00:00Z"
 HOP_EDGES = 500
@@ -23,16 +24,6 @@ DEEP_EDGES = 200_000
 OVERVIEW_EDGES = 4
 
 Json = dict[str, Any]
-
-
-def quoted(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def named(name: str) -> str:
-    """A SQL identifier, kept as it is written."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from datafusion import DataFrame
 
+from agentcy_ray.devkyma.catalog import Graph
+from agentcy_ray.devkyma.cypher import lower_cypher
+from agentcy_ray.devkyma.dialect import check_dialect
 from agentcy_ray.devkyma.engine import Engine
 from agentcy_ray.devkyma.errors import EngineError
+from agentcy_ray.devkyma.kql.operators import lower_kql
 
 _PLANNING = ("Error during planning", "Schema error", "type_coercion", "type coercion")
 
@@ -57,11 +61,33 @@ def plan_query(engine: Engine, request: QueryRequest) -> DataFrame:
     Raises:
         EngineError: as run_query, before anything is read.
     """
-    engine.sessions.tables(request.database)
-    if request.language != "sql":
-        code = f"{request.language}_parse_error"
-        raise EngineError(400, code, f"{request.language} is not available on this engine")
-    return engine.sessions.plan(request.database, request.text, request.budgets.memory_bytes)
+    tables = engine.sessions.tables(request.database)
+    schemas = {name: table.columns for name, table in tables.items()}
+    match request.language:
+        case "kql":
+            sql = lower_kql(request.text, schemas)
+        case "cypher":
+            sql = lower_cypher(request.text, schemas, _graph(engine, request))
+        case _:
+            sql = request.text
+            check_dialect(sql)
+    return engine.sessions.plan(request.database, sql, request.budgets.memory_bytes)
+
+
+def _graph(engine: Engine, request: QueryRequest) -> Graph:
+    """The graph that a Cypher query is about.
+
+    Raises:
+        EngineError: 400 ``graph_resolution_error`` when it is missing or ambiguous.
+    """
+    home, _, name = (request.graph or "").rpartition("/")
+    graphs = engine.catalog.graphs(home or request.database)
+    if name and name in graphs:
+        return graphs[name]
+    if not name and len(graphs) == 1:
+        return next(iter(graphs.values()))
+    about = f"graph not found: {name}" if name else f"{len(graphs)} graphs, name one by X-Graph"
+    raise EngineError(400, "graph_resolution_error", about)
 
 
 async def _collect(plan: DataFrame) -> list[pa.RecordBatch]:

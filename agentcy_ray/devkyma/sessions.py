@@ -26,7 +26,7 @@ from datafusion.object_store import AmazonS3
 
 from agentcy_ray.devkyma.catalog import Catalog, Table
 from agentcy_ray.devkyma.config import Config
-from agentcy_ray.devkyma.dialect import check_dialect, newer_functions
+from agentcy_ray.devkyma.dialect import newer_functions
 from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.extents import PARTITION, Extents
 from agentcy_ray.devkyma.types import schema_of
@@ -83,7 +83,6 @@ class Session:
         Raises:
             EngineError: 400 ``sql_parse_error`` when it does not parse or plan.
         """
-        check_dialect(sql)
         with self._lock:
             for table in tables.values():
                 if self._snapshots.get(table.name) != table.snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,23 @@ class Talk:
 @pytest.fixture
 async def talk(devkyma: KymaServer) -> AsyncIterator[Talk]:
     """A fresh database."""
-    database = devkyma.database()
-    async with devkyma.client(**{"x-database": database}) as client:
-        yield Talk(devkyma, client, database)
+    async with fresh(devkyma) as talk:
+        yield talk
+
+
+@pytest.fixture(scope="module")
+async def module_talk(devkyma: KymaServer) -> AsyncIterator[Talk]:
+    """A database for the tests of a file."""
+    async with fresh(devkyma) as talk:
+        yield talk
+
+
+@asynccontextmanager
+async def fresh(server: KymaServer) -> AsyncIterator[Talk]:
+    """A database that does not exist yet."""
+    database = server.database()
+    async with server.client(**{"x-database": database}) as client:
+        yield Talk(server, client, database)
 
 
 @pytest.fixture(scope="session")
