@@ -44,6 +44,8 @@ from agentcy_ray.stores.secrets import resolve_secrets
 from agentcy_ray.stores.vault import Vault
 
 if TYPE_CHECKING:
+    from agentcy_ray.context.kyma.writer import Sink
+    from agentcy_ray.core.metrics import Metrics
     from agentcy_ray.core.settings import Settings
     from agentcy_ray.retrieval.embedder import Embedder
     from agentcy_ray.stores.endpoints import Endpoints
@@ -98,7 +100,13 @@ class Ingest:
 
 
 async def open_ingest(
-    settings: Settings, endpoints: Endpoints, embedder: Embedder, *, probe: Probe = no_probe
+    settings: Settings,
+    endpoints: Endpoints,
+    embedder: Embedder,
+    *,
+    probe: Probe = no_probe,
+    metrics: Metrics | None = None,
+    sink: Sink | None = None,
 ) -> Ingest:
     """Open the stores that syncs need.
 
@@ -107,6 +115,8 @@ async def open_ingest(
         endpoints: where its stores are.
         embedder: makes the vectors.
         probe: called at named points of a sync.
+        metrics: of this process.
+        sink: what writes to kyma in place of this process.
 
     Raises:
         ConfigError: a secret is missing, or a connector of a package cannot be loaded.
@@ -123,7 +133,7 @@ async def open_ingest(
         resources.push_async_callback(redis.aclose)
         bell = Bell(redis)
         resources.push_async_callback(bell.aclose)
-        engine = open_engine(settings, endpoints)
+        engine = open_engine(settings, endpoints, metrics=metrics, sink=sink)
         resources.push_async_callback(engine.close)
         secrets = resolve_secrets(settings)
         vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)

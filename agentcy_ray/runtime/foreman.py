@@ -23,12 +23,15 @@ from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_confi
 from agentcy_ray.runtime.embedding import EmbeddingActor
 from agentcy_ray.runtime.host_keeper import LINGER_SECS, HostKeeper
 from agentcy_ray.runtime.ingest_workers import IngestWorker
+from agentcy_ray.runtime.kyma_writers import KymaWriterActor
 from agentcy_ray.runtime.session_hosts import OpenSources, SessionHost
 
 log = structlog.get_logger(__name__)
 
 HOST_EXCHANGES = 1000
 """Exchanges that a host may have parked: one or two per dispatcher."""
+KYMA_BATCHES = 32
+"""Batches that a writer holds at once: two for each ingest actor that sends to it."""
 
 
 class Foreman:
@@ -38,6 +41,7 @@ class Foreman:
         config = load_cluster_config(Settings.load().agentcy_cluster_config)
         self._actors: dict[str, Any] = {
             **_embedders(config),
+            **_kyma_writers(config),
             **_ingest_workers(config),
         }
         self._keeper = keep_hosts(config)
@@ -112,9 +116,18 @@ def warm_up(config: ClusterConfig) -> None:
         embedder.warm.remote()
 
 
+def _kyma_writers(config: ClusterConfig) -> dict[str, Any]:
+    needs = config.kyma.actor_options()
+    return {
+        name: _make(KymaWriterActor, name, KYMA_BATCHES, (name,), **needs)
+        for name in names.kyma_writers(config)
+    }
+
+
 def _ingest_workers(config: ClusterConfig) -> dict[str, Any]:
     needs = config.ingest.actor_options()
+    others = (names.embedders(config), names.kyma_writers(config))
     return {
-        name: _make(IngestWorker, name, 2, (name, names.embedders(config)), **needs)
+        name: _make(IngestWorker, name, 2, (name, *others), **needs)
         for name in names.ingest_workers(config)
     }

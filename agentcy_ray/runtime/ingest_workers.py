@@ -21,9 +21,10 @@ log = structlog.get_logger(__name__)
 class IngestWorker:
     """Actor class. Runs one job at a time."""
 
-    def __init__(self, name: str, embedders: list[str]) -> None:
+    def __init__(self, name: str, embedders: list[str], kyma_writers: list[str]) -> None:
         self._name = name
         self._embedders = embedders
+        self._kyma_writers = kyma_writers
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         threading.Thread(target=self._run, name="ingest", daemon=True).start()
@@ -50,7 +51,9 @@ class IngestWorker:
 
         worker: Any
         close: Any
-        worker, close = await open_ingest_worker(Settings.load(), self._name, self._embedders)
+        worker, close = await open_ingest_worker(
+            Settings.load(), self._name, self._embedders, self._kyma_writers
+        )
         try:
             await worker.run(self._stop)
         finally:

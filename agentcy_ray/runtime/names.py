@@ -20,6 +20,11 @@ def ingest_workers(config: ClusterConfig) -> list[str]:
     return [f"ingest-{i}" for i in range(config.ingest.actors.max)]
 
 
+def kyma_writers(config: ClusterConfig) -> list[str]:
+    """Actors that stream into kyma; none where ingest actors do so themselves."""
+    return [f"kyma-writer-{i}" for i in range(config.kyma.writers)]
+
+
 def embedders(config: ClusterConfig) -> list[str]:
     """Actors that hold the embedding model."""
     return [f"embedding-{i}" for i in range(config.embedding.actors.max)]
@@ -27,4 +32,9 @@ def embedders(config: ClusterConfig) -> list[str]:
 
 def shared_actors(config: ClusterConfig) -> list[str]:
     """All actors that are always there."""
-    return [*session_hosts(config), *ingest_workers(config), *embedders(config)]
+    return [
+        *session_hosts(config),
+        *ingest_workers(config),
+        *kyma_writers(config),
+        *embedders(config),
+    ]

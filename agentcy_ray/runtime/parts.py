@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+
+import pyarrow as pa
 
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.context.factory import open_kyma
+from agentcy_ray.context.kyma.writer import Ingested
 from agentcy_ray.core import garbage
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
 from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.secrets import resolve_secrets
+from agentcy_ray.stores.shared_metrics import SharedMetrics
 from agentcy_ray.stores.vault import Vault
 
 HOST_CONNECTIONS = 4
@@ -39,19 +47,43 @@ async def open_sources(settings: Settings) -> SourceStore:
 
 
 async def open_ingest_worker(
-    settings: Settings, name: str, embedders: Sequence[str]
+    settings: Settings, name: str, embedders: Sequence[str], kyma_writers: Sequence[str]
 ) -> tuple[JobWorker, Callable[[], Awaitable[None]]]:
     """A job worker for syncs and replays of policies, and what closes it."""
     endpoints = await resolve_endpoints(settings)
-    ingest = await open_ingest(settings, endpoints, EmbeddingPool(embedders))
+    metrics = Metrics()
+    sink = KymaWriterPool(kyma_writers) if kyma_writers else None
+    ingest = await open_ingest(
+        settings, endpoints, EmbeddingPool(embedders), metrics=metrics, sink=sink
+    )
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+    stop = asyncio.Event()
+    sharing = asyncio.create_task(SharedMetrics(redis, metrics).run(stop))
     queue = open_queue(settings, ingest.db, redis)
     policy = PolicyService(ingest.db, ingest.bell, settings)
     handlers = {**ingest.handlers(), **Replayer(ingest.db, policy, on_ray).handlers()}
 
     async def close() -> None:
+        stop.set()
+        await sharing
         await queue.close()
         await ingest.close()
         await redis.aclose()
 
     return JobWorker(queue, handlers, name, settings, bell=ingest.bell), close
+
+
+async def open_kyma_writer(
+    settings: Settings,
+) -> tuple[Callable[[str, str, pa.RecordBatch, str], Awaitable[Ingested]], asyncio.Task[None]]:
+    """What stores batches in a writer actor, and the task that hands its metrics in."""
+    endpoints = await resolve_endpoints(settings)
+    metrics = Metrics()
+    client = open_kyma(settings, endpoints, metrics=metrics)
+    redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+    sharing = asyncio.create_task(SharedMetrics(redis, metrics).run(asyncio.Event()))
+
+    async def ingest(database: str, table: str, batch: pa.RecordBatch, key_scope: str) -> Ingested:
+        return await client.ingest(database, table, batch, key_scope=key_scope)
+
+    return ingest, sharing

@@ -19,6 +19,7 @@ from agentcy_ray.runtime.cluster_config.parts import (
     EmbeddingActors,
     HotPath,
     IngestActors,
+    KymaWriters,
     Needs,
     SessionHosts,
 )
@@ -35,6 +36,7 @@ class ClusterConfig(Section):
     agent: Agent = Agent()
     session_hosts: SessionHosts = SessionHosts()
     ingest: IngestActors = IngestActors()
+    kyma: KymaWriters = KymaWriters()
     embedding: EmbeddingActors = EmbeddingActors()
     ray: RayOptions = RayOptions()
     nodes: tuple[Node, ...] = ()
@@ -80,6 +82,7 @@ class ClusterConfig(Section):
                 self.session_hosts, self.session_hosts.min, self.session_hosts.max,
             ),
             "ingest": (self.ingest, self.ingest.actors.min, self.ingest.actors.max),
+            "kyma": (self.kyma, self.kyma.writers, self.kyma.writers),
             "embedding": (self.embedding, self.embedding.actors.min, self.embedding.actors.max),
         }  # fmt: skip
 

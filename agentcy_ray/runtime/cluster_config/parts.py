@@ -164,6 +164,15 @@ class IngestActors(Needs):
     actors: Pool = Pool()
 
 
+class KymaWriters(Needs):
+    """Actors that stream batches of ingest actors into kyma; only the Advanced engine has use for
+    them.
+    """
+
+    writers: int = Field(default=0, ge=0)
+    """0 = ingest actors send what they read themselves."""
+
+
 class EmbeddingActors(Needs):
     """Actors that hold an embedding model."""
 
