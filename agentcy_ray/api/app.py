@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from agentcy_ray import __version__
-from agentcy_ray.api import errors, openapi
+from agentcy_ray.api import errors, ingest_paths, openapi
 from agentcy_ray.api.authentication import Caller
 from agentcy_ray.api.metrics import HttpMeters
 from agentcy_ray.api.middleware import Cors, Frame, Gate
@@ -68,9 +68,17 @@ def create_app(
         app.include_router(router, prefix=PREFIX)
     outside(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+
+    def own_door(path: str) -> int | None:
+        own = path.startswith(PREFIX) and ingest_paths.own_door(path.removeprefix(PREFIX))
+        return settings.pipeline_max_body_bytes if own else None
+
     # The last one added is the outermost.
     app.add_middleware(
-        Gate, authenticator=_LateAuthenticator(app), limit=settings.agentcy_max_body_bytes
+        Gate,
+        authenticator=_LateAuthenticator(app),
+        limit=settings.agentcy_max_body_bytes,
+        own_door=own_door,
     )
     if settings.cors_allowed_origins:
         app.add_middleware(

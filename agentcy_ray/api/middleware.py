@@ -35,8 +35,11 @@ METRICS = "/metrics"
 """Has a bearer of its own, which is no person's."""
 Observe = Callable[[str, str, int, float], None]
 """(method, route, status, seconds) of an answered request."""
+OwnDoor = Callable[[str], int | None]
+"""Path → largest body of a route that authenticates its callers itself; None for any other."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+_INGEST_TOKEN = re.compile(r"ctx_\w+")
 _BODIES = frozenset({"POST", "PUT", "PATCH"})
 _JSON = re.compile(rb"application/(json|[a-z0-9.+-]+\+json)\s*(;|$)", re.IGNORECASE)
 _SECURITY_HEADERS = [
@@ -91,7 +94,7 @@ class Frame:
         try:
             await self._app(scope, receive, sender)
         except Exception:
-            log.exception("request failed", request_id=request_id, path=scope["path"])
+            log.exception("request failed", request_id=request_id, path=_shown(scope["path"]))
             if status:
                 raise
             await internal_response(request_id)(scope, receive, sender)
@@ -120,6 +123,11 @@ async def _run_stream(stream: EventStream, request_id: str, receive: Receive, se
         raise
 
 
+def _shown(path: str) -> str:
+    """A path as logs may have it: an ingest token in it stays out."""
+    return _INGEST_TOKEN.sub("ctx_***", path)
+
+
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
@@ -140,13 +148,20 @@ class Gate:
     """Limits of headers and body, JSON bodies only, and the caller behind a bearer token.
 
     A route that needs a caller asks for it by its permission; a bad token is refused here, on any
-    route.
+    route but those with an authentication of their own, which read their bodies themselves too.
     """
 
-    def __init__(self, app: ASGIApp, authenticator: BearerAuthenticator, limit: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: BearerAuthenticator,
+        limit: int,
+        own_door: OwnDoor = lambda _: None,
+    ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._limit = limit
+        self._own_door = own_door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -179,15 +194,19 @@ class Gate:
                 chunked = True
         if size > MAX_HEADER_BYTES:
             raise BadRequestError(f"the headers pass {MAX_HEADER_BYTES:,} bytes; send less")
-        if length.isdigit() and int(length) > self._limit:
-            raise too_large(self._limit)
+        own = self._own_door(scope["path"])
+        limit = self._limit if own is None else own
+        if length.isdigit() and int(length) > limit:
+            raise too_large(limit)
+        if own is not None:
+            return _limited(receive, limit) if chunked else receive
         if token is not None and scope["path"] != METRICS:
             scope["state"]["caller"] = await self._authenticator.bearer(token)
         if not chunked and length in (b"", b"0"):
             return receive
         if scope["method"] in _BODIES and not _JSON.match(kind):
             raise MediaTypeError("send the body as application/json, with that Content-Type")
-        return _limited(receive, self._limit) if chunked else receive
+        return _limited(receive, limit) if chunked else receive
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

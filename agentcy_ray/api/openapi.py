@@ -10,6 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from agentcy_ray.api import ingest_paths
 from agentcy_ray.api.errors import ErrorBody
 from agentcy_ray.api.permit import ANY, permission_of
 
@@ -48,30 +49,38 @@ def build(app: FastAPI) -> dict[str, Any]:
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     model = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= model.pop("$defs", {}) | {"ErrorBody": model}
+    schemas |= model.pop("$defs", {}) | {"ErrorBody": model} | ingest_paths.schemas()
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        ingest_paths.SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "ctx_…"},
     }
     needed = permissions(app)
     for path, methods in paths.items():
         for method, operation in methods.items():
             _complete(operation, needed.get((method.upper(), path)))
+    for path, operations in ingest_paths.document().items():
+        errors = {"4XX": _error(), "5XX": _error()}
+        operations["post"]["responses"] = errors | operations["post"]["responses"]
+        paths[PREFIX + path] = operations
     return schema
 
 
 def _complete(operation: dict[str, Any], permission: str | None) -> None:
     """Put error body and permission into an operation."""
-    answer = {
-        "description": "Error",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
-    }
     operation["responses"].pop("422", None)
-    operation["responses"]["4XX"] = operation["responses"]["5XX"] = answer
+    operation["responses"]["4XX"] = operation["responses"]["5XX"] = _error()
     operation["security"] = [] if permission is None else [{"bearer": []}]
     if permission not in (None, ANY):
         operation["x-permission"] = permission
+
+
+def _error() -> dict[str, Any]:
+    return {
+        "description": "Error",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    }
 
 
 def _ping() -> dict[str, Any]:

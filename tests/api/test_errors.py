@@ -145,9 +145,11 @@ async def test_the_document_describes_every_route_with_its_errors(platform: Plat
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             schema = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
-            assert schema["$ref"].endswith("/ErrorBody")
+            assert schema["$ref"].endswith("/OtlpStatus" if "/otlp/" in path else "/ErrorBody")
             permission = needed.get((method.upper(), path))
-            assert bool(operation["security"]) == (permission is not None)
+            asked = [scheme for each in operation["security"] for scheme in each]
+            assert (asked == ["bearer"]) == (permission is not None)
+            assert set(asked) <= document["components"]["securitySchemes"].keys()
             if permission not in (None, "any"):
                 assert operation["x-permission"] == permission
     assert "ErrorBody" in document["components"]["schemas"]

@@ -24,6 +24,8 @@ BODIES: dict[str, Any] = {
     },
     "PATCH /chat/conversations/{conversation_id}": {"title": "x"},
     "PUT /policies/{policy_id}": {"rego": "package agentcy.x"},
+    "PATCH /context/pipelines/{pipeline_id}": {"enabled": False},
+    "POST /context/pipelines/{pipeline_id}/tokens": {},
     "PATCH /realms/{name}": {"description": "x"},
     "PATCH /sources/{source_id}": {"schedule": "manual"},
     "POST /sources/{source_id}/sync": {},
@@ -72,6 +74,9 @@ async def things(platform: Platform) -> Things:
     policy = (await owner.get("/policies")).json()["items"][0]
     trial = {"policies": [{"name": "trial.rego", "rego": "package agentcy.trial"}]}
     replay = (await owner.post("/policies/replays", json=trial)).json()["replay"]
+    new = {"name": "private", "kind": "webhook", "realm": "data"}
+    pipeline = (await owner.post("/context/pipelines", json=new)).json()
+    token = await owner.post(f"/context/pipelines/{pipeline['id']}/tokens", json={})
     return Things(
         {
             "source_id": source["id"], "sync_run_id": run["id"], "conversation_id": conversation,
@@ -80,6 +85,7 @@ async def things(platform: Platform) -> Things:
             "name": "hidden", "agent_id": agent.json()["id"], "job_id": run["job_id"],
             "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
             "request_id": access["id"], "artifact_id": encode("art", artifact.id),
+            "pipeline_id": pipeline["id"], "token_id": token.json()["id"],
         },
         package["id"],
     )  # fmt: skip

@@ -39,6 +39,9 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("embedding_spaces", "dim"): 3,
     ("embedding_spaces", "storage"): "vector",
     ("messages", "role"): "user",
+    ("context_pipelines", "kind"): "webhook",
+    ("context_pipelines", "target_table"): "context_nodes",
+    ("file_drop_objects", "status"): "done",
 }
 _VALUES: dict[str, Any] = {
     "text": "x", "integer": 1, "smallint": 1, "bigint": 1, "boolean": True, "jsonb": {},

@@ -14,8 +14,10 @@ from agentcy_ray.api.routes import (
     audit,
     auth,
     context,
+    context_pipelines,
     conversations,
     health,
+    ingest,
     jobs,
     policies,
     rag,
@@ -30,8 +32,8 @@ from agentcy_ray.api.routes import (
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, sources, realms, context, rag, conversations, runs, tools, approvals, agents, audit,
-        jobs, policies, settings, access_requests, artifacts,
+        auth, sources, realms, context, context_pipelines, rag, conversations, runs, tools,
+        approvals, agents, audit, jobs, policies, settings, access_requests, artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 
@@ -39,5 +41,6 @@ def all_routers() -> list[APIRouter]:
 def outside(app: FastAPI) -> None:
     """Routes outside the versioned API, and the hot ones that bypass FastAPI's machinery."""
     health.install(app)
+    ingest.install(app)
     # First, so that a request for it is not matched against every other route before.
     app.router.routes.insert(0, Route(PING, auth.ping, methods=["GET"]))
