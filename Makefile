@@ -34,8 +34,8 @@ help: ## List the targets.
 install: $(VENV)/.base ## Create the environment with everything that runs on a CPU.
 
 .PHONY: demo
-demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve, act.
-	@$(BIN)/agentcy demo --yes $(ARGS)
+demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve, act [ENGINE=advanced].
+	@$(BIN)/agentcy demo --yes $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev ## Pass the tests on real embedded servers and a real local Ray cluster.

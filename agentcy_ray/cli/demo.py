@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,18 @@ from agentcy_ray.cli.server import report, start_detached, stop_process
 from agentcy_ray.cli.sources import watch
 from agentcy_ray.cli.tools import ended
 from agentcy_ray.connectors.roots import allow_root
-from agentcy_ray.core.errors import AgentcyError, BackendError, NotFoundError
+from agentcy_ray.core.errors import AgentcyError, BackendError, ConflictError, NotFoundError
 from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.serve.launch import Running, read_running
 from agentcy_ray.stores.embedded.ports import is_free
+
+
+class ContextEngineName(StrEnum):
+    """What ``CONTEXT_ENGINE`` may be."""
+
+    BASIC = "basic"
+    ADVANCED = "advanced"
+
 
 QUESTION = "What is {name}, and how is it built?"
 THREE_HOPS = (
@@ -51,6 +60,9 @@ def demo(
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve the one write by itself.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop everything at the end.")] = False,
+    engine: Annotated[
+        ContextEngineName | None, typer.Option(help="Context engine; else CONTEXT_ENGINE.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Run the main job: sync a real repository, ask with citations, act with an approval."""
@@ -60,6 +72,8 @@ def demo(
         raise NotFoundError(f"there is no folder {where!r}; name a repository, a folder or a URL")
     name = where.rstrip("/").rpartition("/")[2].removesuffix(".git")
     asked = question or QUESTION.format(name="agentcy-ray" if place is None else name)
+    if engine is not None:
+        export_environment({"CONTEXT_ENGINE": engine.value})
     settings = _with_free_port(Settings.load())
     if local is not None:
         allow_root(settings, local)
@@ -105,7 +119,7 @@ class _Demo:
 
     async def run(self, where: str, question: str) -> dict[str, Any]:
         async with Client(self._settings, self._url) as client:
-            facts: dict[str, Any] = {}
+            facts: dict[str, Any] = {"engine": await self._engine(client)}
             facts["sync"] = await self._sync(client, where)
             facts["stats"] = await self._stats(client)
             facts["traversal"] = await self._traverse(client)
@@ -115,6 +129,18 @@ class _Demo:
             facts["action"] = await self._act(client, question, answer["text"])
             facts["audit"] = await self._audit(client)
             return facts
+
+    async def _engine(self, client: Client) -> str:
+        """The engine that answers; whoever names another one wants no demo of this."""
+        found = str((await client.get("/context/capabilities"))["engine"])
+        asked = self._settings.context_engine
+        if found != asked:
+            raise ConflictError(
+                f"the {found} engine answers here, not the {asked} one; run `agentcy down` and the "
+                "demo again, or give the demo a state folder of its own (AGENTCY_STATE_DIR)",
+                engine=found,
+            )
+        return found
 
     def _step(self, title: str) -> None:
         if not self._quiet:
