@@ -26,7 +26,7 @@ from datafusion.object_store import AmazonS3
 
 from agentcy_ray.devkyma.catalog import Catalog, Table
 from agentcy_ray.devkyma.config import Config
-from agentcy_ray.devkyma.dialect import newer_functions
+from agentcy_ray.devkyma.dialect import forget_newer
 from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.extents import PARTITION, Extents
 from agentcy_ray.devkyma.types import schema_of
@@ -60,8 +60,7 @@ class Session:
         self._read_only = (
             SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
         )
-        for name in newer_functions(self._context):
-            self._context.deregister_udf(name)
+        forget_newer(self._context)
         for function in vector_functions():
             self._context.register_udf(function)
         if (bucket := config.bucket) is not None:
