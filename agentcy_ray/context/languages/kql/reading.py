@@ -1,0 +1,170 @@
+"""KQL text to its tree, and what is said when it is not KQL."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, NoReturn
+
+from lark import Lark, Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken, VisitError
+
+from agentcy_ray.context.languages.kql.builder import Builder
+from agentcy_ray.context.languages.kql.tree import Statements
+from agentcy_ray.context.languages.refusals import check_length, nearest, refuse
+from agentcy_ray.core.errors import QueryRejectedError
+
+PACKAGE = "agentcy_ray.context.languages.kql"
+OPERATORS = (
+    "where", "project", "project-away", "project-keep", "project-reorder", "project-rename",
+    "extend", "summarize", "sort by", "order by", "top", "take", "limit", "distinct", "count",
+    "serialize", "join", "lookup", "union", "mv-expand", "make-series", "render", "make-graph",
+    "graph-match",
+)  # fmt: skip
+"""The operators that may follow ``|``."""
+SOURCES = ("print", "range", "datatable", "union", "let", "declare query_parameters")
+
+_INSTEAD = {
+    "mv-apply": "use mv-expand, then summarize",
+    "parse": "use extend with extract(regex, group, text)",
+    "parse-where": "use where matches regex, then extend with extract(regex, group, text)",
+    "parse-kv": "use extend with extract(regex, group, text)",
+    "search": "use where name has 'word' or body has 'word'",
+    "find": "use where name has 'word' or body has 'word'",
+    "sample": "use take",
+    "sample-distinct": "use distinct, then take",
+    "top-nested": "use summarize, then top",
+    "top-hitters": "use summarize count(), then top",
+    "graph-to-table": "use graph-match with project",
+    "graph-shortest-paths": "use graph-match with -[e*1..3]-> and project",
+    "graph-traverse": "use make-graph, then graph-match with -[e*1..3]->",
+    "graph-var-length": "use make-graph, then graph-match with -[e*1..3]->",
+    "graph-var-match": "use graph-match with -[e*1..3]->",
+    "graph-shortest-path": "use graph-match with -[e*1..3]->",
+    "getschema": "ask GET /context/schema",
+    "fork": "send several queries",
+    "facet": "use summarize count() by <column>",
+    "partition": "use summarize or row_number() over sorted rows",
+    "scan": "use prev(), next() and row_number() over sorted rows",
+    "reduce": "use summarize count() by <column>",
+    "evaluate": "use summarize with make_list or make_set",
+    "invoke": "write the stages out",
+    "as": "use let name = …;",
+    "consume": "use count",
+    "externaldata": "only context_nodes, context_edges and context_events can be read",
+}
+_SIGNS = {
+    "'": "close the quote", '"': "close the quote",
+    "$": "declare query_parameters(name:string) and write name",
+    "!": "write not(…), != or !in", "=": "compare with ==", "&": "write and", "?": "write iff()",
+    "`": "quote a name as ['the name']",
+}  # fmt: skip
+_WORDS = {
+    "select": "KQL begins with a table: context_nodes | where …", "like": "use has or contains",
+    "is": "use isnull(x) or isnotnull(x)", "group": "use summarize … by",
+    "not": "write not(…) or !in", "inner": "write join kind=inner (…) on id",
+    "as": "write name = expression",
+}  # fmt: skip
+_OPERATOR_WORD = {"WHERE", "SUMMARIZE", "EXTEND"}
+
+
+@cache
+def _grammar() -> Lark:
+    """The parser's tables: the same for every query, made when the first one comes."""
+    text = files(PACKAGE).joinpath("kql.lark").read_text()
+    return Lark(
+        text, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=True
+    )
+
+
+def read(source: str) -> Statements:
+    """Parse one query with its ``let`` and ``declare`` statements.
+
+    Raises:
+        QueryRejectedError: too long, or outside the language; with token, position and advice.
+    """
+    check_length(source)
+    stripped = source.lstrip()
+    if stripped.startswith("."):
+        refuse(source, len(source) - len(stripped), stripped.split()[0],
+               "commands are not queries: only reading is allowed")  # fmt: skip
+    try:
+        parsed = _grammar().parse(source)
+        return Builder(source).transform(parsed)
+    except VisitError as error:
+        if isinstance(error.orig_exc, QueryRejectedError):
+            raise error.orig_exc from None
+        raise
+    except UnexpectedInput as error:
+        _explain(source, error)
+
+
+def _explain(source: str, error: UnexpectedInput) -> NoReturn:
+    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
+        token: Token = error.token
+        at, word = token.start_pos or 0, str(token)
+    elif isinstance(error, UnexpectedCharacters):
+        at = error.pos_in_stream
+        word = source[at : at + 1]
+    else:
+        at, word = len(source.rstrip()), "end of the query"
+    expected: set[str] = set(getattr(error, "expected", None) or getattr(error, "allowed", ()))
+    before = source[:at].rstrip()
+    whole = _word_at(source, at) or word
+    if whole.startswith("//") or not source.strip():
+        refuse(source, 0, whole, "the query is empty", "write context_nodes | take 10")
+    if expected & _OPERATOR_WORD and before.endswith("|"):
+        advice = _INSTEAD.get(whole.lower(), "") or nearest(whole, OPERATORS)
+        refuse(source, at, whole, "no such operator here",
+               advice or f"use one of {', '.join(OPERATORS)}")  # fmt: skip
+    if before.endswith(";") and whole != "end of the query":
+        refuse(source, at, whole, "only one query may stand after the declarations",
+               "send one query at a time")  # fmt: skip
+    instead = _WORDS.get(whole.lower(), "") or _SIGNS.get(word[:1], "")
+    if not instead and "graph-match" in before.rpartition("|")[2]:
+        instead = "write graph-match (a)-[e*1..3]->(b) where … project a.id, b.id"
+    if not instead and before:
+        instead = _after(expected, whole)
+    refuse(source, at, whole, "not expected here", instead)
+
+
+def _after(expected: set[str], word: str) -> str:
+    """Advice from what the grammar would have accepted."""
+    signs = {"RPAR": ")", "RSQB": "]", "COMMA": ",", "EQUAL": "=", "LPAR": "("}
+    if "MEMBER" in expected:
+        known = ("and", "or", "in", "has", "contains", "startswith", "endswith", "between", "by")
+        if advice := nearest(word, known):
+            return advice
+    wanted = [signs[each] for each in sorted(expected) if each in signs]
+    words = [each.lower() for each in ("BY", "ON", "STEP", "FROM", "EDGE_OUT") if each in expected]
+    if {"NAME", "NUMBER"} <= expected:
+        return "an expression is expected"
+    if "NAME" in expected and not wanted:
+        return "a name is expected"
+    options = [*words, *wanted]
+    return f"expected {' or '.join(options)}" if options else ""
+
+
+def _word_at(source: str, at: int) -> str:
+    end = at
+    while end < len(source) and (source[end].isalnum() or source[end] in "_-"):
+        end += 1
+    return source[at:end].rstrip("-")
+
+
+def tokens_of_keywords() -> tuple[str, ...]:
+    """Words of the language, for completion."""
+    others: Any = (
+        "by",
+        "on",
+        "asc",
+        "desc",
+        "kind",
+        "and",
+        "or",
+        "in",
+        "between",
+        "has",
+        "contains",
+    )
+    return tuple(dict.fromkeys((*OPERATORS, *SOURCES, *others)))

@@ -1,0 +1,175 @@
+"""``make-series``: one row for each key, with a list of values over evenly spaced points."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from agentcy_ray.context.languages.current import column
+from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.kql import aggregates, tree
+from agentcy_ray.context.languages.kql.frames import Frame, selected
+from agentcy_ray.context.languages.kql.stages import automatic_name, named_values
+from agentcy_ray.context.languages.kql.values import (
+    NANOSECONDS,
+    Kind,
+    Value,
+    cast,
+    constant,
+    convert,
+    list_item,
+    list_of,
+    nanos,
+    without_facts,
+)
+
+if TYPE_CHECKING:
+    from agentcy_ray.context.languages.kql.pipelines import Pipelines
+
+MAX_POINTS = 100_000
+
+
+def make_series(pipes: Pipelines, frame: Frame, stage: tree.MakeSeries) -> Frame:
+    """Values counted per point and key, then laid over all points with a default."""
+    lowering = pipes.lowering(frame)
+    axis = lowering.lower(stage.axis)
+    step = lowering.known(stage.step, "the step")
+    wanted: Kind = "timespan" if axis.kind == "datetime" else "long"
+    if axis.kind not in ("datetime", "long") or step.kind != wanted or step.constant <= 0:
+        reason = "the axis is a datetime with a timespan as step, or whole numbers"
+        lowering.fail(stage.step, reason, "write on at from ago(1d) to now() step 1h")
+    keys = [(name, without_facts(value)) for name, value in named_values(lowering, stage.keys)]
+    start, stop = _bounds(pipes, frame, stage, axis, step)
+    if stage.closed and stop.is_constant:
+        stop = constant("long", stop.constant + 1)
+    points = _points(pipes, stage, start, stop, step)
+
+    counted, values = _counted(pipes, frame, stage, axis, start, stop, step, keys)
+    if keys:
+        found = exp.select(*(column(name) for name, _ in keys)).from_(counted.relation).distinct()
+    else:
+        found = exp.select(exp.alias_(exp.Literal.number(1), "_"))
+    groups = pipes.plan.stage(found, [(name, value) for name, value in keys])
+    return _laid(pipes, stage, (groups, points, counted), keys, values, axis, start, step)
+
+
+def counting(count: int) -> exp.Expr:
+    """The numbers from 0 up to a count, one a row."""
+    return function("unnest", function("range", 0, exp.Literal.number(count)))
+
+
+def _bounds(
+    pipes: Pipelines, frame: Frame, stage: tree.MakeSeries, axis: Value, step: Value
+) -> tuple[Value, Value]:
+    """First point and end as whole numbers; taken from the rows where the query gives none."""
+    lowering = pipes.lowering(frame)
+    found: list[Value] = []
+    for node, name in ((stage.start, "min"), (stage.stop, "max")):
+        if node is not None:
+            bound = lowering.known(node, "a bound")
+            if bound.kind != axis.kind:
+                lowering.fail(node, f"the axis is a {axis.kind}, this is a {bound.kind}")
+            found.append(constant("long", bound.constant))
+            continue
+        edge = function(name, nanos(axis))
+        width = exp.Literal.number(step.constant)
+        floored = exp.Mul(
+            this=exp.Paren(this=exp.Div(this=edge, expression=width)), expression=width.copy()
+        )
+        whole: exp.Expr = floored if name == "min" else exp.Add(
+            this=floored, expression=width.copy()
+        )  # fmt: skip
+        rows = exp.select(exp.alias_(whole, "edge")).from_(frame.relation)
+        found.append(Value(rows.subquery(), "long"))
+    return found[0], found[1]
+
+
+def _points(
+    pipes: Pipelines, stage: tree.MakeSeries, start: Value, stop: Value, step: Value
+) -> Frame:
+    """The numbers of the points."""
+    if start.is_constant and stop.is_constant:
+        count = max(0, -((start.constant - stop.constant) // step.constant))
+        if count > MAX_POINTS:
+            pipes.refuse(stage.at, "make-series", f"over {MAX_POINTS} points", "widen the step")
+        numbers = counting(count)
+    else:
+        gap = exp.Paren(this=exp.Sub(this=stop.copy, expression=start.copy))
+        rounded = exp.Add(this=gap, expression=exp.Literal.number(step.constant - 1))
+        size = exp.Div(this=exp.Paren(this=rounded), expression=exp.Literal.number(step.constant))
+        most = function("least", size, exp.Literal.number(MAX_POINTS))
+        filled = function("coalesce", most, exp.Literal.number(0))
+        numbers = function("unnest", function("range", 0, cast(filled, "long")))
+    rows = exp.select(exp.alias_(numbers, "_point"))
+    return pipes.plan.stage(rows, [("_point", Value(exp.column("_point"), "long"))])
+
+
+def _counted(
+    pipes: Pipelines, frame: Frame, stage: tree.MakeSeries, axis: Value, start: Value,
+    stop: Value, step: Value, keys: list[tuple[str, Value]],
+) -> tuple[Frame, list[tuple[str, Value, Value]]]:  # fmt: skip
+    """Aggregates per key and point, and for each its name, value and default."""
+    lowering = pipes.lowering(frame)
+    grouped = replace(lowering, aggregates=True, columns={}, inputs=lowering.columns)
+    values: list[tuple[str, Value, Value]] = []
+    for each in stage.items:
+        node = each.item.expression
+        if not isinstance(node, tree.Call) or node.name not in aggregates.NAMES:
+            grouped.fail(node, "an aggregate is expected", "write count() or avg(x)")
+        value = grouped.lower(node)
+        default = constant("long", 0) if each.default is None else lowering.known(
+            each.default, "the default"
+        )  # fmt: skip
+        name = each.item.name or automatic_name(node) or f"Column{len(values) + 1}"
+        values.append((name, value, convert(default, value.kind)))
+    offset = exp.Paren(this=exp.Sub(this=nanos(axis), expression=start.copy))
+    point = exp.Div(this=offset, expression=exp.Literal.number(step.constant))
+    columns = [*keys, ("_point", Value(point, "long"))]
+    columns += [(f"_value{at}", value) for at, (_, value, _) in enumerate(values)]
+    within = exp.and_(
+        exp.GTE(this=nanos(axis), expression=start.copy),
+        exp.LT(this=nanos(axis), expression=stop.copy),
+    )
+    rows = exp.select(*selected(columns)).from_(frame.relation).where(within)
+    rows = rows.group_by(*(exp.Literal.number(at + 1) for at in range(len(keys) + 1)))
+    return pipes.plan.stage(rows, columns), values
+
+
+def _laid(
+    pipes: Pipelines, stage: tree.MakeSeries, relations: tuple[Frame, Frame, Frame],
+    keys: list[tuple[str, Value]], values: list[tuple[str, Value, Value]], axis: Value,
+    start: Value, step: Value,
+) -> Frame:  # fmt: skip
+    groups, points, counted = relations
+    on: list[exp.Expr] = [
+        exp.EQ(this=exp.column("_point", "p"), expression=exp.column("_point", "c"))
+    ]
+    on += [exp.NullSafeEQ(this=column(name, "g"), expression=column(name, "c")) for name, _ in keys]
+    order = [exp.Ordered(this=exp.column("_point", "p"))]
+
+    def listed(value: Value) -> Value:
+        text = function("coalesce", list_item(value), "z")
+        ordered = exp.Order(this=text, expressions=[each.copy() for each in order])
+        return Value(list_of(function("array_agg", ordered)), "dynamic", nullable=False)
+
+    columns = [(name, Value(column(name, "g"), value.kind)) for name, value in keys]
+    for at, (name, value, default) in enumerate(values):
+        held = column(f"_value{at}", "c")
+        filled = function("coalesce", held, default.copy)
+        columns.append((name, listed(Value(filled, value.kind))))
+    width = exp.Paren(
+        this=exp.Mul(this=exp.column("_point", "p"), expression=exp.Literal.number(step.constant))
+    )
+    place: exp.Expr = exp.Paren(this=exp.Add(this=start.copy, expression=width))
+    if axis.kind == "datetime":
+        place = function("arrow_cast", place, NANOSECONDS)
+    columns.append((stage.axis.name, listed(Value(place, axis.kind))))
+
+    rows = exp.select(*selected(columns)).from_(exp.to_table(groups.relation, alias="g"))
+    rows = rows.join(exp.to_table(points.relation, alias="p"), join_type="cross")
+    rows = rows.join(exp.to_table(counted.relation, alias="c"), on=exp.and_(*on), join_type="left")
+    if keys:
+        rows = rows.group_by(*(exp.Literal.number(at + 1) for at in range(len(keys))))
+    return pipes.plan.stage(rows, columns)
