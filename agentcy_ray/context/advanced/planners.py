@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from agentcy_ray.context.advanced.query import Planners
+from agentcy_ray.context.languages import cypher
 
-PLANNERS: Planners = {}
+PLANNERS: Planners = {"cypher": cypher.plan}

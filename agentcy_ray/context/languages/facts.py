@@ -3,7 +3,8 @@
 ``facts`` holds each property path as ``\\x1f path \\x1e tag value``, closed by one ``\\x1f``.
 Nested maps are flattened with dots, and the map itself is there too. A value is tagged: ``s``
 text, ``n`` number (JSON number text), ``b`` ``true`` or ``false``, ``l`` a list (tagged items
-joined by ``\\x1d``), ``m`` JSON text of a map. Null is absent. What JSON allows and the format does not:
+joined by ``\\x1d``), ``m`` JSON text of a map. Null is absent. What JSON allows and the format
+does not:
 
 - ``\\x1c`` to ``\\x1f`` inside keys and values become spaces;
 - a dot inside a key is written as ``\\x1c``, so that ``a.b`` always means b of a (see ``path``);

@@ -7,7 +7,7 @@ Scalars travel as SQL columns of their type. Everything else travels as tagged t
 ``z``                      null, inside a list
 ``t``                      a time, RFC 3339
 ``l``                      a list: items, each tagged, joined by ``\\x1d``
-``d``                      a map: key and value in turn, as the items of a list
+``d``                      a map: key and value in turn, as the items of a list; ``k`` a key
 ``N``, ``R``               a node, an edge: the fields of ``NODE_FIELDS``, ``EDGE_FIELDS`` in turn
 ``P``                      a path: node, edge, node … as the items of a list
 
@@ -186,7 +186,7 @@ def value(text: str) -> Any:
     """A tagged text as a JSON value."""
     rest = text[1:]
     match text[:1]:
-        case "s" | "t":
+        case "s" | "t" | "k":
             return rest
         case "n":
             return float(rest) if _FLOAT_SIGNS.intersection(rest) else int(rest)

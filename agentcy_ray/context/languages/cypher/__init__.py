@@ -6,8 +6,11 @@ were tried and do not serve as a gate: `antlr4-cypher` 0.1.2 knows neither ``EXI
 of the caller reaches the server: the tree is rendered anew, every string literal becomes a driver
 parameter, comments and escapes end in the tokenizer. So the server cannot read a query other than
 the one that was checked.
+
+The same tree is planned as SQL (``plan``) for an engine that speaks no Cypher of its own.
 """
 
 from agentcy_ray.context.languages.cypher.lowering import Dialect, ScopedQuery, scoped
+from agentcy_ray.context.languages.cypher.plan import plan
 
-__all__ = ["Dialect", "ScopedQuery", "scoped"]
+__all__ = ["Dialect", "ScopedQuery", "plan", "scoped"]

@@ -1,0 +1,106 @@
+"""From the caller's Cypher to one SQL text for an engine of append-only tables.
+
+The tree is the one that the Basic engine's text is rendered from, so both engines agree on what is
+a query. Its meaning is planned here step by step, each clause a common table expression. What has
+no plan is refused with the place in the text; nothing is answered approximately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlglot import Expr, exp
+
+from agentcy_ray.context.engine import Scope
+from agentcy_ray.context.languages.cypher import sql, tree, values
+from agentcy_ray.context.languages.cypher.clauses import QueryParser
+from agentcy_ray.context.languages.cypher.frames import Frame, Plan
+from agentcy_ray.context.languages.cypher.plan_queries import QueryPlanner
+from agentcy_ray.context.languages.cypher.refusal import UnplannableError
+from agentcy_ray.context.languages.cypher.tokens import reject
+from agentcy_ray.context.languages.planned import OutputColumn, Planned, sql_name, to_sql
+
+
+def plan(
+    text: str,
+    params: Mapping[str, Any],
+    scope: Scope,
+    *,
+    row_limit: int,
+    include_archived: bool = False,
+) -> Planned:
+    """Plan a read-only Cypher query as SQL.
+
+    Args:
+        text: the query, at most 64 KiB.
+        params: values of its ``$parameters``; they become literals.
+        scope: which realms; the organisation is the database that the SQL is sent to.
+        row_limit: a query without ``LIMIT`` gets one of ``row_limit + 1`` rows.
+        include_archived: also show entities that the last sync no longer found.
+
+    Raises:
+        QueryRejectedError: the text is outside the read-only language, a parameter has no value,
+            or a part of it has no plan.
+    """
+    parser = QueryParser(text)
+    query = parser.whole()
+    for token in parser.tokens:
+        if token.kind == "parameter" and str(token.value) not in params:
+            parser.refuse(f"the parameter ${token.value} has no value", "give it in params",
+                          token=token)  # fmt: skip
+    steps = Plan(scope, include_archived=include_archived)
+    try:
+        found = QueryPlanner(steps, params).query(query, steps.start())
+        names = _names(query, found)
+        select, columns = _final(found, names, query, row_limit)
+    except UnplannableError as error:
+        at = _offset(parser, error.token)
+        reject(text, at, error.token or "query", error.reason, error.instead)
+    select.set("with_", exp.With(expressions=steps.steps))
+    return Planned(to_sql(select), columns)
+
+
+def _names(query: tree.Query, found: Frame) -> list[tuple[str, str]]:
+    """Names of the result's columns, within and as the caller sees them."""
+    last = query.parts[0][-1]
+    assert isinstance(last, tree.Projection)
+    shown = {column.name: column.text if column.alias is None else column.alias
+             for column in last.columns}  # fmt: skip
+    return [(name, shown.get(name, name)) for name in found.bindings]
+
+
+def _final(
+    found: Frame, names: list[tuple[str, str]], query: tree.Query, row_limit: int
+) -> tuple[exp.Select, tuple[OutputColumn, ...]]:
+    selected: list[Expr] = []
+    columns: list[OutputColumn] = []
+    for position, (name, shown) in enumerate(names):
+        value = found.bindings[name]
+        columns.append(OutputColumn(shown, value.kind))
+        selected.append(sql.alias(_output(value), sql_name(position)))
+    select = exp.select(*selected).from_(found.name)
+    if found.order:
+        select = select.order_by(*found.order)
+    last = query.parts[0][-1]
+    cut = isinstance(last, tree.Projection) and last.limit is not None
+    if len(query.parts) > 1 or not cut:
+        select = select.limit(row_limit + 1)
+    return select, tuple(columns)
+
+
+def _output(value: values.Value) -> Expr:
+    """A value as the engine sends it."""
+    if value.kind in values.SCALARS:
+        return value.sql
+    if value.fields is not None:
+        return values.to_any(values.slim(value))
+    return values.to_any(value)
+
+
+def _offset(parser: QueryParser, shown: str) -> int:
+    """Where the text first shows what was refused."""
+    for token in parser.tokens:
+        if shown and (token.text == shown or token.word == shown.upper() or token.value == shown):
+            return token.start
+    return 0

@@ -1,0 +1,463 @@
+"""Scalar and list functions in SQL.
+
+A function that is missing here is refused, and so are arguments for which a handler gives None:
+nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+
+from sqlglot import Expr
+
+from agentcy_ray.context.engine import Scope
+from agentcy_ray.context.languages.cypher import operators, sql, values
+from agentcy_ray.context.languages.cypher.plan_properties import keys_of, labels_of
+from agentcy_ray.context.languages.cypher.refusal import refuse
+from agentcy_ray.context.languages.cypher.values import NUMERIC, Value
+from agentcy_ray.context.languages.facts import ITEM, body
+
+LISTED = 24
+"""Ranges up to this length are known item by item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A call with its planned arguments."""
+
+    name: str
+    given: list[Value]
+    scope: Scope
+
+    @property
+    def first(self) -> Value:
+        """The first argument."""
+        return self.given[0]
+
+
+Handler = Callable[[Arguments], Value | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """How a function is planned, how many arguments it takes, what to write where it cannot."""
+
+    plan: Handler
+    arity: tuple[int, int]
+    instead: str = "convert the argument first, such as by toString or toInteger"
+
+
+def _numbers(name: str) -> Handler:
+    """A function of one double."""
+    return lambda call: Value("float", sql.function(name, values.as_number(call.first)))
+
+
+def _texts(name: str) -> Handler:
+    """A function of one text."""
+    return lambda call: values.text(sql.function(name, values.as_text(call.first)))
+
+
+# -- any value --------------------------------------------------------------------------------
+
+
+def _coalesce(call: Arguments) -> Value:
+    kind = values.common(call.given)
+    if kind in ("map", "path"):
+        kind = "any"
+    shaped = [values.as_kind(each, kind) for each in call.given]
+    first = sql.function("coalesce", *(each.sql for each in shaped))
+    if kind in ("node", "edge"):
+        return values.of_tagged(first, kind)
+    return Value(kind, first, item=call.first.item if kind == "list" else "any")
+
+
+def _null_if(call: Arguments) -> Value:
+    left, right = call.given
+    same = operators.equals(left, right)
+    value = values.as_kind(left, left.kind)
+    nothing = values.as_kind(values.null(), left.kind)
+    return Value(left.kind, sql.case((same, nothing.sql), default=value.sql))
+
+
+def _to_string(call: Arguments) -> Value | None:
+    if call.first.kind not in ("any", *values.SCALARS):
+        return None
+    return values.text(operators.readable(call.first))
+
+
+def _from_text_to_number(text: Expr) -> Expr:
+    return sql.cast(sql.function("btrim", text), "double", strict=False)
+
+
+def _to_float(call: Arguments) -> Value | None:
+    value = call.first
+    if value.kind in NUMERIC:
+        return Value("float", values.as_number(value))
+    if value.kind == "text":
+        return Value("float", _from_text_to_number(value.sql))
+    if value.kind == "any":
+        read = sql.case(
+            (values.has_tag(value.sql, "n"), values.as_number(value)),
+            (values.has_tag(value.sql, "s"), _from_text_to_number(body(value.sql))),
+        )
+        return Value("float", read)
+    return None
+
+
+def _to_integer(call: Arguments) -> Value | None:
+    value = call.first
+    if value.kind == "integer":
+        return value
+    if value.kind == "boolean":
+        return values.integer(sql.cast(value.sql, "bigint"))
+    number = _to_float(call)
+    if number is None:
+        return None
+    exact = values.as_integer(value)
+    if value.kind == "text":
+        exact = sql.cast(sql.function("btrim", value.sql), "bigint", strict=False)
+    cut = sql.cast(sql.function("trunc", number.sql), "bigint", strict=False)
+    return values.integer(sql.function("coalesce", exact, cut))
+
+
+def _to_boolean(call: Arguments) -> Value | None:
+    value = call.first
+    if value.kind == "boolean":
+        return value
+    if value.kind not in ("text", "any"):
+        return None
+    text = sql.function("lower", sql.function("btrim", operators.readable(value)))
+    return values.boolean(
+        sql.case((sql.compare("=", text, sql.lit("true")), sql.TRUE),
+                 (sql.compare("=", text, sql.lit("false")), sql.FALSE))
+    )  # fmt: skip
+
+
+def _each(convert: Handler) -> Handler:
+    def plan(call: Arguments) -> Value | None:
+        if call.first.items is None:
+            return None
+        found = [convert(Arguments(call.name, [each], call.scope)) for each in call.first.items]
+        known = [each for each in found if each is not None]
+        return values.list_of(known) if len(known) == len(found) else None
+
+    return plan
+
+
+def _timestamp(call: Arguments) -> Value:
+    del call
+    return values.constant(time.time_ns() // 1_000_000)
+
+
+def _date(call: Arguments) -> Value | None:
+    """A day given as ISO text. It stays the text that callers get; days sort and compare as it."""
+    text = call.first.constant
+    if not isinstance(text, str):
+        return None
+    try:
+        return values.constant(date.fromisoformat(text).isoformat())
+    except ValueError:
+        refuse("date", f"{text!r} is no date", "write date('2026-01-31')")
+
+
+# -- graph ------------------------------------------------------------------------------------
+
+
+def _type(call: Arguments) -> Value | None:
+    edge = _as_entity(call.first, "edge")
+    return None if edge is None else values.text(edge["type"])
+
+
+def _as_entity(value: Value, kind: values.Kind) -> values.Mapping[str, Expr] | None:
+    if value.kind == kind:
+        return value.fields
+    if value.kind == "any":
+        return values.of_tagged(value.sql, kind).fields
+    return None
+
+
+def _labels(call: Arguments) -> Value | None:
+    fields = _as_entity(call.first, "node")
+    return None if fields is None else labels_of(values.entity("node", fields))
+
+
+def _keys(call: Arguments) -> Value | None:
+    value = call.first
+    if value.entries is not None:
+        return values.list_of([values.constant(key) for key in value.entries])
+    return keys_of(value) if value.fields is not None else None
+
+
+def _nodes(call: Arguments) -> Value | None:
+    parts = call.first.parts
+    return None if parts is None else parts[0]
+
+
+def _relationships(call: Arguments) -> Value | None:
+    parts = call.first.parts
+    return None if parts is None else parts[1]
+
+
+def _length(call: Arguments) -> Value | None:
+    value = call.first
+    if value.parts is not None:
+        there = sql.is_null(value.sql, negated=True)
+        return values.integer(sql.case((there, _count(value.parts[1]))))
+    return _size(call)
+
+
+# -- lists ------------------------------------------------------------------------------------
+
+
+def _count(value: Value) -> Expr:
+    if value.items is not None:
+        return sql.number(len(value.items))
+    return sql.cast(sql.function("array_length", value.sql), "bigint")
+
+
+def _size(call: Arguments) -> Value | None:
+    value = call.first
+    match value.kind:
+        case "list":
+            return values.integer(_count(value))
+        case "text":
+            return values.integer(sql.cast(sql.function("character_length", value.sql), "bigint"))
+        case "any":
+            tagged = values.to_any(value)
+            length = sql.function("array_length", values.items_of(tagged))
+            chars = sql.function("character_length", body(tagged))
+            return values.integer(
+                sql.case((values.has_tag(tagged, "l"), sql.cast(length, "bigint")),
+                         (values.has_tag(tagged, "s"), sql.cast(chars, "bigint")))
+            )  # fmt: skip
+        case "map" if value.entries is not None:
+            return values.integer(sql.number(len(value.entries)))
+        case _:
+            return None
+
+
+def _is_empty(call: Arguments) -> Value | None:
+    size = _size(call)
+    return None if size is None else values.boolean(
+        sql.compare("=", size.sql, sql.number(0))
+    )  # fmt: skip
+
+
+def _head(call: Arguments) -> Value:
+    return _nth(call.first, 0)
+
+
+def _last(call: Arguments) -> Value:
+    return _nth(call.first, -1)
+
+
+def _nth(value: Value, at: int) -> Value:
+    if value.items is not None:
+        return value.items[at] if value.items else values.null()
+    found = values.as_list(value)
+    item = sql.function("array_element", found.sql, sql.number(1 if at == 0 else -1))
+    return values.item_value(item, found.item)
+
+
+def _tail(call: Arguments) -> Value:
+    value = call.first
+    if value.items is not None:
+        return values.list_of(list(value.items[1:]))
+    found = values.as_list(value)
+    length = sql.cast(sql.function("array_length", found.sql), "bigint")
+    rest = sql.function("array_slice", found.sql, sql.number(2), length)
+    short = sql.compare("<", length, sql.number(2))
+    return values.array_of(sql.case((short, sql.empty_array()), default=rest), found.item)
+
+
+def _reverse(call: Arguments) -> Value | None:
+    value = call.first
+    if value.items is not None:
+        return values.list_of(list(reversed(value.items)))
+    if value.kind == "list":
+        return values.array_of(sql.function("array_reverse", value.sql), value.item)
+    if value.kind == "text":
+        return values.text(sql.function("reverse", value.sql))
+    if value.kind == "any":
+        tagged = values.to_any(value)
+        turned = values.array_of(sql.function("array_reverse", values.items_of(tagged)))
+        text = sql.joined([sql.lit("s"), sql.function("reverse", body(tagged))])
+        return Value("any", sql.case((values.has_tag(tagged, "l"), values.to_any(turned)),
+                                     (values.has_tag(tagged, "s"), text)))  # fmt: skip
+    return None
+
+
+def _range(call: Arguments) -> Value:
+    bounds = [each.constant for each in call.given]
+    if all(isinstance(each, int) for each in bounds):
+        start, end = bounds[0], bounds[1]
+        step = bounds[2] if len(bounds) == 3 else 1
+        if step == 0:
+            refuse("range", "the step of range is 0", "write another step")
+        listed = range(start, end + (1 if step > 0 else -1), step)
+        if len(listed) <= LISTED:
+            return values.list_of([values.constant(each) for each in listed])
+    steps = [values.as_integer(each) for each in call.given]
+    series = sql.function("generate_series", *steps)
+    flat = sql.function("array_to_string", series, sql.lit(f"{ITEM}n"))
+    items = sql.function("string_to_array", sql.joined([sql.lit("n"), flat]), sql.lit(ITEM))
+    none = sql.compare("=", sql.function("array_length", series), sql.number(0))
+    return values.array_of(sql.case((none, sql.empty_array()), default=items), "integer")
+
+
+def _split(call: Arguments) -> Value:
+    text, sign = (values.as_text(each) for each in call.given)
+    marked = sql.function("replace", text, sign, sql.lit(f"{ITEM}s"))
+    items = sql.function("string_to_array", sql.joined([sql.lit("s"), marked]), sql.lit(ITEM))
+    return values.array_of(items, "text")
+
+
+# -- texts and numbers ------------------------------------------------------------------------
+
+
+def _substring(call: Arguments) -> Value:
+    start = sql.binary("+", values.as_integer(call.given[1]), sql.number(1))
+    rest = [values.as_integer(each) for each in call.given[2:]]
+    return values.text(sql.function("substr", values.as_text(call.first), start, *rest))
+
+
+def _left(call: Arguments) -> Value:
+    count = values.as_integer(call.given[1])
+    return values.text(sql.function("substr", values.as_text(call.first), sql.number(1), count))
+
+
+def _right(call: Arguments) -> Value:
+    count = values.as_integer(call.given[1])
+    return values.text(sql.function("right", values.as_text(call.first), count))
+
+
+def _replace(call: Arguments) -> Value:
+    return values.text(sql.function("replace", *(values.as_text(each) for each in call.given)))
+
+
+def _same_number(name: str) -> Handler:
+    """A function of one number that keeps whole numbers whole."""
+
+    def plan(call: Arguments) -> Value:
+        value = call.first
+        if value.kind == "integer":
+            return values.integer(sql.cast(sql.function(name, value.sql), "bigint"))
+        broken = sql.function(name, values.as_number(value))
+        if value.kind != "any":
+            return Value("float", broken)
+        whole = values.as_integer(value)
+        exact = sql.cast(sql.function(name, whole), "bigint")
+        shown = sql.case((sql.is_null(whole, negated=True), sql.cast(exact, "text")),
+                         default=sql.cast(broken, "text"))  # fmt: skip
+        return Value("any", sql.joined([sql.lit("n"), shown]))
+
+    return plan
+
+
+def _sign(call: Arguments) -> Value:
+    return values.integer(sql.cast(sql.function("signum", values.as_number(call.first)), "bigint"))
+
+
+def _round(call: Arguments) -> Value:
+    number = values.as_number(call.first)
+    if len(call.given) > 1:
+        places = values.as_integer(call.given[1])
+        return Value("float", sql.function("round", number, places))
+    half_up = sql.function("floor", sql.binary("+", number, sql.number(0.5)))
+    return Value("float", half_up)
+
+
+def _atan2(call: Arguments) -> Value:
+    return Value("float", sql.function("atan2", *(values.as_number(each) for each in call.given)))
+
+
+def _haversin(call: Arguments) -> Value:
+    cosine = sql.function("cos", values.as_number(call.first))
+    return Value("float", sql.binary("/", sql.binary("-", sql.number(1.0), cosine),
+                                     sql.number(2.0)))  # fmt: skip
+
+
+def _constant(value: float) -> Handler:
+    return lambda call: values.constant(value)
+
+
+def _is_nan(call: Arguments) -> Value:
+    return values.boolean(sql.function("isnan", values.as_number(call.first)))
+
+
+_ONE, _TWO = (1, 1), (2, 2)
+_PATHS = "name the path in MATCH: MATCH p = (a)-[…]->(b)"
+
+FUNCTIONS: dict[str, Function] = {
+    "coalesce": Function(_coalesce, (1, 64)),
+    "nullIf": Function(_null_if, _TWO),
+    "toString": Function(_to_string, _ONE),
+    "toStringOrNull": Function(_to_string, _ONE),
+    "toInteger": Function(_to_integer, _ONE),
+    "toIntegerOrNull": Function(_to_integer, _ONE),
+    "toFloat": Function(_to_float, _ONE),
+    "toFloatOrNull": Function(_to_float, _ONE),
+    "toBoolean": Function(_to_boolean, _ONE),
+    "toBooleanOrNull": Function(_to_boolean, _ONE),
+    "toStringList": Function(_each(_to_string), _ONE),
+    "toIntegerList": Function(_each(_to_integer), _ONE),
+    "toFloatList": Function(_each(_to_float), _ONE),
+    "toBooleanList": Function(_each(_to_boolean), _ONE),
+    "timestamp": Function(_timestamp, (0, 0)),
+    "date": Function(_date, _ONE, "write a literal, such as date('2026-01-31')"),
+    "type": Function(_type, _ONE, "give a relationship"),
+    "labels": Function(_labels, _ONE, "give a node"),
+    "keys": Function(_keys, _ONE, "give a node, a relationship or a map"),
+    "nodes": Function(_nodes, _ONE, _PATHS),
+    "relationships": Function(_relationships, _ONE, _PATHS),
+    "length": Function(_length, _ONE, _PATHS),
+    "size": Function(_size, _ONE, "give a list or a text"),
+    "char_length": Function(_size, _ONE, "give a text"),
+    "character_length": Function(_size, _ONE, "give a text"),
+    "isEmpty": Function(_is_empty, _ONE, "give a list or a text"),
+    "head": Function(_head, _ONE),
+    "last": Function(_last, _ONE),
+    "tail": Function(_tail, _ONE),
+    "reverse": Function(_reverse, _ONE, "give a list or a text"),
+    "range": Function(_range, (2, 3)),
+    "split": Function(_split, _TWO),
+    "substring": Function(_substring, (2, 3)),
+    "left": Function(_left, _TWO),
+    "right": Function(_right, _TWO),
+    "replace": Function(_replace, (3, 3)),
+    "toLower": Function(_texts("lower"), _ONE),
+    "lower": Function(_texts("lower"), _ONE),
+    "toUpper": Function(_texts("upper"), _ONE),
+    "upper": Function(_texts("upper"), _ONE),
+    "trim": Function(_texts("btrim"), _ONE),
+    "btrim": Function(_texts("btrim"), _ONE),
+    "lTrim": Function(_texts("ltrim"), _ONE),
+    "rTrim": Function(_texts("rtrim"), _ONE),
+    "abs": Function(_same_number("abs"), _ONE),
+    "sign": Function(_sign, _ONE),
+    "ceil": Function(_numbers("ceil"), _ONE),
+    "floor": Function(_numbers("floor"), _ONE),
+    "round": Function(_round, (1, 2)),
+    "sqrt": Function(_numbers("sqrt"), _ONE),
+    "exp": Function(_numbers("exp"), _ONE),
+    "log": Function(_numbers("ln"), _ONE),
+    "log10": Function(_numbers("log10"), _ONE),
+    "sin": Function(_numbers("sin"), _ONE),
+    "cos": Function(_numbers("cos"), _ONE),
+    "tan": Function(_numbers("tan"), _ONE),
+    "cot": Function(_numbers("cot"), _ONE),
+    "asin": Function(_numbers("asin"), _ONE),
+    "acos": Function(_numbers("acos"), _ONE),
+    "atan": Function(_numbers("atan"), _ONE),
+    "atan2": Function(_atan2, _TWO),
+    "degrees": Function(_numbers("degrees"), _ONE),
+    "radians": Function(_numbers("radians"), _ONE),
+    "haversin": Function(_haversin, _ONE),
+    "pi": Function(_constant(math.pi), (0, 0)),
+    "e": Function(_constant(math.e), (0, 0)),
+    "isNaN": Function(_is_nan, _ONE),
+}

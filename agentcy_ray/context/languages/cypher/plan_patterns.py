@@ -1,0 +1,517 @@
+"""Graph patterns as joins.
+
+A pattern is walked from its best-known node outwards: each hop joins the edges, then the nodes at
+their far ends. Several hops of unknown number are unrolled, one branch for each number. No
+relationship comes twice in one ``MATCH``. Both ends of an edge are joined, so an edge with a hidden
+end is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from sqlglot import Expr, exp
+
+from agentcy_ray.context.languages.current import EDGE_COLUMNS, NODE_COLUMNS
+from agentcy_ray.context.languages.cypher import operators, sql, tree, values
+from agentcy_ray.context.languages.cypher.frames import Frame, Seed, columns_of, united
+from agentcy_ray.context.languages.cypher.plan_expressions import ExpressionPlanner, imports
+from agentcy_ray.context.languages.cypher.plan_properties import label_test, property_of
+from agentcy_ray.context.languages.cypher.refusal import refuse
+from agentcy_ray.context.languages.cypher.values import Value
+from agentcy_ray.context.languages.facts import ITEM
+
+_TURNED = {"out": "in", "in": "out", "both": "both"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """What lies between two nodes of a path: edges, and the nodes after the left one."""
+
+    edges: Value
+    after: Value
+    trail: Expr
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One ``MATCH`` while it is planned: known ids, edges used so far."""
+
+    ids: Mapping[str, tuple[str, ...]]
+    single: list[Expr]
+    many: list[Expr]
+
+
+class PatternPlanner(ExpressionPlanner):
+    """Plans ``MATCH``."""
+
+    def match(self, clause: tree.Match, frame: Frame) -> None:
+        """Bind a pattern's variables; rows without a match go, unless it is optional."""
+        shortest = clause.paths[0].shortest
+        if not clause.optional and not shortest:
+            self._match(clause, frame)
+            return
+        if shortest and frame.unit:
+            self._match(clause, frame)
+            self._only_shortest(clause.paths[0], frame, [])
+            return
+        inner, pairs = frame.imported(imports(clause, frame))
+        self._match(clause, inner)
+        if shortest:
+            self._only_shortest(clause.paths[0], inner, [there for _, there in pairs])
+        found = {
+            name: _unlisted(value)
+            for name, value in inner.bindings.items()
+            if name not in frame.bindings
+        }
+        self.bring_back(frame, inner, pairs, found, outer=clause.optional)
+
+    def bring_back(
+        self, frame: Frame, inner: Frame, pairs: list[tuple[Expr, Expr]],
+        found: dict[str, Value], *, outer: bool,
+    ) -> None:  # fmt: skip
+        """Join what an imported frame found to the rows that it was imported from."""
+        kept = inner.keep(found)
+        columns = dict.fromkeys(name for value in kept.values() for name in columns_of(value))
+        frame.rejoin(inner, pairs, columns, outer=outer)
+        frame.bindings |= kept
+
+    def end_of(self, edge: Value, end: str, frame: Frame) -> Value:
+        """The node at an end of an edge, looked up by its id."""
+        if edge.kind == "any":
+            edge = values.of_tagged(edge.sql, "edge")
+        if edge.kind != "edge" or edge.fields is None:
+            refuse("startNode" if end == "src" else "endNode", "this is no relationship",
+                   "give a relationship")  # fmt: skip
+        fields, query = self._nodes([])
+        frame.advance(
+            frame.select().select(*fields.values()).join(
+                query, on=exp.EQ(this=edge.fields[end], expression=fields["id"]), join_type="left"
+            ),
+            [_column(each) for each in fields.values()],
+        )  # fmt: skip
+        return values.entity("node", fields)
+
+    def _match(self, clause: tree.Match, frame: Frame) -> None:
+        walk = _Walk(dict(self._known_ids(clause)), [], [])
+        for path in clause.paths:
+            self._path(path, frame, walk)
+        if clause.where is not None:
+            frame.filter(self.condition(clause.where, frame))
+
+    def _known_ids(self, clause: tree.Match) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Ids that the pattern or its ``WHERE`` gives for a variable."""
+        waiting = [clause.where]
+        while waiting:
+            each = waiting.pop()
+            match each:
+                case tree.Binary(operator="AND", left=left, right=right):
+                    waiting += [left, right]
+                case tree.Binary(operator="=" | "IN", left=tree.Property(
+                    subject=tree.Variable(name=name), key="id"
+                ), right=right):  # fmt: skip
+                    if (ids := self._ids(right)) is not None:
+                        yield name, ids
+                case tree.Binary(operator="=", left=left, right=tree.Property(
+                    subject=tree.Variable(name=name), key="id"
+                )):  # fmt: skip
+                    if (ids := self._ids(left)) is not None:
+                        yield name, ids
+                case _:
+                    pass
+
+    def _ids(self, expression: tree.Expression) -> tuple[str, ...] | None:
+        match expression:
+            case tree.Constant(value=value):
+                found: Any = value
+            case tree.Parameter(name=name):
+                found = self.params[name]
+            case tree.ListOf(items=items):
+                parts = [self._ids(item) for item in items]
+                if any(part is None for part in parts):
+                    return None
+                return tuple(id_ for part in parts for id_ in part or ())
+            case _:
+                return None
+        if isinstance(found, str):
+            return (found,)
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return tuple(cast("list[str]", found))
+        return None
+
+    def _pattern_ids(self, node: tree.NodePattern, walk: _Walk) -> tuple[str, ...] | None:
+        entries = node.properties.entries if node.properties else ()
+        for key, value in entries:
+            if key == "id" and (ids := self._ids(value)) is not None:
+                return ids
+        return walk.ids.get(node.variable or "")
+
+    # -- paths
+
+    def _path(self, path: tree.Path, frame: Frame, walk: _Walk) -> None:
+        count = len(path.nodes)
+        anchor = next(
+            (at for at, node in enumerate(path.nodes)
+             if node.variable in frame.bindings or self._pattern_ids(node, walk)), 0,
+        )  # fmt: skip
+        nodes: dict[int, Value] = {anchor: self._start(path.nodes[anchor], frame, walk)}
+        segments: dict[int, _Segment] = {}
+        for at in range(anchor, count - 1):
+            nodes[at + 1], segments[at] = self._hop(
+                nodes[at], path.relationships[at], path.nodes[at + 1], frame, walk, forward=True
+            )
+        for at in range(anchor - 1, -1, -1):
+            nodes[at], segments[at] = self._hop(
+                nodes[at + 1], path.relationships[at], path.nodes[at], frame, walk, forward=False
+            )
+        if path.variable is not None:
+            ordered = [segments[at] for at in range(count - 1)]
+            frame.bindings[path.variable] = _whole_path(nodes[0], ordered)
+
+    def _start(self, node: tree.NodePattern, frame: Frame, walk: _Walk) -> Value:
+        bound = self._bound_node(node, frame)
+        if bound is None:
+            ids = self._pattern_ids(node, walk)
+            seed = None if ids is None else Seed(ids)
+            fields, query = self._nodes([] if seed is None else [seed.holds("id")])
+            if frame.unit:
+                select = exp.select(*fields.values()).from_(query)
+                frame.columns = []
+            else:
+                select = frame.select().select(*fields.values()).join(query, join_type="cross")
+            frame.advance(select, [_column(each) for each in fields.values()])
+            bound = self._bind(node, fields, seed, frame)
+        self._check_node(node, bound, frame)
+        return bound
+
+    def _bound_node(self, node: tree.NodePattern, frame: Frame) -> Value | None:
+        value = frame.bindings.get(node.variable or "")
+        if value is None:
+            return None
+        if value.kind == "any":
+            mark = values.has_tag(values.to_any(value), "N")
+            frame.filter(mark)
+            return values.of_tagged(value.sql, "node")
+        if value.kind != "node":
+            refuse(node.variable or "", f"{node.variable} is no node", "use another name")
+        return value
+
+    def _bind(
+        self, node: tree.NodePattern, fields: dict[str, Expr], seed: Seed | None, frame: Frame
+    ) -> Value:
+        value = values.entity("node", fields)
+        if seed is not None:
+            frame.seeds[_column(fields["id"])] = seed
+        if node.variable is not None:
+            frame.bindings[node.variable] = value
+        return value
+
+    def _check_node(self, node: tree.NodePattern, value: Value, frame: Frame) -> None:
+        assert value.fields is not None
+        tests: list[Expr] = []
+        if node.labels is not None:
+            tests.append(label_test(node.labels, value.fields, node=True))
+        tests += self._property_tests(node.properties, value, frame)
+        if node.where is not None:
+            tests.append(self.condition(node.where, frame))
+        if tests:
+            frame.filter(sql.all_of(tests))
+
+    def _property_tests(
+        self, properties: tree.MapOf | None, value: Value, frame: Frame
+    ) -> list[Expr]:
+        return [
+            operators.equals(property_of(value, key, self.plan.scope), self.expression(each, frame))
+            for key, each in (properties.entries if properties else ())
+        ]
+
+    def _nodes(self, pushed: list[Expr]) -> tuple[dict[str, Expr], Expr]:
+        """Visible nodes under fresh column names, and those names by field."""
+        names = {field: self.plan.mint(f"{field}_") for field in NODE_COLUMNS}
+        rows = self.plan.nodes(pushed).subquery("n")
+        query = exp.select(*(sql.alias(sql.col(f), name) for f, name in names.items())).from_(rows)
+        return {f: sql.col(name) for f, name in names.items()}, query.subquery(self.plan.mint("j"))
+
+    def _edges(
+        self, types: tree.LabelExpression | None, direction: str, seed: Seed | None
+    ) -> tuple[dict[str, Expr], Expr, Expr, Expr]:
+        """Visible edges as fields, the end to come from, the end to go to, and the relation."""
+        names = {field: self.plan.mint(f"{field}_") for field in EDGE_COLUMNS}
+        near, far = self.plan.mint("near_"), self.plan.mint("far_")
+        branches: list[exp.Query] = []
+        for from_, to in _orientations(direction):
+            pushed = [] if seed is None else [seed.holds(from_)]
+            if types is not None:
+                pushed.append(_type_test(types))
+            rows = exp.select(
+                *(sql.alias(sql.col(field), name) for field, name in names.items()),
+                sql.alias(sql.col(from_), near), sql.alias(sql.col(to), far),
+            ).from_(self.plan.edges(pushed).subquery("e"))  # fmt: skip
+            if branches:  # a loop is met once
+                rows = rows.where(exp.NEQ(this=sql.col("src"), expression=sql.col("dst")))
+            branches.append(rows)
+        relation = exp.Subquery(
+            this=united(branches), alias=exp.TableAlias(this=exp.to_identifier(self.plan.mint("j")))
+        )
+        fields: dict[str, Expr] = {field: sql.col(name) for field, name in names.items()}
+        return fields, sql.col(near), sql.col(far), relation
+
+    # -- hops
+
+    def _hop(
+        self, start: Value, relationship: tree.RelationshipPattern, node: tree.NodePattern,
+        frame: Frame, walk: _Walk, *, forward: bool,
+    ) -> tuple[Value, _Segment]:  # fmt: skip
+        direction = relationship.direction if forward else _TURNED[relationship.direction]
+        if relationship.hops is not None:
+            return self._hops(start, relationship, direction, node, frame, walk, forward=forward)
+        edge, far = self._edge(start, relationship, direction, frame, walk)
+        if relationship.where is not None or relationship.variable is not None:
+            self._bind_edge(relationship, edge, frame)
+        end = self._far_node(start, relationship, direction, node, far, frame, walk)
+        left_to_right = end if forward else start
+        return end, _Segment(
+            values.list_of([edge]), values.list_of([left_to_right]), _trail([(edge, left_to_right)])
+        )
+
+    def _bind_edge(self, relationship: tree.RelationshipPattern, edge: Value, frame: Frame) -> None:
+        name = relationship.variable
+        before = frame.bindings.get(name or "")
+        if before is not None:
+            frame.filter(operators.equals(edge, before))
+        if name is None:
+            name = self.plan.mint("_edge")
+        frame.bindings[name] = edge
+        if relationship.where is not None:
+            frame.filter(self.condition(relationship.where, frame))
+        if relationship.variable is None:
+            del frame.bindings[name]
+
+    def _edge(
+        self, start: Value, relationship: tree.RelationshipPattern, direction: str,
+        frame: Frame, walk: _Walk,
+    ) -> tuple[Value, Expr]:  # fmt: skip
+        """Join one hop's edges; gives the edge and the id of its far end."""
+        seed = _seed(start, frame)
+        fields, near, far, relation = self._edges(relationship.types, direction, seed)
+        assert start.fields is not None
+        added = [*fields.values(), near, far]
+        frame.advance(
+            frame.select().select(*added).join(
+                relation, on=exp.EQ(this=start.fields["id"], expression=near)
+            ),
+            [_column(each) for each in added],
+        )  # fmt: skip
+        edge = values.entity("edge", fields)
+        tests = self._property_tests(relationship.properties, edge, frame)
+        tests += [sql.compare("<>", fields["id"], other) for other in walk.single]
+        tests += [sql.negate(_held(other, fields["id"])) for other in walk.many]
+        if relationship.variable not in frame.bindings:  # one bound before may be met again
+            walk.single.append(fields["id"])
+        if tests:
+            frame.filter(sql.all_of(tests))
+        return edge, far
+
+    def _far_node(
+        self, start: Value, relationship: tree.RelationshipPattern, direction: str,
+        node: tree.NodePattern, far: Expr, frame: Frame, walk: _Walk,
+    ) -> Value:  # fmt: skip
+        bound = self._bound_node(node, frame)
+        if bound is not None:
+            assert bound.fields is not None
+            frame.filter(sql.compare("=", far, bound.fields["id"]))
+        else:
+            ids = self._pattern_ids(node, walk)
+            reached = _reached(_seed(start, frame), relationship.types, direction)
+            fields = self._join_node(far, [Seed(ids)] if ids is not None else [], reached, frame)
+            bound = self._bind(node, fields, Seed(ids) if ids is not None else reached, frame)
+        self._check_node(node, bound, frame)
+        return bound
+
+    def _join_node(
+        self, far: Expr, known: list[Seed], reached: Seed | None, frame: Frame
+    ) -> dict[str, Expr]:
+        seeds = known or ([] if reached is None else [reached])
+        fields, query = self._nodes([seed.holds("id") for seed in seeds])
+        frame.advance(
+            frame.select().select(*fields.values()).join(
+                query, on=exp.EQ(this=far, expression=fields["id"])
+            ),
+            [_column(each) for each in fields.values()],
+        )  # fmt: skip
+        return fields
+
+    def _hops(
+        self, start: Value, relationship: tree.RelationshipPattern, direction: str,
+        node: tree.NodePattern, frame: Frame, walk: _Walk, *, forward: bool,
+    ) -> tuple[Value, _Segment]:  # fmt: skip
+        """Several hops: one branch for each number of them, all with the same columns."""
+        low, high = cast("tuple[int, int]", relationship.hops)
+        assert start.fields is not None
+        single = replace(relationship, hops=None, variable=None)
+        ends = {field: self.plan.mint(f"{field}_") for field in NODE_COLUMNS}
+        listed = {part: self.plan.mint(f"{part}_") for part in ("ids", "edges", "after", "trail")}
+        branches: list[exp.Query] = []
+        seeds: list[Seed | None] = []
+        steps: list[tuple[Value, Value]] = []
+        here, at = frame.fork(), start
+        inside = _Walk(walk.ids, list(walk.single), list(walk.many))
+        for hops in range(high + 1):
+            if hops:
+                edge, far = self._edge(at, single, direction, here, inside)
+                reached = _reached(_seed(at, here), relationship.types, direction)
+                fields = self._join_node(far, [], reached, here)
+                if reached is not None:
+                    here.seeds[_column(fields["id"])] = reached
+                at = values.entity("node", fields)
+                steps.append((edge, at))
+            if hops < low:
+                continue
+            seeds.append(_seed(at, here))
+            assert at.fields is not None
+            query = exp.select(
+                *frame.listed(),
+                *(sql.alias(at.fields[field], name) for field, name in ends.items()),
+                *(sql.alias(e, listed[p]) for p, e in _steps(steps, start, forward).items()),
+            ).from_(here.name)  # fmt: skip
+            branches.append(query)
+        added = [*ends.values(), *listed.values()]
+        frame.advance(united(branches), added)
+        walk.many.append(sql.col(listed["ids"]))
+        found: dict[str, Expr] = {field: sql.col(name) for field, name in ends.items()}
+        queries = [seed.query for seed in seeds if seed is not None and seed.query is not None]
+        seed = Seed(query=united(queries)) if len(queries) == len(seeds) else None
+        bound = self._bound_node(node, frame)
+        if bound is None:
+            bound = self._bind(node, found, seed, frame)
+        else:
+            assert bound.fields is not None
+            frame.filter(sql.compare("=", found["id"], bound.fields["id"]))
+        edges = values.array_of(sql.col(listed["edges"]), "edge")
+        if relationship.variable is not None:
+            frame.bindings[relationship.variable] = edges
+        self._check_node(node, bound, frame)
+        after = values.array_of(sql.col(listed["after"]), "node")
+        return bound, _Segment(edges, after, sql.col(listed["trail"]))
+
+    def _only_shortest(self, path: tree.Path, frame: Frame, keys: list[Expr]) -> None:
+        """Keep one shortest path between each pair of ends."""
+        name = path.variable
+        if name is None:
+            name = self.plan.mint("_path")
+        whole = frame.bindings[name]
+        length = sql.function("array_length", values.as_list(_edges_of(whole)).sql)
+        ends: list[Expr] = []
+        for node in path.nodes:
+            fields = frame.bindings[node.variable or ""].fields
+            assert fields is not None
+            ends.append(fields["id"])
+        rank = exp.Window(
+            this=sql.function("row_number"),
+            partition_by=[*keys, *ends],
+            order=exp.Order(expressions=[
+                exp.Ordered(this=length, nulls_first=False),
+                exp.Ordered(this=whole.sql, nulls_first=False),
+            ]),
+        )  # fmt: skip
+        column = self.plan.mint("x")
+        frame.add({column: rank})
+        frame.filter(sql.compare("=", sql.col(column), sql.number(1)))
+
+
+def named_shortest(clause: tree.Match, mint: Any) -> tree.Match:
+    """The same clause with names for what ``shortestPath`` is ranked by."""
+    path = clause.paths[0]
+    if not path.shortest:
+        return clause
+    nodes = tuple(replace(n, variable=n.variable or mint("_node")) for n in path.nodes)
+    relationships = tuple(replace(r, hops=r.hops or (1, 1)) for r in path.relationships)
+    named = replace(path, nodes=nodes, relationships=relationships,
+                    variable=path.variable or mint("_path"))  # fmt: skip
+    return replace(clause, paths=(named,))
+
+
+def _edges_of(path: Value) -> Value:
+    assert path.parts is not None
+    return path.parts[1]
+
+
+def _orientations(direction: str) -> list[tuple[str, str]]:
+    out, in_ = ("src", "dst"), ("dst", "src")
+    return {"out": [out], "in": [in_]}.get(direction, [out, in_])
+
+
+def _type_test(types: tree.LabelExpression) -> Expr:
+    """The types of a pattern over the raw columns of edges."""
+    return label_test(types, {"type": sql.col("type"), "id": sql.col("id")}, node=False)
+
+
+def _seed(value: Value, frame: Frame) -> Seed | None:
+    assert value.fields is not None
+    column = value.fields["id"]
+    return frame.seeds.get(column.name) if isinstance(column, exp.Column) else None
+
+
+def _reached(
+    seed: Seed | None, types: tree.LabelExpression | None, direction: str
+) -> Seed | None:  # fmt: skip
+    """A superset of where the edges lead that start in a seed."""
+    if seed is None:
+        return None
+    test = None if types is None else _type_test(types)
+    return Seed(query=united(seed.hop(a, b, test) for a, b in _orientations(direction)))
+
+
+def _held(ids: Expr, id_: Expr) -> Expr:
+    return sql.function("coalesce", sql.function("array_has", ids, id_), sql.FALSE)
+
+
+def _column(column: Expr) -> str:
+    return cast("exp.Column", column).name
+
+
+def _trail(steps: list[tuple[Value, Value]]) -> Expr:
+    """Edges and nodes in turn as they stand in the text of a path."""
+    parts: list[Expr] = []
+    for edge, node in steps:
+        for each in (edge, node):
+            parts += [sql.lit(ITEM), values.escaped(values.slim(each))]
+    return sql.joined(parts) if parts else sql.lit("")
+
+
+def _steps(
+    walked: list[tuple[Value, Value]], start: Value, forward: bool
+) -> dict[str, Expr]:  # fmt: skip
+    """The columns of a branch of several hops, from left to right."""
+    edges = [edge for edge, _ in walked]
+    after = [node for _, node in walked]
+    if not forward:  # walked from the right end, which then comes last
+        after = [*reversed(after[:-1]), start] if after else []
+        edges.reverse()
+    ids = [edge.fields["id"] for edge in edges if edge.fields is not None]
+    return {
+        "ids": sql.array(ids),
+        "edges": sql.array(values.escaped(edge) for edge in edges),
+        "after": sql.array(values.escaped(node) for node in after),
+        "trail": _trail(list(zip(edges, after, strict=True))),
+    }
+
+
+def _whole_path(first: Value, segments: list[_Segment]) -> Value:
+    nodes, edges = values.list_of([first]), values.list_of([])
+    text = sql.joined([sql.lit("P"), values.escaped(values.slim(first)),
+                       *(segment.trail for segment in segments)])  # fmt: skip
+    for segment in segments:
+        nodes = operators.plus(nodes, segment.after)
+        edges = segment.edges if edges.items == () else operators.plus(edges, segment.edges)
+    return Value("path", text, parts=(replace(nodes, item="node"), replace(edges, item="edge")))
+
+
+def _unlisted(value: Value) -> Value:
+    """A path or list whose parts are columns, so that all of it is null where nothing matched."""
+    if value.parts is not None:
+        nodes, edges = (replace(part, items=None) for part in value.parts)
+        return replace(value, parts=(nodes, edges))
+    return replace(value, items=None) if value.items is not None else value

@@ -1,0 +1,499 @@
+"""Clauses and whole queries over frames.
+
+Inside a subquery every grouping, sorting and cutting is done for each outer row by itself: the
+frame's ``keys`` say which that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
+
+from sqlglot import Expr, exp
+
+from agentcy_ray.context.languages.cypher import operators, sql, tree, values
+from agentcy_ray.context.languages.cypher.frames import Frame, columns_of, united
+from agentcy_ray.context.languages.cypher.functions import AGGREGATES
+from agentcy_ray.context.languages.cypher.plan_aggregates import aggregate
+from agentcy_ray.context.languages.cypher.plan_expressions import collected, imports
+from agentcy_ray.context.languages.cypher.plan_patterns import PatternPlanner, named_shortest
+from agentcy_ray.context.languages.cypher.refusal import refuse
+from agentcy_ray.context.languages.cypher.values import Value
+
+Order = tuple[tuple[tree.Expression, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Aggregated(tree.Expression):
+    """Stands for an aggregate whose result is a variable of the grouped frame."""
+
+    name: str
+
+
+class QueryPlanner(PatternPlanner):
+    """Plans clauses one after another."""
+
+    def query(self, query: tree.Query, frame: Frame) -> Frame:
+        """The rows of all parts; the frame's bindings are the columns of the last ``RETURN``."""
+        parts: list[Frame] = []
+        for part in query.parts:
+            branch = frame.fork()
+            self.part(part, branch)
+            parts.append(branch)
+        if len(parts) == 1:
+            return parts[0]
+        return self._union(parts, frame, distinct=not query.union_all)
+
+    def part(self, clauses: tuple[tree.Clause, ...], frame: Frame) -> None:
+        """Clauses from first to last."""
+        for clause in clauses:
+            match clause:
+                case tree.Match():
+                    self.match(named_shortest(clause, self.plan.mint), frame)
+                case tree.Unwind():
+                    self._unwind(clause, frame)
+                case tree.CallSubquery():
+                    self._call_subquery(clause, frame)
+                case tree.Projection():
+                    self._project(clause, frame)
+
+    def _union(self, parts: list[Frame], outer: Frame, *, distinct: bool) -> Frame:
+        names = list(parts[0].bindings)
+        merged = Frame(self.plan, "", [*outer.keys], keys=list(outer.keys), base=outer.base)
+        queries: list[exp.Query] = []
+        columns = {name: self.plan.mint("x") for name in names}
+        kinds: dict[str, values.Kind] = {
+            name: values.common([part.bindings[name] for part in parts]) for name in names
+        }
+        for part in parts:
+            shown: list[Expr] = [sql.col(key) for key in outer.keys]
+            for name in names:
+                value = values.as_kind(part.bindings[name], kinds[name])
+                made = values.to_any(value) if kinds[name] == "list" else value.sql
+                shown.append(sql.alias(made, columns[name]))
+            queries.append(exp.select(*(shown or [sql.number(1)])).from_(part.name))
+        whole = united(queries)
+        if distinct:
+            rows = (
+                exp
+                .select(exp.Star())
+                .distinct()
+                .from_(exp.Subquery(this=whole, alias=exp.TableAlias(this=exp.to_identifier("u"))))
+            )
+            whole = rows
+        merged.name = self.plan.step(whole)
+        merged.columns += columns.values()
+        for name, column in columns.items():
+            kind = kinds[name]
+            if kind in ("node", "edge", "list"):
+                merged.bindings[name] = values.of_tagged(sql.col(column), kind)
+            else:
+                merged.bindings[name] = Value(kind, sql.col(column))
+        return merged
+
+    # -- UNWIND
+
+    def _unwind(self, clause: tree.Unwind, frame: Frame) -> None:
+        source = self.expression(clause.source, frame)
+        position = self.plan.mint("x")
+        if source.is_null or source.items == ():
+            frame.filter(sql.FALSE)
+            frame.bindings[clause.variable] = values.null()
+            return
+        entries = [item.entries for item in source.items or ()]
+        # Maps of the same keys become a column for each key.
+        shapes = {None if each is None else frozenset(each) for each in entries}
+        if len(shapes) == 1 and None not in shapes:
+            count = sql.number(len(entries))
+            series = sql.function("generate_series", sql.number(1), count)
+            frame.add({position: sql.function("unnest", series)})
+            maps = [each for each in entries if each is not None]
+            picked = {key: self._picked([each[key] for each in maps], position) for key in maps[0]}
+            item = values.map_of(frame.keep(picked))
+        else:
+            items = operators.as_array(source)
+            kind = source.item if source.kind == "list" else "any"
+            length = sql.cast(sql.function("array_length", items), "bigint")
+            name = self.plan.mint("x")
+            frame.filter(sql.compare(">", length, sql.number(0)))
+            frame.add({
+                name: sql.function("unnest", items),
+                position: sql.function("unnest", sql.function("generate_series",
+                                                              sql.number(1), length)),
+            })  # fmt: skip
+            item = values.item_value(sql.col(name), kind)
+            item = frame.keep({"": item})[""]
+        frame.bindings[clause.variable] = item
+        frame.order = [*frame.order, exp.Ordered(this=sql.col(position), nulls_first=False)]
+
+    def _picked(self, options: list[Value], position: str) -> Value:
+        """The option that a row's position names."""
+        kind = values.common(options)
+        if kind not in values.SCALARS:
+            kind = "any"
+        branches = [
+            (sql.compare("=", sql.col(position), sql.number(at)), values.as_kind(each, kind).sql)
+            for at, each in enumerate(options, 1)
+        ]
+        return Value(kind, sql.case(*branches))
+
+    # -- subqueries
+
+    def subquery(self, subquery: tree.Subquery, frame: Frame) -> Value:
+        """``EXISTS|COUNT|COLLECT { … }`` over the distinct values of what it imports."""
+        inner, pairs = frame.imported(imports(subquery.query, frame))
+        found = self.query(subquery.query, inner)
+        keys = [(self.plan.mint("k"), there) for _, there in pairs]
+        column = self.plan.mint("x")
+        kind: values.Kind = "any"
+        match subquery.kind:
+            case "EXISTS":
+                result: Expr = sql.function("count", sql.number(1))
+            case "COUNT":
+                result = sql.function("count", sql.number(1))
+            case _:
+                value = next(iter(found.bindings.values()))
+                kind = value.kind
+                item = values.escaped(value)
+                order = [each.this for each in found.order] or [item]
+                result = collected(item, order)
+        shown = [*(sql.alias(there, key) for key, there in keys), sql.alias(result, column)]
+        grouped = Frame(self.plan, "", [])
+        grouped.name = self.plan.step(found.grouped(shown, [there for _, there in keys]))
+        back: list[tuple[Expr, Expr]] = [
+            (here, sql.col(key)) for (here, _), (key, _) in zip(pairs, keys, strict=True)
+        ]
+        frame.rejoin(grouped, back, [column], outer=True)
+        if subquery.kind == "COLLECT":
+            filled = sql.function("coalesce", sql.col(column), sql.empty_array())
+            return values.array_of(filled, kind)
+        count = sql.function("coalesce", sql.col(column), sql.number(0))
+        if subquery.kind == "EXISTS":
+            return values.boolean(sql.compare(">", count, sql.number(0)))
+        return values.integer(count)
+
+    def _call_subquery(self, clause: tree.CallSubquery, frame: Frame) -> None:
+        if clause.imports is not None:
+            names = list(clause.imports)
+        else:
+            lead = clause.query.parts[0][0]
+            names = []
+            if isinstance(lead, tree.Projection) and not lead.final:
+                names = imports(lead, frame)
+        for name in names:
+            if name not in frame.bindings:
+                refuse(name, f"the variable {name} is not defined", "bind it before CALL")
+        inner, pairs = frame.imported(names)
+        found = self.query(clause.query, inner)
+        results = {name: _free(value) for name, value in found.bindings.items()}
+        for name in results:
+            if name in frame.bindings:
+                refuse(name, f"CALL returns {name}, which is bound outside", "rename it by AS")
+        self.bring_back(frame, found, pairs, results, outer=False)
+
+    # -- WITH and RETURN
+
+    def _project(self, clause: tree.Projection, frame: Frame) -> None:
+        columns = list(clause.columns)
+        if clause.star:
+            taken = {column.name for column in columns}
+            names = sorted(name for name in frame.bindings if name not in taken)
+            columns = [tree.Column(tree.Variable(n), n, n) for n in names] + columns
+        order = _with_aliases(clause.order, columns)
+        if any(_aggregates(column.expression) for column in columns):
+            scope, order = self._aggregate(columns, order, frame)
+        else:
+            found = {c.name: self.expression(c.expression, frame) for c in columns}
+            scope = dict(frame.bindings)
+            frame.bindings = frame.keep(found)
+            if not clause.distinct:
+                scope |= frame.bindings
+        if clause.distinct:
+            self._distinct(frame)
+            scope = dict(frame.bindings)
+        else:
+            scope |= frame.bindings
+        self._sort_and_cut(clause, order, scope, frame)
+        if clause.where is not None:
+            frame.filter(self.condition(clause.where, frame))
+
+    def _aggregate(
+        self, columns: list[tree.Column], order: Order, frame: Frame
+    ) -> tuple[dict[str, Value], Order]:
+        """Group by the columns without aggregates; gives what ``ORDER BY`` may speak of."""
+        keys = [column for column in columns if not _aggregates(column.expression)]
+        known = {column.expression: tree.Variable(column.name) for column in keys}
+        calls: dict[tree.Call, _Aggregated] = {}
+
+        def take(expression: tree.Expression) -> tree.Expression:
+            """The expression over the grouped frame."""
+            return _replaced(expression, known, calls, self.plan.mint)
+
+        mixed = {c.name: take(c.expression) for c in columns if _aggregates(c.expression)}
+        sorting = tuple((_variables(take(each)), descending) for each, descending in order)
+        grouping = frame.keep({c.name: self.expression(c.expression, frame) for c in keys})
+        arguments = {
+            call: [self.expression(each, frame) for each in call.arguments] for call in calls
+        }
+        columns_before: dict[str, Expr] = {}
+
+        def column(expression: Expr) -> Expr:
+            name = self.plan.mint("x")
+            columns_before[name] = expression
+            return sql.col(name)
+
+        results = {
+            stand_in.name: aggregate(
+                call.name, arguments[call], distinct=call.distinct, order=list(frame.order),
+                column=column,
+            )
+            for call, stand_in in calls.items()
+        }  # fmt: skip
+        frame.add(columns_before)
+        alone = bool(frame.keys) and not keys
+        base, outer_keys = frame.base, list(frame.keys)
+        made = self._group(frame, grouping, results)
+        if alone:
+            made = self._refill(frame, base, outer_keys, made, {
+                stand_in.name: call.name for call, stand_in in calls.items()
+            })  # fmt: skip
+        frame.bindings = made
+        finished = {
+            name: self.expression(_variables(expression), frame)
+            for name, expression in mixed.items()
+        }
+        kept = frame.keep(finished)
+        everything = {**made, **kept}
+        frame.bindings = {column.name: everything[column.name] for column in columns}
+        return everything, sorting
+
+    def _group(
+        self, frame: Frame, grouping: dict[str, Value], results: dict[str, Value]
+    ) -> dict[str, Value]:
+        """One row for each combination of some values, with aggregates over its rows."""
+        selected: list[Expr] = [sql.col(key) for key in frame.keys]
+        by: list[Expr] = [sql.col(key) for key in frame.keys]
+        after = Frame(self.plan, "", list(frame.keys), keys=list(frame.keys), base=frame.base)
+        found: dict[str, Value] = {}
+        for name, value in grouping.items():
+            if value.constant is not values.UNSET:
+                found[name] = value
+            elif value.kind in values.SCALARS:
+                column = self.plan.mint("x")
+                by.append(value.sql)
+                selected.append(sql.alias(value.sql, column))
+                after.columns.append(column)
+                found[name] = Value(value.kind, sql.col(column))
+            else:
+                by.append(values.key_of(value))
+                found[name] = frame.regrouped(value, selected, after)
+        for name, value in results.items():
+            column = self.plan.mint("x")
+            selected.append(sql.alias(value.sql, column))
+            after.columns.append(column)
+            found[name] = replace(value, sql=sql.col(column))
+        if not by and grouping and not results:  # constants alone: one row if there is any
+            column = self.plan.mint("x")
+            selected.append(sql.alias(sql.function("count", sql.number(1)), column))
+            after.columns.append(column)
+            after.name = self.plan.step(exp.select(*selected).from_(frame.name))
+            after.filter(sql.compare(">", sql.col(column), sql.number(0)))
+        else:
+            query = exp.select(*(selected or [sql.number(1)])).from_(frame.name)
+            if grouping and not by:  # only constants to group by: no rows, no group
+                query = query.having(
+                    sql.compare(">", sql.function("count", sql.number(1)), sql.number(0))
+                )
+            after.name = self.plan.step(query.group_by(*by) if by else query)
+        frame.become(after)
+        return found
+
+    def _refill(
+        self, frame: Frame, base: str, keys: list[str], made: dict[str, Value],
+        names: dict[str, str],
+    ) -> dict[str, Value]:  # fmt: skip
+        """An aggregate without groups has a row for every outer row, also where there was none."""
+        whole = Frame(self.plan, base, list(keys), keys=list(keys), base=base)
+        renamed = {key: self.plan.mint("k") for key in keys}
+        query = exp.select(*(sql.alias(sql.col(key), name) for key, name in renamed.items()))
+        whole.name = self.plan.step(query.from_(base))
+        whole.columns = list(renamed.values())
+        pairs = [(sql.col(renamed[key]), sql.col(key)) for key in keys]
+        columns = [column for value in made.values() for column in columns_of(value)]
+        whole.rejoin(frame, cast("list[tuple[Expr, Expr]]", pairs), columns, outer=True)
+        # The rows keep the names of their keys, by which they are joined back later.
+        shown: list[Expr] = [sql.alias(sql.col(renamed[key]), key) for key in keys]
+        shown += [sql.col(column) for column in columns]
+        whole.name = self.plan.step(exp.select(*shown).from_(whole.name))
+        whole.columns = [*keys, *columns]
+        frame.become(whole)
+        frame.keys, frame.base = list(keys), base
+        return {name: _or_none(value, names.get(name, "")) for name, value in made.items()}
+
+    def _distinct(self, frame: Frame) -> None:
+        """One row for each combination of the bindings."""
+        frame.bindings = self._group(frame, frame.bindings, {})
+
+    def _sort_and_cut(
+        self, clause: tree.Projection, order: Order, scope: dict[str, Value], frame: Frame
+    ) -> None:
+        if order:
+            shown, frame.bindings = frame.bindings, scope
+            keys: list[exp.Ordered] = []
+            for expression, descending in order:
+                value = self.expression(expression, frame)
+                try:
+                    parts = operators.sort_keys(value)
+                except operators.NoOrderError:
+                    refuse("ORDER", "a list cannot be sorted by", "sort by size(list) or an item")
+                keys += [exp.Ordered(this=key, desc=descending, nulls_first=descending)
+                         for key in parts]  # fmt: skip
+            named: dict[str, Expr] = {}
+            fixed: list[exp.Ordered] = []
+            for key in keys:
+                if isinstance(key.this, exp.Column):
+                    fixed.append(key)
+                    continue
+                column = self.plan.mint("x")
+                named[column] = key.this
+                fixed.append(exp.Ordered(this=sql.col(column), desc=key.args["desc"],
+                                         nulls_first=key.args["nulls_first"]))  # fmt: skip
+            frame.add(named)
+            frame.bindings = shown
+            frame.order = fixed
+        if clause.skip is None and clause.limit is None:
+            return
+        skip = 0 if clause.skip is None else self._count(clause.skip, "SKIP")
+        limit = None if clause.limit is None else self._count(clause.limit, "LIMIT")
+        # The engine may compute a step twice, so which rows are cut must not be left to chance.
+        steady = [*frame.order, *(
+            exp.Ordered(this=values.key_of(value), nulls_first=False)
+            for value in frame.bindings.values() if value.constant is values.UNSET
+        )] if not clause.final or frame.keys else list(frame.order)  # fmt: skip
+        if frame.keys:
+            rank = self.plan.mint("x")
+            window = exp.Window(
+                this=sql.function("row_number"),
+                partition_by=[sql.col(key) for key in frame.keys],
+                order=exp.Order(expressions=steady) if steady else None,
+            )
+            frame.add({rank: window})
+            tests = [sql.compare(">", sql.col(rank), sql.number(skip))]
+            if limit is not None:
+                tests.append(sql.compare("<=", sql.col(rank), sql.number(skip + limit)))
+            frame.filter(sql.all_of(tests))
+            return
+        query = frame.select()
+        if steady:
+            query = query.order_by(*steady)
+        if limit is not None:
+            query = query.limit(limit)
+        frame.advance(query.offset(skip) if skip else query)
+
+    def _count(self, expression: tree.Expression, word: str) -> int:
+        found: Any = None
+        match expression:
+            case tree.Constant(value=value):
+                found = value
+            case tree.Parameter(name=name):
+                found = self.params[name]
+            case _:
+                found = None
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            refuse(word, f"{word} takes a whole number or a parameter that is one",
+                   f"write {word} 10")  # fmt: skip
+        return found
+
+
+def _free(value: Value) -> Value:
+    """A value without what was known of it only inside the subquery."""
+    if value.parts is not None:
+        nodes, edges = (replace(part, items=None) for part in value.parts)
+        return replace(value, parts=(nodes, edges))
+    return value
+
+
+def _or_none(value: Value, name: str) -> Value:
+    """An aggregate's value where it had no rows."""
+    match name:
+        case "count":
+            return replace(value, sql=sql.function("coalesce", value.sql, sql.number(0)))
+        case "sum":
+            none = {"integer": sql.number(0), "float": sql.number(0.0)}.get(
+                value.kind, sql.lit("n0")
+            )
+            return replace(value, sql=sql.function("coalesce", value.sql, none))
+        case "collect":
+            return replace(value, sql=sql.function("coalesce", value.sql, sql.empty_array()))
+        case "stDev" | "stDevP":
+            return replace(value, sql=sql.function("coalesce", value.sql, sql.number(0.0)))
+        case _:
+            return value
+
+
+def _aggregates(expression: Any) -> bool:
+    """Whether an aggregate stands in an expression, subqueries aside."""
+    match expression:
+        case tree.Call(name=name) if name in AGGREGATES:
+            return True
+        case tree.Subquery():
+            return False
+        case tuple():
+            return any(_aggregates(each) for each in cast("tuple[Any, ...]", expression))
+        case _:
+            if is_dataclass(expression) and not isinstance(expression, type):
+                return any(_aggregates(getattr(expression, f.name)) for f in fields(expression))
+            return False
+
+
+def _replaced(
+    value: Any,
+    known: dict[tree.Expression, tree.Variable],
+    calls: dict[tree.Call, _Aggregated],
+    mint: Any,
+) -> Any:
+    """The same expression over a grouped frame: groups by their names, aggregates by stand-ins."""
+    if isinstance(value, tree.Expression):
+        if value in known:
+            return known[value]
+        if isinstance(value, tree.Call) and value.name in AGGREGATES:
+            if value not in calls:
+                calls[value] = _Aggregated(mint("_aggregate"))
+            return calls[value]
+    if isinstance(value, tuple):
+        return tuple(_replaced(e, known, calls, mint) for e in cast("tuple[Any, ...]", value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{
+            f.name: _replaced(getattr(value, f.name), known, calls, mint) for f in fields(value)
+        })  # fmt: skip
+    return value
+
+
+def _variables(value: Any) -> Any:
+    """Stand-ins as the variables that the grouped frame calls them by."""
+    if isinstance(value, _Aggregated):
+        return tree.Variable(value.name)
+    if isinstance(value, tuple):
+        return tuple(_variables(each) for each in cast("tuple[Any, ...]", value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _variables(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def _with_aliases(order: Order, columns: Iterable[tree.Column]) -> Order:
+    """Sort keys in which an expression that is also a column stands by the column's name."""
+    known = {column.expression: tree.Variable(column.name) for column in columns
+             if not isinstance(column.expression, tree.Variable)}  # fmt: skip
+    return tuple((_renamed(expression, known), descending) for expression, descending in order)
+
+
+def _renamed(value: Any, known: dict[tree.Expression, tree.Variable]) -> Any:
+    if isinstance(value, tree.Expression) and value in known:
+        return known[value]
+    if isinstance(value, tuple):
+        return tuple(_renamed(each, known) for each in cast("tuple[Any, ...]", value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _renamed(getattr(value, f.name), known)
+                                 for f in fields(value)})  # fmt: skip
+    return value
