@@ -201,6 +201,10 @@ class ContextEngine(Protocol):
         """What this engine can do."""
         ...
 
+    async def capabilities_of(self, org_id: UUID) -> Capabilities:
+        """What the engine that answers an organisation can do; there may be several engines."""
+        ...
+
     async def prepare(self) -> None:
         """Create constraints and indexes; safe to call again and from several processes."""
         ...

@@ -63,6 +63,15 @@ class AdvancedEngine:
         """What this engine can do."""
         return self._capabilities
 
+    @property
+    def store(self) -> Store:
+        """Where it reads and appends; for what moves into it."""
+        return self._store
+
+    async def capabilities_of(self, org_id: UUID) -> Capabilities:
+        """The same for every organisation."""
+        return self._capabilities
+
     async def prepare(self) -> None:
         """Nothing: the first write of an organisation makes its tables."""
 

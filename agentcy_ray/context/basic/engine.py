@@ -69,6 +69,10 @@ class BasicEngine:
         """What this engine can do."""
         return self._capabilities
 
+    async def capabilities_of(self, org_id: UUID) -> Capabilities:
+        """The same for every organisation."""
+        return self._capabilities
+
     async def prepare(self) -> None:
         """Create constraints and indexes; also done by the first write."""
         await self._schema.entities()
