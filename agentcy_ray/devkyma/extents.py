@@ -103,9 +103,7 @@ def merged(table: Table, extents: Sequence[Extent], files: Iterable[Any]) -> Enc
 
 
 def _writer(sink: io.BytesIO, schema: pa.Schema) -> Any:
-    return pq.ParquetWriter(
-        sink, schema, compression="zstd", compression_level=1, write_page_index=True
-    )
+    return pq.ParquetWriter(sink, schema, compression="lz4", write_page_index=True)
 
 
 def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
