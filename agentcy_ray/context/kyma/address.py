@@ -13,6 +13,7 @@ from agentcy_ray.core.errors import ConfigError
 Prefix = Literal["kyma", "pensieve", "both"]
 FLIGHT_PORT = 9090
 NO_FLIGHT = "off"
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class KymaAddress:
         host = f"[{base.hostname}]" if ":" in (base.hostname or "") else base.hostname
         port = base.port or (443 if base.scheme == "https" else 80)
         return tuple(dict.fromkeys(f"{scheme}://{host}:{p}" for p in (FLIGHT_PORT, port)))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is on this machine, where no proxy of the environment may come between."""
+        return urlsplit(self.base_url).hostname in _LOOPBACK
 
     @property
     def authorization(self) -> dict[str, str]:

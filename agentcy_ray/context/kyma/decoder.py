@@ -1,7 +1,8 @@
 """kyma's NDJSON back into Arrow, with the types that the text has lost.
 
 A row leaves its nulls out, its keys are sorted, times have no zone, and ``dynamic`` is hexadecimal.
-A schema restores all of it; without one, types are inferred and columns without a value are gone.
+A schema restores all of it, and what lies as text in a column that ingest added; without one, types
+are inferred and columns without a value are gone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import binascii
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.json as pj
 
@@ -35,8 +37,10 @@ def decode(body: bytes, schema: pa.Schema | None = None) -> pa.Table:
     longest = max(map(len, body.splitlines())) if len(body) > _BLOCK else len(body)
     options = pj.ReadOptions(use_threads=False, block_size=max(_BLOCK, longest + 1))
     parsing = pj.ParseOptions(
-        explicit_schema=None if schema is None else pa.schema([_on_wire(f) for f in schema]),
-        unexpected_field_behavior="infer" if schema is None else "ignore",
+        # Numbers and lists may be JSON or text; all else is text, which must not be guessed at.
+        explicit_schema=None
+        if schema is None
+        else pa.schema([(f.name, pa.string()) for f in schema if not _inferred(f.type)]),
     )
     try:
         table = pj.read_json(pa.BufferReader(body), options, parsing)
@@ -85,30 +89,43 @@ def unhex(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     return whole.cast(kind)
 
 
-def _on_wire(field: pa.Field) -> pa.Field:
-    """How the reader takes a column: zones and bytes are restored afterwards."""
-    kind = field.type
-    if _is_bytes(kind) or pa.types.is_date(kind):
-        kind = pa.string()
-    elif pa.types.is_timestamp(kind):
-        kind = _NANOS
-    elif pa.types.is_string_view(kind) or pa.types.is_dictionary(kind):
-        kind = pa.string()
-    return pa.field(field.name, kind)
+def _inferred(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_nested(kind)
+    )
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
-    if _is_bytes(kind) and (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
-        return pa.chunked_array([unhex(chunk, kind) for chunk in column.chunks], kind)
+    if pa.types.is_string(column.type):
+        return _from_text(column, kind)
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type):
         if kind.tz is not None and column.type.tz is None:
             column = pc.assume_timezone(column, "UTC")
         return pc.cast(column, kind, safe=False)  # nanoseconds below the unit are cut
-    if pa.types.is_date(kind) and pa.types.is_string(column.type):
+    # Floats without a fraction are inferred as integers.
+    return pc.cast(column, kind, safe=not pa.types.is_floating(kind))
+
+
+def _from_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if _is_bytes(kind):
+        return pa.chunked_array([unhex(chunk, kind) for chunk in column.chunks], kind)
+    if pa.types.is_nested(kind):
+        return pa.chunked_array([_parsed(chunk, kind) for chunk in column.chunks], kind)
+    if pa.types.is_timestamp(kind):
+        return _cast(pc.cast(pc.utf8_rtrim(column, "Z"), _NANOS), kind)
+    if pa.types.is_date(kind):
         column = pc.utf8_slice_codeunits(column, 0, 10)
     return pc.cast(column, kind)
+
+
+def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Nested values that lie as JSON text, one by one."""
+    return pa.array([text and orjson.loads(text) for text in texts.to_pylist()], kind)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -111,7 +111,9 @@ class FlightDoor:
 
     async def close(self) -> None:
         """Close the connection; streams that still run end."""
-        self._forget()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _thread(self, work: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
@@ -132,7 +134,8 @@ class FlightDoor:
 
     def _answering(self, url: str) -> flight.FlightClient | None:
         """A client to ``url`` when a kyma answers there."""
-        client = flight.connect(url)
+        direct = [("grpc.enable_http_proxy", 0)] if self._address.loopback else None
+        client = flight.connect(url, generic_options=direct)
         ticket = flight.Ticket(b'{"database":"default","query":"SELECT 1","language":"sql"}')
         try:
             client.do_get(ticket, self._options(PROBE_SECS)).read_all()
@@ -150,10 +153,8 @@ class FlightDoor:
         return flight.FlightCallOptions(timeout=timeout_secs, headers=headers)
 
     def _forget(self) -> None:
-        client, self._client = self._client, None
-        self._absent_until = 0.0
-        if client is not None:
-            client.close()
+        # Not closed: other streams may still read from it.
+        self._client, self._absent_until = None, 0.0
 
     def _said(self, error: Exception) -> str:
         message = str(error).partition(". gRPC client debug context")[0].partition(". Detail: ")[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,11 +41,13 @@ class Patience:
     read_attempts: int = 3
     first_secs: float = 0.2
     most_secs: float = 10.0
+    most_told_secs: float = 60.0
+    """The longest wait that kyma may ask for."""
 
     def wait_secs(self, attempt: int, retry_after_secs: float | None) -> float:
         """Seconds to wait after the failed ``attempt`` (from 1)."""
         if retry_after_secs is not None:
-            return min(retry_after_secs, self.most_secs) * random.uniform(1.0, 1.25)
+            return min(retry_after_secs, self.most_told_secs) * random.uniform(1.0, 1.25)
         return min(self.most_secs, self.first_secs * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 
@@ -66,7 +67,6 @@ class Answer:
     body: bytes
     media_type: str
     rows: int | None
-    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class KymaHttp:
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECS),
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=16),
             follow_redirects=False,
+            trust_env=not address.loopback,
         )
 
     async def query(
@@ -219,5 +220,4 @@ class KymaHttp:
             response.content,
             response.headers.get("content-type", "").partition(";")[0].strip(),
             int(rows) if rows and rows.isdigit() else None,
-            response.headers,
         )

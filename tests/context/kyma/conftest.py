@@ -9,7 +9,9 @@ from pydantic import SecretStr
 from agentcy_ray.context.kyma import KymaAddress, KymaClient, Patience
 from tests.context.kyma.stub import Served, StubKyma, serving
 
-QUICK = Patience(attempts=4, read_attempts=3, first_secs=0.001, most_secs=0.002)
+QUICK = Patience(
+    attempts=4, read_attempts=3, first_secs=0.001, most_secs=0.002, most_told_secs=0.01
+)
 
 Open = Callable[..., KymaClient]
 

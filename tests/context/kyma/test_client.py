@@ -138,7 +138,33 @@ async def test_admission_control_and_gateways_are_waited_for(
         await client.read("kyma", "SELECT 1", timeout_ms=900)
 
 
-@pytest.mark.requirement("KYMA-02")
+@pytest.mark.requirement("KYMA-03")
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_refused_slice_is_sent_once(
+    client: KymaClient, stub: StubKyma, status: int
+) -> None:
+    stub.then("/v1/ingest", failure(status, "table_not_found" if status == 404 else "forbidden"))
+
+    with pytest.raises(EngineError):
+        await client.ingest("kyma", "context_nodes", ROWS, key_scope="p1")
+
+    assert len(stub.ingests()) == 1
+
+
+@pytest.mark.requirement("KYMA-03")
+@pytest.mark.parametrize("status", [400, 413])
+async def test_a_slice_that_does_not_suit_is_halved_and_no_part_is_sent_twice(
+    client: KymaClient, stub: StubKyma, status: int
+) -> None:
+    stub.then("/v1/ingest", failure(status, "bad_request_body"))
+
+    assert (await client.ingest("kyma", "context_nodes", ROWS, key_scope="p1")).rows == 2
+
+    keys = [seen.headers["x-idempotency-key"] for seen in stub.ingests()]
+    assert len(keys) == len(set(keys)) == 3
+
+
+@pytest.mark.requirement("KYMA-03")
 async def test_a_storm_of_429_and_500_ends_with_every_row_stored_once(
     client: KymaClient, stub: StubKyma
 ) -> None:

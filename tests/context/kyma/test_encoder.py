@@ -204,3 +204,13 @@ def test_an_answer_that_is_no_ndjson_is_an_error() -> None:
         decode(b"<html></html>")
     with pytest.raises(EngineError, match="NDJSON"):
         decode(b'{"n":"x"}', pa.schema([("n", pa.int64())]))
+
+
+def test_numbers_are_read_whether_they_are_json_or_text() -> None:
+    schema = pa.schema([("n", pa.int64()), ("share", pa.float64()), ("ok", pa.bool_())])
+
+    table = decode(b'{"n":9007199254740993,"share":1}\n{"share":0.5,"ok":true}', schema)
+    texts = decode(b'{"n":"9007199254740993","share":"1"}\n{"share":"0.5","ok":"true"}', schema)
+
+    assert table.to_pydict() == {"n": [2**53 + 1, None], "share": [1.0, 0.5], "ok": [None, True]}
+    assert texts.equals(table)

@@ -35,6 +35,7 @@ def client(flight: ScriptedFlight, open_client: Open) -> KymaClient:
     return open_client(flight=flight.url)
 
 
+@pytest.mark.requirement("KYMA-05")
 async def test_a_result_comes_in_arrow_without_a_request_over_http(
     client: KymaClient, flight: ScriptedFlight, stub: StubKyma
 ) -> None:
@@ -108,6 +109,7 @@ async def test_an_answer_without_a_single_message_is_an_empty_table(open_client:
         assert table.equals(schema.empty_table())
 
 
+@pytest.mark.requirement("KYMA-05")
 async def test_without_flight_the_answer_comes_over_http(open_client: Open, stub: StubKyma) -> None:
     client = open_client(flight="grpc://127.0.0.1:1")
     stub.then("/v1/query", ndjson({"id": "a"}))

@@ -14,6 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from agentcy_ray.context.kyma import Budgets, KymaAddress, KymaClient
+from agentcy_ray.core import batches
+from agentcy_ray.core.batches import vectors_field
 from agentcy_ray.core.errors import (
     EngineRefusedError,
     MissingDataError,
@@ -109,6 +111,54 @@ async def test_what_is_written_is_read_back_in_arrow(
     assert columns["duration_ms"] == "string"
 
 
+def sample(schema: pa.Schema) -> pa.RecordBatch:
+    """Two rows of a batch schema: one with a value in every column, one with as few as it may."""
+    row: dict[str, object] = {}
+    for field in schema:
+        if pa.types.is_timestamp(field.type):
+            row[field.name] = AT
+        elif pa.types.is_fixed_size_list(field.type):
+            row[field.name] = [0.1, -2.5, 3e-20]
+        elif pa.types.is_floating(field.type):
+            row[field.name] = 0.1
+        elif pa.types.is_list(field.type):
+            row[field.name] = ["File", 'a "b"']
+        else:
+            row[field.name] = (
+                '{"k": "é\\n"}' if field.name in {"props", "properties"} else "é\n\x1f"
+            )
+    few = {name: value for name, value in row.items() if not schema.field(name).nullable}
+    return pa.RecordBatch.from_pylist([row, few], schema)
+
+
+@pytest.mark.requirement("KYMA-09")
+@pytest.mark.parametrize("flight", [True, False])
+async def test_every_type_of_the_batch_schemas_survives_the_way_in_and_back(
+    kyma: Kyma, database: str, flight: bool
+) -> None:
+    schemas = {
+        name.lower(): schema
+        for name, schema in vars(batches).items()
+        if isinstance(schema, pa.Schema)
+    }
+    schemas["vectors"] = pa.schema([vectors_field(3)])
+    assert len(schemas) > 10
+    client = kyma.client(flight=flight)
+    for table, schema in schemas.items():
+        batch = sample(schema)
+        await client.ingest(database, table, batch, key_scope="p")
+        columns = [field for field in schema if field.name != "props"]
+        names = ", ".join(f'"{field.name}"' for field in columns)
+        back = await client.read(
+            database, f"SELECT {names} FROM {table} ORDER BY {names}", timeout_ms=10_000,
+            schema=pa.schema(columns),
+        )  # fmt: skip
+        expected = pa.Table.from_batches([batch.select([f.name for f in columns])])
+        assert sorted(map(repr, back.to_pylist())) == sorted(map(repr, expected.to_pylist())), table
+        assert back.schema.types == [field.type for field in columns]
+    await client.close()
+
+
 async def test_nothing_there_yet_is_told_from_a_wrong_text(kyma: Kyma, database: str) -> None:
     for client in (kyma.client(), kyma.client(flight=False)):
         with pytest.raises(MissingDataError):
@@ -127,6 +177,7 @@ async def test_nothing_there_yet_is_told_from_a_wrong_text(kyma: Kyma, database:
         await client.close()
 
 
+@pytest.mark.requirement("KYMA-04")
 async def test_a_row_that_does_not_fit_is_put_aside(kyma: Kyma, database: str) -> None:
     client = kyma.client()
     batch = pa.record_batch({"at": [AT.isoformat(), "soon", None], "label": ["a", "b", "c"]})
@@ -189,6 +240,7 @@ def faults(kyma: Kyma) -> Iterator[Faults]:
     kyma.faults.set(Faults().shown())
 
 
+@pytest.mark.requirement("KYMA-03")
 async def test_storms_and_lost_answers_store_every_row_once(
     kyma: Kyma, faults: Faults, database: str
 ) -> None:

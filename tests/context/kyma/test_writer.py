@@ -48,6 +48,7 @@ async def test_a_batch_travels_in_slices_under_derived_keys(
     assert len({s.headers["x-idempotency-key"] for s in stub.ingests()}) == 3 * written.slices
 
 
+@pytest.mark.requirement("KYMA-03")
 async def test_a_write_that_broke_off_goes_on_behind_what_was_acknowledged(
     stub: StubKyma, open_client: Open
 ) -> None:
@@ -102,6 +103,7 @@ async def test_one_request_makes_a_table_before_others_fill_it(
     assert (await asyncio.wait_for(writing, 20)).rows == 100
 
 
+@pytest.mark.requirement("KYMA-04")
 async def test_rows_that_kyma_refuses_are_named_and_all_others_stored(
     stub: StubKyma, client: KymaClient
 ) -> None:
