@@ -122,6 +122,18 @@ class QueryResult(Record):
     took_ms: float
     engine: str
     warnings: tuple[str, ...] = ()
+    chart: dict[str, Any] | None = None
+    """How the rows may be drawn: ``{kind: bar|line, x, y[], series?}``."""
+
+
+class NativeResult(Record):
+    """The engine's own answer to a text that nobody scoped or rewrote, cut at a limit."""
+
+    rows: tuple[dict[str, Any], ...]
+    truncated: bool
+    took_ms: float
+    engine: str
+    database: str
 
 
 class SearchQuery(Record):
@@ -291,6 +303,20 @@ class ContextEngine(Protocol):
         Raises:
             CapabilityError, QueryRejectedError, QueryTimeoutError: as ``query``, by the first batch
                 or a later one.
+        """
+        ...
+
+    async def native(
+        self, org_id: UUID, language: Language, text: str, *, limit: int, timeout_ms: int
+    ) -> NativeResult:
+        """Hand a text to the engine as it stands, on the organisation's own database.
+
+        It sees every version of every row, whatever the caller's realms; for administrators.
+
+        Raises:
+            CapabilityError: the engine holds organisations in one database.
+            QueryRejectedError: the engine does not take the text.
+            QueryTimeoutError: it ran past ``timeout_ms``.
         """
         ...
 

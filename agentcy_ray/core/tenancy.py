@@ -61,7 +61,10 @@ def _matrix() -> dict[str, dict[Role, Grant]]:
     grant("llm.invoke rag.search graph.read graph.query source.read activity.write", _ALL)
     grant("source.create source.update source.delete", _ADMINS)
     grant("source.sync access.request", _MEMBERS)
-    grant("access.decide graph.write realm.write embedding.manage engine.migrate", _ADMINS)
+    grant(
+        "access.decide graph.native graph.write realm.write embedding.manage engine.migrate",
+        _ADMINS,
+    )
     grant("pipeline.read", _ALL)
     grant("pipeline.run", _MEMBERS)
     grant("pipeline.write", _ADMINS)

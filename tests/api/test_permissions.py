@@ -17,7 +17,7 @@ x x own - | chat.approve
 x x x x | llm.invoke rag.search graph.read graph.query source.read activity.write
 x x - - | source.create source.update source.delete
 x x x - | source.sync access.request
-x x - - | access.decide graph.write realm.write embedding.manage engine.migrate
+x x - - | access.decide graph.native graph.write realm.write embedding.manage engine.migrate
 x x x x | pipeline.read
 x x x - | pipeline.run
 x x - - | pipeline.write
@@ -32,7 +32,8 @@ x x - - | worker.read worker.manage
 x x - - | org.read org.write org.invite user.read user.write apikey.read apikey.write
 x - - - | org.delete org.billing org.transfer
 """
-"""The table of the product specification, §5.2: owner, admin, member, viewer."""
+"""The table of the product specification, §5.2: owner, admin, member, viewer; and ``graph.native``,
+which the issue of the Advanced engine asks for."""
 
 
 def specified() -> dict[str, list[str]]:

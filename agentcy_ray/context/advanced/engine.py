@@ -10,7 +10,12 @@ from uuid import UUID
 import pyarrow as pa
 
 from agentcy_ray.context.advanced import counts, reads, search, writes
-from agentcy_ray.context.advanced.query import Planners, run_query, stream_query
+from agentcy_ray.context.advanced.query import (
+    Planners,
+    native_query,
+    run_query,
+    stream_query,
+)
 from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.engine import (
     Capabilities,
@@ -18,6 +23,8 @@ from agentcy_ray.context.engine import (
     EntityKind,
     GraphSchema,
     GraphStats,
+    Language,
+    NativeResult,
     Node,
     Query,
     QueryResult,
@@ -175,6 +182,18 @@ class AdvancedEngine:
         async with aclosing(stream_query(self._store, self._planners, scope, query)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def native(
+        self, org_id: UUID, language: Language, text: str, *, limit: int, timeout_ms: int
+    ) -> NativeResult:
+        """Hand a text to kyma as it stands, on the organisation's database.
+
+        Raises:
+            QueryRejectedError, QueryTimeoutError: see the protocol.
+        """
+        return await native_query(
+            self._store, org_id, language, text, limit=limit, timeout_ms=timeout_ms
+        )
 
     async def schema(self, scope: Scope) -> GraphSchema:
         """Labels, edge types and their property names."""

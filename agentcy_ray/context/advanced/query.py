@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
+from uuid import UUID
 
 import pyarrow as pa
 
 from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.basic.query import MAX_ROWS
-from agentcy_ray.context.engine import Column, Language, Query, QueryResult, Scope
+from agentcy_ray.context.engine import Column, Language, NativeResult, Query, QueryResult, Scope
+from agentcy_ray.context.kyma.http import Budgets
 from agentcy_ray.context.languages.planned import Planned, column_types, decode, to_arrow
 from agentcy_ray.context.tables import arrow_field
 from agentcy_ray.core.errors import CapabilityError, InvalidError, QueryTimeoutError
@@ -67,6 +69,29 @@ async def run_query(store: Store, planners: Planners, scope: Scope, query: Query
         took_ms=(time.perf_counter() - started) * 1000,
         engine="advanced",
         warnings=(*planned.warnings, *cut),
+        chart=planned.chart,
+    )
+
+
+async def native_query(
+    store: Store, org_id: UUID, language: Language, text: str, *, limit: int, timeout_ms: int
+) -> NativeResult:
+    """Kyma's own answer to a text.
+
+    Raises:
+        QueryRejectedError: kyma does not take it.
+        QueryTimeoutError: it ran past ``timeout_ms``.
+    """
+    started = time.perf_counter()
+    database = await store.found(org_id)
+    answer = await store.client.native(database, language, text, Budgets(timeout_ms=timeout_ms))
+    rows = await asyncio.to_thread(answer.records)
+    return NativeResult(
+        rows=tuple(rows[:limit]),
+        truncated=len(rows) > limit,
+        took_ms=(time.perf_counter() - started) * 1000,
+        engine="advanced",
+        database=database,
     )
 
 

@@ -20,6 +20,8 @@ from agentcy_ray.context.engine import (
     EntityKind,
     GraphSchema,
     GraphStats,
+    Language,
+    NativeResult,
     Node,
     Query,
     QueryResult,
@@ -206,6 +208,22 @@ class BasicEngine:
         """
         for batch in await asyncio.to_thread(as_batches, await self.query(scope, query)):
             yield batch
+
+    async def native(
+        self, org_id: UUID, language: Language, text: str, *, limit: int, timeout_ms: int
+    ) -> NativeResult:
+        """Refuse: organisations share the database of this engine.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise CapabilityError(
+            "the Basic engine keeps all organisations in one database, so it answers scoped"
+            f" queries alone; for native ones set {ADVANCED}",
+            capability="native",
+            engine="basic",
+            set=ADVANCED,
+        )
 
     async def schema(self, scope: Scope) -> GraphSchema:
         """Labels, edge types and their property names."""
