@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from agentcy_ray.context.advanced.query import Planners
-from agentcy_ray.context.languages import cypher
+from agentcy_ray.context.languages import cypher, kql
 
-PLANNERS: Planners = {"cypher": cypher.plan}
+PLANNERS: Planners = {"cypher": cypher.plan, "kql": kql.plan}
