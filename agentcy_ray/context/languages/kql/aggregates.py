@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.facts import ITEM, function, text_of
 from agentcy_ray.context.languages.kql import tree
 from agentcy_ray.context.languages.kql.values import (
     NUMERIC,
@@ -171,10 +171,9 @@ def _list(lowering: Lowering, node: tree.Call, value: Value, rest: list[tree.Exp
         most = lowering.known(rest[1], "the largest size").constant
         if not isinstance(most, int) or not 0 < most <= MOST_ITEMS:
             lowering.fail(rest[1], f"a size is 1 to {MOST_ITEMS}")
-        # An absent item takes a place in the array, and none in the list.
-        found = function("array_remove_all", found, exp.Cast(
-            this=exp.Null(), to=exp.DataType.build("varchar")
-        )) if value.nullable else found  # fmt: skip
+        if value.nullable:  # an absent item takes a place in the array, and none in the list
+            text = function("array_to_string", found, text_of(ITEM))
+            found = function("string_to_array", text, text_of(ITEM))
         found = function("array_slice", found, 1, most)
     return Value(list_of(found), "dynamic", nullable=False)
 

@@ -63,7 +63,7 @@ def equal(left: Value, right: Value, *, filtering: bool) -> exp.Expr:
     plain = exp.EQ(this=left.copy, expression=right.copy)
     if filtering or not (left.nullable or right.nullable):
         return plain
-    return exp.NullSafeEQ(this=left.copy, expression=right.copy)
+    return exp.Paren(this=exp.NullSafeEQ(this=left.copy, expression=right.copy))
 
 
 def unequal(left: Value, right: Value) -> exp.Expr:
@@ -71,7 +71,8 @@ def unequal(left: Value, right: Value) -> exp.Expr:
     if (right.is_constant and right.constant == "") or (left.is_constant and left.constant == ""):
         return exp.NEQ(this=_filled(left), expression=_filled(right))
     if left.nullable or right.nullable:
-        return exp.NullSafeNEQ(this=left.copy, expression=right.copy)
+        # In parentheses: engines read what follows FROM as far as it goes.
+        return exp.Paren(this=exp.NullSafeNEQ(this=left.copy, expression=right.copy))
     return exp.NEQ(this=left.copy, expression=right.copy)
 
 

@@ -69,7 +69,8 @@ def expand(pipes: Pipelines, frame: Frame, stage: tree.Expand) -> Frame:
     shown = _in_place(shown, frame, expanded)
     # The engines differ on an empty list: none or one empty item. Items are never empty.
     gaps = [
-        exp.NullSafeNEQ(this=column(name), expression=exp.Literal.string("")) for name in expanded
+        exp.Paren(this=exp.NullSafeNEQ(this=column(name), expression=exp.Literal.string("")))
+        for name in expanded
     ]
     result = pipes.plan.select(inner, shown, where=exp.Paren(this=exp.or_(*gaps)))
     if stage.limit is not None:

@@ -49,7 +49,7 @@ def _list(called: Called, position: int) -> exp.Expr:
 
 def _pack_array(called: Called) -> Value:
     items = [function("coalesce", list_item(each), "z") for each in called.arguments]
-    return Value(list_of(exp.Array(expressions=items)), "dynamic", False)
+    return Value(list_of(function("make_array", *items)), "dynamic", False)
 
 
 def _holds(called: Called) -> Value:

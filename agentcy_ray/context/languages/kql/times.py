@@ -18,7 +18,6 @@ from agentcy_ray.context.languages.kql.values import (
     constant,
     convert,
     nanos,
-    span_text,
 )
 
 if TYPE_CHECKING:
@@ -214,10 +213,6 @@ def _format(called: Called) -> Value:
     return Value(function("to_char", value.copy, "".join(parts)), "string", value.nullable)
 
 
-def _format_span(called: Called) -> Value:
-    return Value(span_text(_span(called, 0).copy), "string")
-
-
 def _make(called: Called) -> Value:
     numbers = [called.number(each) for each in range(len(called.arguments))]
     if not all(each.is_constant for each in numbers):
@@ -255,7 +250,7 @@ def functions(make: Callable[..., Any]) -> dict[str, Any]:
         "hourofday": make(_part("hour")), "getyear": make(_part("year")),
         "getmonth": make(_part("month")), "monthofyear": make(_part("month")),
         "week_of_year": make(_part("week")), "weekofyear": make(_part("week")),
-        "format_datetime": make(_format, 2, 2), "format_timespan": make(_format_span, 1, 1),
+        "format_datetime": make(_format, 2, 2),
         "make_datetime": make(_make, 3, 6),
         "unixtime_seconds_todatetime": make(_unix(SECOND)),
         "unixtime_milliseconds_todatetime": make(_unix(1_000_000)),

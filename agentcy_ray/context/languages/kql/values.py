@@ -279,7 +279,11 @@ def to_dynamic(value: Value) -> exp.Expr:
         return value.copy
     if value.kind == "null":
         return null("dynamic")
-    return joined([exp.Literal.string(mark[value.kind]), to_text(value)])
+    if value.kind == "datetime":  # as the answer's columns write it
+        text = function("to_char", value.copy, "%Y-%m-%dT%H:%M:%S%.6fZ")
+    else:
+        text = to_text(value)
+    return joined([exp.Literal.string(mark[value.kind]), text])
 
 
 def convert(value: Value, kind: Kind) -> Value:
