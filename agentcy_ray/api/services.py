@@ -35,7 +35,7 @@ from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.source_records import Source
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.engine import ContextEngine
-from agentcy_ray.context.factory import open_engine
+from agentcy_ray.context.migration.opening import has_both, open_context
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import AgentcyError, InvalidError, NotFoundError
 from agentcy_ray.core.metrics import Metrics
@@ -46,6 +46,7 @@ from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
 from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.intake import Intake
+from agentcy_ray.ingest.migration.requests import MigrationRequests
 from agentcy_ray.ingest.retention import purge_job
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
@@ -88,6 +89,7 @@ class Services:
     check_cluster: Probe | None
     queue: JobQueue
     syncs: SyncRuns
+    migrations: MigrationRequests
     intake: Intake
     drops: FileDrops
     upkeep: Upkeep
@@ -232,11 +234,12 @@ async def open_services(
         opening.push_async_callback(redis.aclose)
         bell = Bell(redis)
         opening.push_async_callback(bell.aclose)
-        engine = open_engine(settings, endpoints)
+        engine = open_context(settings, endpoints, db, bell)
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
-            dispatcher, embedder, check_source, check_cluster, metrics or Metrics(), opening,
+            dispatcher, embedder, check_source, check_cluster, metrics or Metrics(),
+            has_both(endpoints), opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
         opening.push_async_callback(_sharing(services.shared_metrics))
@@ -255,6 +258,7 @@ def _assemble(
     check_source: CheckSource,
     check_cluster: Probe | None,
     metrics: Metrics,
+    both_engines: bool,
     opening: AsyncExitStack,
 ) -> Services:
     clock = SystemClock()
@@ -301,6 +305,7 @@ def _assemble(
         check_cluster=check_cluster,
         queue=queue,
         syncs=SyncRuns(db, queue),
+        migrations=MigrationRequests(db, queue, both=both_engines),
         intake=intake,
         drops=FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops"),
         upkeep=Upkeep(db, queue, settings),

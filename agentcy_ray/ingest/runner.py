@@ -83,7 +83,7 @@ class SyncRunner:
                 attempts are left, waits to be gone on with.
         """
         source_id = await transitions.source_of(self._db, org_id, run_id)
-        engine = self._stores.engine.capabilities
+        engine = await self._stores.engine.capabilities_of(org_id)
         taken = await acquire(
             self._db,
             org_id,

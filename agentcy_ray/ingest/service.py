@@ -17,6 +17,7 @@ from agentcy_ray.connectors.registry import Registry, builtin_registry
 from agentcy_ray.connectors.secrets import secret_values
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.factory import open_engine
+from agentcy_ray.context.migration.opening import has_both, open_router
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.continuous.file_drop import FileDrops
@@ -25,6 +26,8 @@ from agentcy_ray.ingest.continuous.publish import PipelinePublisher
 from agentcy_ray.ingest.continuous.segments import SourceSegments
 from agentcy_ray.ingest.extract import OpenedSource, OpenSource
 from agentcy_ray.ingest.graph_publish import Probe
+from agentcy_ray.ingest.migration.runner import JOB_KIND as MIGRATION_KIND
+from agentcy_ray.ingest.migration.runner import MigrationRunner
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.retention import PRUNE_KIND, PURGE_KIND, Retention
 from agentcy_ray.ingest.runner import SyncRunner, no_probe
@@ -62,6 +65,7 @@ class Ingest:
         retention: Retention,
         audit_retention: AuditRetention,
         pipelines: PipelinePublisher,
+        migrations: MigrationRunner | None,
         resources: AsyncExitStack,
     ) -> None:
         self.db = db
@@ -70,6 +74,7 @@ class Ingest:
         self.retention = retention
         self.audit_retention = audit_retention
         self.pipelines = pipelines
+        self.migrations = migrations
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -81,6 +86,13 @@ class Ingest:
             AUDIT_KIND: self._prune_audit,
             PIPELINE_KIND: self.pipelines.run,
         }
+
+    def long_handlers(self) -> Mapping[str, Handler]:
+        """The kinds that take hours, for a worker beside the one of ``handlers``.
+
+        Without both engines there is nothing to move, and no job of such a kind is taken.
+        """
+        return {} if self.migrations is None else {MIGRATION_KIND: self.migrations.handle}
 
     async def close(self) -> None:
         """Let go of every store."""
@@ -133,7 +145,12 @@ async def open_ingest(
         resources.push_async_callback(redis.aclose)
         bell = Bell(redis)
         resources.push_async_callback(bell.aclose)
-        engine = open_engine(settings, endpoints, metrics=metrics, sink=sink)
+        router = (
+            open_router(settings, endpoints, db, bell, metrics=metrics, sink=sink)
+            if has_both(endpoints)
+            else None
+        )
+        engine = router or open_engine(settings, endpoints, metrics=metrics, sink=sink)
         resources.push_async_callback(engine.close)
         secrets = resolve_secrets(settings)
         vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
@@ -162,7 +179,13 @@ async def open_ingest(
         resources.push_async_callback(queue.close)
         drops = FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops")
         pipelines = PipelinePublisher(db, objects, engine, runner, drops)
-        return Ingest(db, bell, runner, retention, audit_retention, pipelines, resources.pop_all())
+        migrations = None
+        if router is not None:
+            migrations = MigrationRunner(db, router, objects, settings, bell=bell)
+        return Ingest(
+            db, bell, runner, retention, audit_retention, pipelines, migrations,
+            resources.pop_all(),
+        )  # fmt: skip
     raise AssertionError("unreachable: the stack above swallows nothing")
 
 

@@ -28,7 +28,7 @@ class Keys:
     """A set of keys as one sorted block of 28 bytes each; cheap to look many keys up in."""
 
     def __init__(self, parts: Sequence[pa.Array | pa.ChunkedArray] = ()) -> None:
-        blocks = [_fixed(part) for part in parts if len(part)]
+        blocks = [fixed_keys(part) for part in parts if len(part)]
         self._block = np.unique(np.concatenate(blocks)) if blocks else np.empty(0, _KEY_TYPE)
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Keys:
 
     def mask(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Which values of ``column`` are in the set."""
-        asked = _fixed(column)
+        asked = fixed_keys(column)
         if not len(self._block) or not len(asked):
             return pa.array(np.zeros(len(asked), dtype=bool))
         at = np.minimum(np.searchsorted(self._block, asked), len(self._block) - 1)
@@ -209,6 +209,6 @@ def _marked(gone: pa.Array, key: str, after: str | None, within: Keys | None) ->
     return _cut(table, key, after, within)
 
 
-def _fixed(column: pa.Array | pa.ChunkedArray) -> Any:
+def fixed_keys(column: pa.Array | pa.ChunkedArray) -> Any:
     """Keys as a numpy column of 28 bytes; all ids of the house have that length."""
     return flat(column).cast(pa.binary(28)).to_numpy(zero_copy_only=False).astype(_KEY_TYPE)

@@ -32,6 +32,19 @@ HOST_CONNECTIONS = 4
 """A session host only reads configs; tools do not touch the database."""
 
 
+class Workers:
+    """Job workers of one process, side by side."""
+
+    def __init__(self, workers: Sequence[JobWorker]) -> None:
+        self._workers = tuple(workers)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set; each finishes or hands back what it runs."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers:
+                group.create_task(worker.run(stop))
+
+
 async def open_sources(settings: Settings) -> SourceStore:
     """The sources of a session host. Hosts and ingest workers alone open credentials."""
     endpoints = await resolve_endpoints(settings)
@@ -48,8 +61,8 @@ async def open_sources(settings: Settings) -> SourceStore:
 
 async def open_ingest_worker(
     settings: Settings, name: str, embedders: Sequence[str], kyma_writers: Sequence[str]
-) -> tuple[JobWorker, Callable[[], Awaitable[None]]]:
-    """A job worker for syncs and replays of policies, and what closes it."""
+) -> tuple[Workers, Callable[[], Awaitable[None]]]:
+    """Job workers for syncs, replays of policies and migrations, and what closes them."""
     endpoints = await resolve_endpoints(settings)
     metrics = Metrics()
     sink = KymaWriterPool(kyma_writers) if kyma_writers else None
@@ -70,7 +83,10 @@ async def open_ingest_worker(
         await ingest.close()
         await redis.aclose()
 
-    return JobWorker(queue, handlers, name, settings, bell=ingest.bell), close
+    workers = [JobWorker(queue, handlers, name, settings, bell=ingest.bell)]
+    if long := ingest.long_handlers():  # beside the others, so that syncs go on meanwhile
+        workers.append(JobWorker(queue, long, f"{name}-long", settings, bell=ingest.bell))
+    return Workers(workers), close
 
 
 async def open_kyma_writer(

@@ -102,9 +102,9 @@ EXAMPLES = (
 
 
 @router.get("/capabilities")
-async def capabilities(_: Reader, request: Request) -> Capabilities:
+async def capabilities(caller: Reader, request: Request) -> Capabilities:
     """What the engine of this organisation can do."""
-    return _engine(request).capabilities
+    return await _engine(request).capabilities_of(caller.org_id)
 
 
 @router.get("/schema")

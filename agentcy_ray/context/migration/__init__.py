@@ -1,0 +1,1 @@
+"""Moving an organisation's graph from the Basic engine to the Advanced one."""

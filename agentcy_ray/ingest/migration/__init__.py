@@ -1,0 +1,1 @@
+"""Carrying out a migration from the Basic engine to the Advanced one, as a job."""
