@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import threading
+import logging
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from obstore.exceptions import BaseError
 
 from agentcy_ray.devkyma.catalog import Catalog, Table, Written
 from agentcy_ray.devkyma.config import Config
@@ -15,6 +18,8 @@ from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.extents import Extents, open_extents
 from agentcy_ray.devkyma.rows import Rows
 from agentcy_ray.devkyma.sessions import Sessions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +49,11 @@ class Engine:
         self.extents: Extents = open_extents(config)
         self.sessions = Sessions(config, self.catalog, self.extents)
         self.on_added: Callable[[Table], None] | None = None
-        known = frozenset(
-            (table.id, extent.id)
+        self.extents.sweep({
+            table.id: frozenset(extent.id for extent in table.extents)
             for tables in self.catalog.databases().values()
             for table in tables.values()
-            for extent in table.extents
-        )
-        self.extents.sweep(known)
-        self._creating = threading.Lock()
+        })
 
     def close(self) -> None:
         """Let the data go; requests have to be over."""
@@ -62,8 +64,16 @@ class Engine:
         """Store a body; it is durable and visible when this returns.
 
         Raises:
-            EngineError: 400 for a body that does not fit, 404 when the table may not be created.
+            EngineError: 400 for a body that does not fit, 404 when the table may not be created,
+                500 when catalog or storage fail; the same key may be tried again.
         """
+        try:
+            return self._ingest(request)
+        except (OSError, sqlite3.Error, BaseError) as error:
+            log.exception("ingest into %s.%s failed", request.database, request.table)
+            raise EngineError(500, "ingest_failed", f"storage failed: {error}") from error
+
+    def _ingest(self, request: IngestRequest) -> dict[str, object]:
         if request.key is not None and (first := self.catalog.written(request.key)) is not None:
             return _acknowledge(first, extents=0, replayed=True)
         table = (self.catalog.tables(request.database) or {}).get(request.table)
@@ -83,9 +93,12 @@ class Engine:
         if rows.count:
             batch = rows.table(table.columns)
             extent = self.extents.write(table, self.catalog.new_extent_id(), batch)
-        written, stored = self.catalog.add(table, extent, request.key)
-        if extent is not None and not stored:
-            self.extents.remove(table.id, extent.id)
+        stored = False
+        try:
+            written, stored = self.catalog.add(table, extent, request.key)
+        finally:
+            if extent is not None and not stored:
+                self.extents.remove(table.id, extent.id)
         if stored and self.on_added is not None:
             self.on_added(table)
         return _acknowledge(written, extents=1 if stored and extent else 0, replayed=not stored)

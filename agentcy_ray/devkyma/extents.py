@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +44,11 @@ class Extents(Protocol):
         """Remove an extent; one that is absent is no error."""
         ...
 
-    def sweep(self, keep: frozenset[tuple[str, int]]) -> int:
-        """Remove what a crash left: every extent that the catalog does not know."""
+    def sweep(self, known: Mapping[str, frozenset[int]]) -> int:
+        """Remove what a crash left: extents of known tables that the catalog does not know.
+
+        Other tables are left alone, so that a catalog that was lost takes no data with it.
+        """
         ...
 
     def location(self, table: Table) -> str:
@@ -139,14 +142,14 @@ class LocalExtents:
         """See Extents."""
         shutil.rmtree(self._path(table_id, extent_id), ignore_errors=True)
 
-    def sweep(self, keep: frozenset[tuple[str, int]]) -> int:
+    def sweep(self, known: Mapping[str, frozenset[int]]) -> int:
         """See Extents."""
         swept = 0
-        for folder in self._tables.glob(f"*/{PARTITION}=*"):
-            extent_id = int(folder.name.partition("=")[2])
-            if (folder.parent.name, extent_id) not in keep:
-                shutil.rmtree(folder)
-                swept += 1
+        for table_id, extent_ids in known.items():
+            for folder in (self._tables / table_id).glob(f"{PARTITION}=*"):
+                if int(folder.name.partition("=")[2]) not in extent_ids:
+                    shutil.rmtree(folder)
+                    swept += 1
         return swept
 
     def location(self, table: Table) -> str:
@@ -209,15 +212,13 @@ class S3Extents:
         """See Extents."""
         self._store.delete(self._key(table_id, extent_id))
 
-    def sweep(self, keep: frozenset[tuple[str, int]]) -> int:
+    def sweep(self, known: Mapping[str, frozenset[int]]) -> int:
         """See Extents."""
-        known = {self._key(table_id, extent_id) for table_id, extent_id in keep}
-        lost = [
-            found["path"]
-            for batch in self._store.list(self._prefix + "/")
-            for found in batch
-            if found["path"] not in known and f"/{PARTITION}=" in found["path"]
-        ]
+        lost: list[str] = []
+        for table_id, extent_ids in known.items():
+            keys = {self._key(table_id, extent_id) for extent_id in extent_ids}
+            for batch in self._store.list(f"{self._prefix}/{table_id}/"):
+                lost += [found["path"] for found in batch if found["path"] not in keys]
         if lost:
             self._store.delete(lost)
         return len(lost)

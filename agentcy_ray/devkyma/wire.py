@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,8 @@ from starlette.routing import Route
 from agentcy_ray.devkyma.auth import AuthError, require
 from agentcy_ray.devkyma.config import Config, Role
 from agentcy_ray.devkyma.errors import EngineError, bad_body
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -44,6 +47,10 @@ class Wire:
                 return self._refused(error)
             except EngineError as error:
                 response = self._failed(error, None if plain else request_id)
+            except Exception as error:
+                log.exception("%s failed", path)
+                failure = EngineError(500, "internal", type(error).__name__)
+                response = self._failed(failure, None if plain else request_id)
             response.headers["X-Request-ID"] = request_id
             return response
 

@@ -85,6 +85,29 @@ def test_an_extent_without_its_commit_is_never_seen_and_swept(tmp_path: Path):
     again.close()
 
 
+def test_a_lost_catalog_takes_no_data_with_it(tmp_path: Path):
+    engine = Engine(Config(str(tmp_path / "data"), catalog=tmp_path / "catalog"))
+    engine.ingest(IngestRequest("kyma", "t", body(1)))
+    engine.close()
+    again = Engine(Config(str(tmp_path / "data"), catalog=tmp_path / "new"))
+    assert len(list((tmp_path / "data").glob("tables/*/*/rows.parquet"))) == 1
+    again.close()
+
+
+async def test_storage_that_fails_is_500_and_the_same_key_works_later(tmp_path: Path):
+    async with serve(Config(str(tmp_path))) as running:
+        server = KymaServer(running.http_url, running.flight_url, {})
+        staging = tmp_path / ".staging"
+        staging.rmdir()
+        staging.touch()
+        failed = await post(server, "kyma", 1)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "ingest_failed")
+        staging.unlink()
+        staging.mkdir()
+        assert (await post(server, "kyma", 1)).json()["replayed"] is False
+        assert (await post(server, "kyma", 1)).json()["replayed"] is True
+
+
 def test_data_have_one_owner(tmp_path: Path):
     engine = Engine(Config(str(tmp_path)))
     with pytest.raises(RuntimeError, match="another engine owns"):
