@@ -23,22 +23,20 @@ def body(batch: int) -> bytes:
     return b"\n".join(orjson.dumps({"batch": str(batch)}) for _ in range(BATCH))
 
 
-async def post(server: KymaServer, database: str, batch: int) -> httpx2.Response:
-    async with server.client(**{"x-database": database, "x-table": "t"}) as client:
-        headers = {"x-idempotency-key": f"{database}-{batch}"}
-        return await client.post("/v1/ingest", content=body(batch), headers=headers)
+async def post(client: httpx2.AsyncClient, batch: int) -> httpx2.Response:
+    headers = {"x-database": "kyma", "x-table": "t", "x-idempotency-key": f"batch-{batch}"}
+    return await client.post("/v1/ingest", content=body(batch), headers=headers)
 
 
 async def test_what_was_acknowledged_before_a_kill_is_there_once_and_whole(tmp_path: Path):
     acknowledged: set[int] = set()
     halfway = asyncio.Event()
 
-    async with engine_process(tmp_path) as server:
+    async with engine_process(tmp_path) as server, server.client() as client:
 
         async def stream(first: int) -> None:
             for batch in range(first, 400, 4):
-                answer = await post(server, "kyma", batch)
-                assert answer.status_code == 200
+                assert (await post(client, batch)).status_code == 200
                 acknowledged.add(batch)
                 if len(acknowledged) >= 40:
                     halfway.set()
@@ -48,24 +46,17 @@ async def test_what_was_acknowledged_before_a_kill_is_there_once_and_whole(tmp_p
         await server.kill()
         await asyncio.gather(*streams, return_exceptions=True)
 
-    async with engine_process(tmp_path) as server:
-        talk = Talk(server, server.client(**{"x-database": "kyma"}), "kyma")
-        counts = {
-            int(row["batch"]): row["n"]
-            for row in await talk.rows("SELECT batch, count(*) AS n FROM t GROUP BY 1")
-        }
+    async with engine_process(tmp_path) as server, server.client() as client:
+        talk = Talk(server, client, "kyma")
+        counted = "SELECT batch, count(*) AS n FROM t GROUP BY 1"
+        counts = {int(r["batch"]): r["n"] for r in await talk.rows(counted, x_database="kyma")}
         assert acknowledged <= set(counts)
         assert set(counts.values()) == {BATCH}
-        replayed = (await post(server, "kyma", min(acknowledged))).json()
-        assert replayed["replayed"] is True
-        unsure = set(range(400)) - acknowledged
-        for batch in sorted(unsure)[:8]:
-            await post(server, "kyma", batch)
-        after = await talk.rows(
-            "SELECT max(n) AS n FROM (SELECT count(*) AS n FROM t GROUP BY batch)"
-        )
-        assert after == [{"n": BATCH}]
-        await talk.client.aclose()
+        assert (await post(client, min(acknowledged))).json()["replayed"] is True
+        for batch in sorted(set(range(400)) - acknowledged)[:8]:
+            await post(client, batch)
+        most = f"SELECT max(n) AS n FROM ({counted})"
+        assert await talk.rows(most, x_database="kyma") == [{"n": BATCH}]
 
 
 def test_an_extent_without_its_commit_is_never_seen_and_swept(tmp_path: Path):
@@ -98,14 +89,15 @@ async def test_storage_that_fails_is_500_and_the_same_key_works_later(tmp_path: 
     async with serve(Config(str(tmp_path))) as running:
         server = KymaServer(running.http_url, running.flight_url, {})
         staging = tmp_path / ".staging"
-        staging.rmdir()
-        staging.touch()
-        failed = await post(server, "kyma", 1)
-        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "ingest_failed")
-        staging.unlink()
-        staging.mkdir()
-        assert (await post(server, "kyma", 1)).json()["replayed"] is False
-        assert (await post(server, "kyma", 1)).json()["replayed"] is True
+        async with server.client() as client:
+            staging.rmdir()
+            staging.touch()
+            failed = await post(client, 1)
+            assert (failed.status_code, failed.json()["error"]["code"]) == (500, "ingest_failed")
+            staging.unlink()
+            staging.mkdir()
+            assert (await post(client, 1)).json()["replayed"] is False
+            assert (await post(client, 1)).json()["replayed"] is True
 
 
 def test_data_have_one_owner(tmp_path: Path):
@@ -159,9 +151,9 @@ async def test_extents_lie_in_a_bucket_when_the_data_do(s3_endpoint: str, tmp_pa
     for _ in range(2):  # the second time over what the first one left
         async with serve(config) as running:
             server = KymaServer(running.http_url, running.flight_url, {})
-            for batch in range(3):
-                assert (await post(server, "kyma", batch)).status_code == 200
             async with server.client() as client:
+                for batch in range(3):
+                    assert (await post(client, batch)).status_code == 200
                 await client.post("/v1/admin/compact", json={})
             table = await asyncio.to_thread(
                 server.do_get, database="kyma", query="SELECT batch FROM t"

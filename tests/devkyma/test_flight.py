@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
 from tests.devkyma.conftest import Talk
+from tests.kyma_server import engine_process
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +92,22 @@ async def test_every_other_call_is_unimplemented(talk: Talk):
                     call()
 
     await asyncio.to_thread(calls)
+
+
+async def test_an_embedded_engine_may_ask_for_a_token_and_change_its_name(tmp_path: Path):
+    options = ("--flight-auth", "--header-prefix", "pensieve")
+    async with engine_process(tmp_path, *options, tokens=tmp_path / "tokens") as server:
+        async with server.client(**{"x-table": "t"}) as client:
+            await client.post("/v1/ingest", content=b'{"label":"a"}')
+            answer = await client.post("/v1/query", content="SELECT label FROM t")
+            assert answer.headers["x-pensieve-rows"] == "1"
+
+        def read(token: str) -> int:
+            options = fl.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+            with fl.connect(server.flight_url) as client:
+                ticket = fl.Ticket(b'{"query":"SELECT label FROM t"}')
+                return client.do_get(ticket, options).read_all().num_rows
+
+        assert await asyncio.to_thread(read, server.tokens["read"]) == 1
+        with pytest.raises(fl.FlightUnauthenticatedError):
+            await asyncio.to_thread(read, "wrong")
