@@ -67,6 +67,9 @@ IMMUTABLE: dict[Table, frozenset[str]] = {
     "context_events": frozenset(EVENT_COLUMNS),
 }  # fmt: skip
 
+EPOCH = "1970-01-01T00:00:00"
+"""``at`` of the row that made a table."""
+
 _TABLES: tuple[Table, ...] = ("context_nodes", "context_edges", "context_events")
 _TIMES = ("first_seen", "last_seen", "archived_at")
 Pushed = Mapping[Table, Sequence[Expr]]
@@ -199,8 +202,15 @@ def _events(scope: Scope, pushed: Pushed) -> exp.Select:
     rows = exp.select(*(_raw(name) for name in EVENT_COLUMNS)).from_("context_events")
     for condition in _conditions(scope, pushed.get("context_events", ())):
         rows = rows.where(condition)
-    # The row that made the table has no id.
-    return rows.where(exp.NEQ(this=column("event_id"), expression=exp.Literal.string("")))
+    # The row that made the table is of the epoch. Its empty id would tell it too, but to read the
+    # ids of all events costs more than most summaries.
+    epoch = exp.Cast(this=exp.Literal.string(EPOCH), to=exp.DataType.build("timestamp"))
+    return rows.where(
+        exp.or_(
+            exp.Is(this=column("at"), expression=exp.Null()),
+            exp.GT(this=column("at"), expression=epoch),
+        )
+    )
 
 
 def _raw(name: str) -> Expr:
