@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """Where a bucket is reached. Without keys requests are unsigned."""
+    """Where a bucket is reached, path-style. Without keys the machine's own role is asked."""
 
     endpoint: str | None = None
     region: str = "us-east-1"

@@ -192,7 +192,6 @@ class S3Extents:
         self._store = S3Store(
             bucket,
             region=options.region,
-            skip_signature=options.access_key_id is None,
             virtual_hosted_style_request=False,
             client_options={"allow_http": True},
             **keys,
