@@ -15,10 +15,12 @@ from agentcy_ray.api.routes import (
     auth,
     context,
     context_pipelines,
+    context_query,
     conversations,
     health,
     ingest,
     jobs,
+    migrations,
     policies,
     rag,
     realms,
@@ -32,8 +34,8 @@ from agentcy_ray.api.routes import (
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, sources, realms, context, context_pipelines, rag, conversations, runs, tools,
-        approvals, agents, audit, jobs, policies, settings, access_requests, artifacts,
+        auth, sources, realms, context, context_query, context_pipelines, rag, conversations,
+        runs, tools, approvals, agents, audit, jobs, policies, settings, access_requests, artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 
