@@ -57,8 +57,9 @@ async def first_boot(db: Database, settings: Settings, admin_password: str) -> F
             return FirstBoot(created=False, org_id=found)
         org_id = new_id()
         await connection.execute(
-            "INSERT INTO organizations (id, name, display_name) VALUES ($1, $2, $3)",
-            org_id, ORG, "Default organisation",
+            "INSERT INTO organizations (id, name, display_name, context_engine)"
+            " VALUES ($1, $2, $3, $4)",
+            org_id, ORG, "Default organisation", settings.context_engine,
         )  # fmt: skip
         await connection.execute(
             "INSERT INTO users (id, org_id, email, name, roles, password_hash,"

@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agentcy_ray.api.app import create_app
 from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
-from agentcy_ray.context.factory import open_engine
+from agentcy_ray.context.migration.opening import has_both, open_context
 from agentcy_ray.core import garbage
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.ingest.migration.start import settle_engines
 from agentcy_ray.runtime import haproxy, names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
@@ -71,10 +72,11 @@ async def prepare_stores(settings: Settings, endpoints: Endpoints) -> None:
     db = await open_database(endpoints.database_url, pool_max=2)
     try:
         await first_boot(db, settings, resolve_secrets(settings).admin_password)
+        await settle_engines(db, settings, both=has_both(endpoints))
+        engine = open_context(settings, endpoints, db)
+        try:
+            await engine.prepare()
+        finally:
+            await engine.close()
     finally:
         await db.close()
-    engine = open_engine(settings, endpoints)
-    try:
-        await engine.prepare()
-    finally:
-        await engine.close()

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class Endpoints:
     """Addresses and credentials of the stores; secrets stay out of ``repr``.
 
-    An empty string means that the install does not use this store: the graph fields are empty
-    with ``CONTEXT_ENGINE=advanced``, and those of kyma with ``basic``. The reader is a user who
-    may only read; an external graph has no second user, so there it is the same one.
+    An empty string means that the install does not use this store. Both the graph and kyma are
+    there where organisations may be on either engine: one was used before, or has a URL. The
+    reader is a user who may only read; an external graph has no second user, so there it is the
+    same one.
     """
 
     database_url: str = field(default="", repr=False)
@@ -34,15 +35,19 @@ class Endpoints:
 
 
 def embedded_servers(settings: Settings) -> frozenset[str]:
-    """Names of the servers that these settings leave to us: those without a URL of their own."""
+    """Names of the servers that these settings leave to us: those without a URL of their own.
+
+    The server of the engine that the settings do not name is among them when it has data here:
+    organisations may still be on it, or have moved to it.
+    """
     names: set[str] = set()
     if settings.database_url is None:
         names.add("postgres")
     if settings.redis_url is None:
         names.add("redis")
-    if settings.context_engine == "basic" and settings.neo4j_uri is None:
+    if settings.neo4j_uri is None and _is_used(settings, "basic", "graph"):
         names.add("graph")
-    if settings.context_engine == "advanced" and settings.kyma_base_url is None:
+    if settings.kyma_base_url is None and _is_used(settings, "advanced", "kyma"):
         names.add("kyma")
     return frozenset(names)
 
@@ -60,8 +65,8 @@ async def resolve_endpoints(settings: Settings) -> Endpoints:
 
     want = embedded_servers(settings)
     ours = await ensure_embedded(settings, want) if want else Endpoints()
-    external_graph = settings.neo4j_uri is not None and settings.context_engine == "basic"
-    external_kyma = settings.kyma_base_url is not None and settings.context_engine == "advanced"
+    external_graph = settings.neo4j_uri is not None
+    external_kyma = settings.kyma_base_url is not None
     password = _reveal(settings.neo4j_password)
     return Endpoints(
         database_url=_reveal(settings.database_url) or ours.database_url,
@@ -76,6 +81,10 @@ async def resolve_endpoints(settings: Settings) -> Endpoints:
         kyma_flight_url=settings.kyma_flight_url if external_kyma else ours.kyma_flight_url,
         kyma_token=_reveal(settings.kyma_token) if external_kyma else ours.kyma_token,
     )
+
+
+def _is_used(settings: Settings, engine: str, server: str) -> bool:
+    return settings.context_engine == engine or (settings.state_dir / server).is_dir()
 
 
 def _reveal(secret: SecretStr | None) -> str:

@@ -34,8 +34,9 @@ from agentcy_ray.api.routes import (
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, sources, realms, context, context_query, context_pipelines, rag, conversations,
-        runs, tools, approvals, agents, audit, jobs, policies, settings, access_requests, artifacts,
+        auth, sources, realms, context, context_query, context_pipelines, migrations, rag,
+        conversations, runs, tools, approvals, agents, audit, jobs, policies, settings,
+        access_requests, artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 

@@ -84,12 +84,13 @@ class PipelinePublisher:
     async def _append(self, org_id: UUID, segment: Segment) -> None:
         table = await read_segment(self._objects, segment)
         batches = cast("list[pa.RecordBatch]", table.to_batches(max_chunksize=EVENT_ROWS))
+        engine = await self._engine.capabilities_of(org_id)
         for batch in batches:
-            if self._engine.capabilities.writers == "many":
+            if engine.writers == "many":
                 await self._engine.append_events(org_id, batch)
                 continue
             async with self._db.tenant(org_id) as connection:  # one writer at a time, as syncs do
-                name = f"agentcy.engine.{self._engine.capabilities.engine}"
+                name = f"agentcy.engine.{engine.engine}"
                 await connection.execute(_LOCK_ENGINE, name)
                 await self._engine.append_events(org_id, batch)
 

@@ -17,16 +17,11 @@ from agentcy_ray.jobs.records import Job, Progress
 
 if TYPE_CHECKING:
     from agentcy_ray.context.migration.records import EngineName
-    from agentcy_ray.core.settings import Settings
     from agentcy_ray.core.tenancy import Principal
     from agentcy_ray.jobs.queue import JobQueue
     from agentcy_ray.stores.postgres import Database
 
 ADVANCED = "CONTEXT_ENGINE=advanced, KYMA_BASE_URL, KYMA_TOKEN, KYMA_DATABASE"
-_WAITING = """
-SELECT o.id FROM organizations o WHERE o.context_engine = 'basic' AND o.deleted_at IS NULL
-  AND NOT EXISTS (SELECT 1 FROM engine_migrations m WHERE m.org_id = o.id) ORDER BY o.id
-"""
 
 
 class MigrationState(BaseModel):
@@ -38,6 +33,11 @@ class MigrationState(BaseModel):
     progress: Progress | None = None
     prune_after: datetime | None = None
     """When its rows are deleted from Basic."""
+
+    @property
+    def open(self) -> bool:
+        """Whether something may still happen to it by itself."""
+        return self.migration.status in OPEN
 
 
 class MigrationRequests:
@@ -171,23 +171,3 @@ def _may_cancel(migration: Migration) -> None:
             f"migration {encode('mig', migration.id)} is {migration.status} already",
             code="state_conflict",
         )
-
-
-async def plan_waiting(db: Database, queue: JobQueue, settings: Settings) -> list[UUID]:
-    """Plan the migrations that ``CONTEXT_MIGRATION=auto`` asks for; returns the organisations.
-
-    An organisation that had one, however it ended, is left to its people.
-    """
-    if settings.context_engine != "advanced" or settings.context_migration != "auto":
-        return []
-    async with db.system() as connection:
-        rows = await connection.fetch(_WAITING)
-    requests = MigrationRequests(db, queue, both=True)
-    planned: list[UUID] = []
-    for row in rows:
-        try:
-            await requests.plan(row["id"])
-        except ConflictError:  # another process was first
-            continue
-        planned.append(row["id"])
-    return planned

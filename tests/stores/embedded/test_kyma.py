@@ -24,11 +24,22 @@ from tests.stores.embedded.probing import Start, until
 TICKET = flight.Ticket(b'{"database":"d","query":"SELECT label FROM t","language":"sql"}')
 
 
-async def test_it_runs_where_the_settings_ask_for_it_and_give_no_address() -> None:
-    advanced = Settings.load({"CONTEXT_ENGINE": "advanced"})
-    elsewhere = Settings.load({"CONTEXT_ENGINE": "advanced", "KYMA_BASE_URL": "http://kyma:8080"})
+async def test_it_runs_where_the_settings_ask_for_it_and_give_no_address(own: Settings) -> None:
+    advanced = own.model_copy(update={"context_engine": "advanced"})
+    elsewhere = advanced.model_copy(update={"kyma_base_url": "http://kyma:8080"})
     assert embedded_servers(advanced) == {"postgres", "redis", "kyma"}
     assert embedded_servers(elsewhere) == {"postgres", "redis"}
+
+
+async def test_the_engine_that_was_used_before_runs_beside_the_one_of_the_settings(
+    own: Settings,
+) -> None:
+    advanced = own.model_copy(update={"context_engine": "advanced"})
+    (own.state_dir / "graph").mkdir(parents=True)
+    assert embedded_servers(advanced) == {"postgres", "redis", "graph", "kyma"}
+    assert embedded_servers(own) == {"postgres", "redis", "graph"}
+    (own.state_dir / "kyma").mkdir()
+    assert embedded_servers(own) == {"postgres", "redis", "graph", "kyma"}
 
 
 async def test_both_ports_are_on_loopback_and_ask_for_the_token(

@@ -1,0 +1,59 @@
+"""A house whose organisation may move: both engines, on real servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentcy_ray.context.migration.opening import open_router
+from agentcy_ray.context.migration.router import EngineRouter
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.ingest.publish import Stores
+from agentcy_ray.stores.embedded import ensure_embedded
+from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.postgres import Database
+from tests.ingest.conftest import MakeHouse
+from tests.ingest.harness import House
+from tests.ingest.memory_source import MemorySource
+from tests.ingest.migration.moving import Moving
+
+MakeMoving = Callable[..., Awaitable[Moving]]
+
+
+@pytest.fixture(scope="session")
+async def both_endpoints(settings: Settings, endpoints: Endpoints, database_url: str) -> Endpoints:
+    """The session's servers with the embedded Advanced engine beside them."""
+    kyma = await ensure_embedded(settings, frozenset({"kyma"}), until_exit_of=os.getpid())
+    return replace(
+        endpoints, database_url=database_url, kyma_url=kyma.kyma_url,
+        kyma_flight_url=kyma.kyma_flight_url, kyma_token=kyma.kyma_token,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def router(
+    settings: Settings, both_endpoints: Endpoints, db: Database
+) -> AsyncIterator[EngineRouter]:
+    opened = open_router(settings, both_endpoints, db)
+    await opened.prepare()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def make_moving(
+    make_house: MakeHouse, router: EngineRouter, both_endpoints: Endpoints
+) -> MakeMoving:
+    async def make(source: MemorySource | None = None, **overrides: Any) -> Moving:
+        house: House = await make_house(source, **overrides)
+        stores = Stores(
+            router, house.stores.index, house.stores.spaces, house.embedder, house.stores.chunker
+        )
+        house.stores = stores
+        return Moving(house, router, both_endpoints)
+
+    return make
