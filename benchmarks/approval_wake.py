@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from agentcy_ray.agent.run_records import NewRun, Run
 from agentcy_ray.api.services import Services, open_services
+from agentcy_ray.connectors.calls import Told
 from agentcy_ray.connectors.source_records import NewSource
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import decode
@@ -146,6 +147,12 @@ class _Clock:
     async def call(self, request: ToolRequest) -> ToolOutcome:
         _report("dispatched")
         return ToolOutcome(tool_call_id=request.tool_call_id, ok=True, value={})
+
+    async def send(
+        self, requests: Sequence[ToolRequest], told: Callable[[ToolRequest, Told], None]
+    ) -> None:
+        for request in requests:
+            told(request, await self.call(request))
 
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         pass

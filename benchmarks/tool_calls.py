@@ -18,11 +18,12 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from agentcy_ray.agent.calls import CallContext
+from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.core.tools import ToolStatus
 from agentcy_ray.llm.scripted import scripted_reference
 from benchmarks import peers
@@ -85,11 +86,11 @@ async def _latencies(gated: Governed, per_second: float, secs: float) -> list[fl
     meta, clock = gated.services.gates.meta, time.perf_counter
 
     async def one(position: int, due: float) -> float:
-        opened = await meta.open(ctx, "execute_connector_tool", _CALL, position)
-        result = await meta.finish(ctx, opened)
-        took = clock() - due
-        if result.status is not ToolStatus.COMPLETED:
-            raise RuntimeError(f"a call ended as {result.status.value}: {result.error}")
+        (opened,) = await meta.open(ctx, [("execute_connector_tool", _CALL, position)])
+        await meta.finish(ctx, [opened], _nobody)
+        took, result = clock() - due, opened.result
+        if result is None or result.status is not ToolStatus.COMPLETED:
+            raise RuntimeError(f"a call ended as {result}")
         return 1000 * took
 
     rng, count = random.Random(7), max(1, round(per_second * secs))
@@ -104,6 +105,10 @@ async def _latencies(gated: Governed, per_second: float, secs: float) -> list[fl
     if audited != count:
         raise RuntimeError(f"{audited} of {count} calls are in the audit log")
     return [call.result() for call in calls]
+
+
+async def _nobody(_: Sequence[OpenCall]) -> None:
+    """Results are looked at when their calls have ended."""
 
 
 def _say(text: str) -> None:

@@ -22,10 +22,13 @@ from agentcy_ray.core.tools import (
     ToolResult,
     ToolStatus,
 )
-from agentcy_ray.policy.input import Decision, PolicyInput
+from agentcy_ray.policy.input import Decision, Occasion, PolicyInput
 
 Emit = Callable[[EventType, dict[str, Any]], Awaitable[None]]
 """Writes an event of the run; a call outside of a run has nobody to tell."""
+
+Ready = Callable[[], Awaitable[object]]
+"""Returns once what calls belong to is stored; nothing of a call is stored before."""
 
 
 class Agent(Protocol):
@@ -56,6 +59,10 @@ async def nobody(event: EventType, data: dict[str, Any]) -> None:
     """The ``Emit`` of calls outside of a run."""
 
 
+async def at_once() -> None:
+    """The ``Ready`` of calls that belong to nothing."""
+
+
 @dataclass(frozen=True)
 class CallContext:
     """Who calls, and on what occasion. Frozen for the length of a call."""
@@ -69,6 +76,7 @@ class CallContext:
     emit: Emit = field(default=nobody, compare=False)
     ip: str | None = None
     parent_run_id: UUID | None = None
+    ready: Ready = field(default=at_once, compare=False)
 
     @property
     def org_id(self) -> UUID:
@@ -92,14 +100,16 @@ class CallContext:
 class Times:
     """How long a call's stages took, seconds; 0 = it did not come to that stage."""
 
-    __slots__ = ("approval", "audit", "began", "dispatch", "gate", "policy", "queue")
+    __slots__ = ("approval", "audit", "began", "dispatch", "gate", "policy", "queue", "sent")
 
     def __init__(self) -> None:
         self.began = perf_counter()
         self.gate = self.policy = self.approval = self.dispatch = self.queue = self.audit = 0.0
+        self.sent = 0.0
+        """When it was sent off, on the clock of ``perf_counter``."""
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenCall:
     """A call between ``open`` and ``finish``. With ``result`` set there is nothing left to do."""
 
@@ -107,9 +117,12 @@ class OpenCall:
     call: ToolCall
     effect: Effect = Effect.READ
     entry: CatalogEntry | None = None
+    args_json: bytes = b""
+    """The arguments in their canonical form."""
     args_sha256: str = ""
     key: str | None = None
-    """Idempotency key; calls outside of a run have none."""
+    """Idempotency key; calls outside of a run have none, nor do reads that nobody approves."""
+    occasion: Occasion | None = None
     question: PolicyInput | None = None
     decision: Decision | None = None
     approval: Approval | None = None

@@ -9,20 +9,21 @@ from uuid import UUID
 
 import rfc8785
 
+from agentcy_ray.audit.canonical import quick
 from agentcy_ray.core.errors import ToolArgumentsError
 
 MAX_BYTES = 256 * 1024
 
 
-def args_sha256(args: Mapping[str, Any]) -> str:
-    """SHA-256 of the RFC 8785 form of ``args``, hexadecimal: equal for equal JSON values.
+def args_json(args: Mapping[str, Any]) -> bytes:
+    """The RFC 8785 form of ``args``: equal for equal JSON values.
 
     Raises:
         ToolArgumentsError: they have no such form (a number beyond 2⁵³, NaN, broken text), or
             take more than 256 KiB.
     """
     try:
-        canonical = rfc8785.dumps(dict(args))
+        canonical = quick(args) or rfc8785.dumps(dict(args))
     except rfc8785.CanonicalizationError as error:
         raise ToolArgumentsError(
             f"the arguments are not plain JSON: {error}; send large numbers as text"
@@ -31,7 +32,16 @@ def args_sha256(args: Mapping[str, Any]) -> str:
         raise ToolArgumentsError(
             f"the arguments take {len(canonical)} bytes, more than {MAX_BYTES}; send less at once"
         )
-    return sha256(canonical).hexdigest()
+    return canonical
+
+
+def args_sha256(args: Mapping[str, Any]) -> str:
+    """SHA-256 of the RFC 8785 form of ``args``, hexadecimal.
+
+    Raises:
+        ToolArgumentsError: as ``args_json``.
+    """
+    return sha256(args_json(args)).hexdigest()
 
 
 def idempotency_key(run_id: UUID, position: int, args_hash: str) -> str:

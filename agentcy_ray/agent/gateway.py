@@ -12,20 +12,21 @@ who knows the model's name for the call, emits ``tool_call_start`` and ``tool_re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from time import perf_counter
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import Any
 
-from agentcy_ray.agent.approval_records import Approval, NewApproval
-from agentcy_ray.agent.approval_rules import approval_reasons
+from agentcy_ray.agent.approval_gate import ApprovalGate, policy_denied
 from agentcy_ray.agent.approvals import Approvals
 from agentcy_ray.agent.backend import Backend
 from agentcy_ray.agent.builtins import Builtins
 from agentcy_ray.agent.calls import CallContext, OpenCall
-from agentcy_ray.agent.canonical_args import args_sha256, idempotency_key
+from agentcy_ray.agent.canonical_args import args_json, idempotency_key
 from agentcy_ray.agent.catalog import Catalog
+from agentcy_ray.agent.flight import Flight
+from agentcy_ray.agent.kept import Kept
 from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.takeover import Takeover
 from agentcy_ray.agent.tool_calls import ToolCallRow
@@ -34,7 +35,6 @@ from agentcy_ray.agent.tool_results import ResultShaper
 from agentcy_ray.agent.tool_schemas import ArgumentChecks
 from agentcy_ray.core.errors import (
     AgentcyError,
-    ConflictError,
     ConnectorError,
     PermissionDeniedError,
     PolicyDeniedError,
@@ -43,13 +43,14 @@ from agentcy_ray.core.errors import (
     RequestError,
     SealBrokenError,
 )
-from agentcy_ray.core.events import EventType
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolCall, ToolResult, ToolStatus
-from agentcy_ray.policy.input import TOOL_ACTION
+from agentcy_ray.policy.input import TOOL_ACTION, Occasion
 from agentcy_ray.policy.service import PolicyService
 
-T = TypeVar("T")
+Released = Callable[[Sequence[OpenCall]], Awaitable[None]]
+"""Gets calls whose results may be shown."""
+READS_AT_ONCE = 16
 
 
 class Gateway:
@@ -81,69 +82,72 @@ class Gateway:
         self._takeover = Takeover(
             approvals, policy, ledger, backend, results, settings.approval_poll_secs
         )
-        self._effects: set[asyncio.Task[Any]] = set()
+        self._kept = Kept()
+        self._approval_gate = ApprovalGate(policy, approvals, ledger, self._takeover, self._kept)
 
     async def call(self, ctx: CallContext, call: ToolCall) -> ToolResult:
         """``open`` and ``finish`` in one, waiting for a person where one is asked."""
         return await self.finish(ctx, await self.open(ctx, call))
 
     async def open(self, ctx: CallContext, call: ToolCall) -> OpenCall:
-        """Route, check and decide; opens an approval where one is needed.
+        """``open_all`` of one call."""
+        return (await self.open_all(ctx, [OpenCall(ctx.call_id(call.position), call)]))[0]
+
+    async def open_all(self, ctx: CallContext, calls: Sequence[OpenCall]) -> Sequence[OpenCall]:
+        """Route, check and decide calls, in their order; opens an approval where one is needed.
 
         The same call of the same run (position and arguments) is opened once: whoever opens it
-        again takes up what is there.
+        again takes up what is there. Calls that have their result already are left alone.
 
         Raises:
-            StoreUnavailableError: a gate could not be read; the call has not been dispatched.
+            StoreUnavailableError: a gate could not be read; no call has been dispatched.
         """
-        opened = OpenCall(ctx.call_id(call.position), call)
-        try:
-            await self._route(ctx, opened)
-            row = await self._former(ctx, opened)
-            if row is None:
-                await self._decide(ctx, opened)
-                row = await self._ask_for_approval(ctx, opened)
-            if row is not None:
-                await self._takeover.take_up(ctx, opened, row)
-        except (RefusedError, RateLimitedError) as error:
-            opened.result = await self._refuse(ctx, opened, error)
-        except (RequestError, ConnectorError) as error:
-            opened.result = opened.failed(error)
-        opened.times.gate = perf_counter() - opened.times.began
-        return opened
+        occasion = self._occasion(ctx)
+        for opened in calls:
+            if opened.result is None and opened.local is None:
+                opened.occasion = occasion
+                await self._open(ctx, opened)
+        return calls
 
     async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        """Wait for the approval if there is one, carry out, record, and release the result.
+        """``finish_all`` of one call; the result that is released."""
+        await self.finish_all(ctx, [opened])
+        assert opened.result is not None
+        return opened.result
 
-        A cancelled caller leaves a read abandoned; an effect that was dispatched is finished, and
-        its receipt and audit entry are written, without the caller.
+    async def finish_all(
+        self, ctx: CallContext, calls: Sequence[OpenCall], released: Released | None = None
+    ) -> None:
+        """Wait for approvals, carry out, record, and release results as they come.
+
+        Reads that need no person go together, ``READS_AT_ONCE`` at a time. A cancelled caller
+        leaves a read abandoned; an effect that was dispatched is finished, and its receipt and
+        audit entry are written, without the caller.
+
+        Args:
+            ctx: as for ``open_all``.
+            calls: what it gave.
+            released: gets the calls whose results may be shown, in groups, as they come.
 
         Raises:
             StoreUnavailableError, StorageFullError: intent, receipt or audit entry could not be
                 made durable; the result is not released.
         """
-        telling = None
-        if opened.result is None and opened.approval is not None:
-            began = perf_counter()
-            telling = await self._pass_approval(ctx, opened)
-            opened.times.approval = perf_counter() - began
-            self._meters.woken(opened)
-        elif opened.result is None and opened.row is not None:
-            await self._takeover.settle(ctx, opened)
-        elif opened.result is None and opened.effect.consequential:
-            await self._record_intent(ctx, opened)
-        if opened.result is None:
-            opened.result = await self._released(ctx, opened)
-        if telling is not None:
-            await telling
-        self._meters.ended(opened)
-        return opened.result
+        released = released or _unheard
+        ready = [opened for opened in calls if _ready(opened)]
+        works = [
+            self._finish_alone(ctx, opened, released) for opened in calls if not _ready(opened)
+        ]
+        if ready:
+            works.append(self._carry_out(ctx, ready, released))
+        await _all(works)
 
     async def resume(self, ctx: CallContext, row: ToolCallRow) -> OpenCall:
         """Take up a call from its row, for a caller that does not know its arguments any more."""
         opened = OpenCall(row.id, _call_of(row, row.args), recorded=True)
         try:
             opened.call = _call_of(row, self.ledger.arguments(row))
+            opened.occasion = self._occasion(ctx)
             await self._route(ctx, opened)
             await self._takeover.take_up(ctx, opened, row)
         except (RequestError, SealBrokenError) as error:
@@ -181,10 +185,36 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait for effects in flight, then stop listening."""
-        await asyncio.gather(*self._effects, return_exceptions=True)
+        await self._kept.close()
         await self.catalog.close()
 
     # -- open: route, permission, policy, approval ------------------------------------------------
+
+    def _occasion(self, ctx: CallContext) -> Occasion:
+        return self.policy.inputs.occasion(
+            ctx.principal,
+            request_id=ctx.request_id,
+            ip=ctx.ip,
+            realm=ctx.realm,
+            run_id=ctx.run_id,
+            agent=ctx.agent.name if ctx.agent else None,
+            parent_run_id=ctx.parent_run_id,
+        )
+
+    async def _open(self, ctx: CallContext, opened: OpenCall) -> None:
+        try:
+            await self._route(ctx, opened)
+            row = await self._former(ctx, opened)
+            if row is None:
+                await self._decide(ctx, opened)
+                row = await self._approval_gate.ask(ctx, opened)
+            if row is not None:
+                await self._takeover.take_up(ctx, opened, row)
+        except (RefusedError, RateLimitedError) as error:
+            await self._refuse(ctx, opened, error)
+        except (RequestError, ConnectorError) as error:
+            opened.result = opened.failed(error)
+        opened.times.gate = perf_counter() - opened.times.began
 
     async def _route(self, ctx: CallContext, opened: OpenCall) -> None:
         call = opened.call
@@ -193,20 +223,13 @@ class Gateway:
         )
         opened.entry, opened.effect = entry, entry.spec.effect
         self._arguments.check(entry.name, entry.spec, call.args)
-        opened.args_sha256 = args_sha256(call.args)
-        if ctx.run_id is not None:
+        opened.args_json = args_json(call.args)
+        opened.args_sha256 = sha256(opened.args_json).hexdigest()
+        if ctx.run_id is not None and opened.effect.consequential:
             opened.key = idempotency_key(ctx.run_id, call.position, opened.args_sha256)
+        assert opened.occasion is not None
         opened.question = self.policy.inputs.tool(
-            ctx.principal,
-            entry,
-            call.args,
-            opened.args_sha256,
-            request_id=ctx.request_id,
-            ip=ctx.ip,
-            realm=ctx.realm,
-            run_id=ctx.run_id,
-            agent=ctx.agent.name if ctx.agent else None,
-            parent_run_id=ctx.parent_run_id,
+            opened.occasion, entry, call.args, opened.args_sha256
         )
 
     async def _former(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
@@ -232,114 +255,9 @@ class Gateway:
         opened.times.policy = perf_counter() - began
         self._meters.decided(opened.decision, opened.times.policy)
         if not opened.decision.allowed:
-            raise _policy_denied(opened)
-
-    async def _ask_for_approval(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
-        """Open an approval if one is needed; gives the row of a twin that was faster.
-
-        Raises:
-            PolicyDeniedError: the default for the effect is ``deny``.
-            RateLimitedError: too many approvals wait already.
-        """
-        assert opened.entry is not None
-        assert opened.decision is not None
-        rules = await self.policy.rules(ctx.org_id)
-        reasons = approval_reasons(opened.entry, opened.effect, opened.decision, rules, ctx.agent)
-        if not reasons:
-            return None
-        wanted = self.ledger.new_row(ctx, opened)
-        async with self.calls.db.tenant(ctx.org_id) as connection:
-            if await self.calls.insert(connection, wanted, ToolStatus.WAITING_APPROVAL):
-                opened.approval = await self.approvals.open(
-                    connection,
-                    ctx.org_id,
-                    NewApproval(
-                        tool_call_id=wanted.id,
-                        run_id=wanted.run_id,
-                        conversation_id=wanted.conversation_id,
-                        connector=wanted.connector,
-                        source_id=wanted.source_id,
-                        tool=wanted.tool,
-                        args=wanted.args,
-                        args_sha256=wanted.args_sha256,
-                        effect=wanted.effect,
-                        reasons=reasons,
-                        by_policy=opened.decision.requires_approval,
-                        requested_by=ctx.principal.user_id,
-                        quorum=opened.decision.approval_quorum,
-                        second_person=opened.decision.approval_second_person,
-                    ),
-                )
-        if opened.approval is None:
-            assert opened.key is not None
-            return await self.calls.by_key(ctx.org_id, opened.key)
-        opened.recorded = True
-        await self.approvals.announce(opened.approval)
-        await ctx.emit(EventType.APPROVAL_REQUIRED, opened.approval.required())
-        return None
+            raise policy_denied(opened.decision)
 
     # -- finish: approval, intent, dispatch, result, audit ----------------------------------------
-
-    async def _pass_approval(self, ctx: CallContext, opened: OpenCall) -> asyncio.Task[None] | None:
-        """Wait for the decision; leaves ``opened.result`` unset when the call may go on.
-
-        The decision is told while the call goes on: answers the task that tells it.
-        """
-        assert opened.approval is not None
-        approval_id = opened.approval.id
-        approval = await self.approvals.wait_or_hear(ctx.org_id, approval_id)
-        if approval is None:
-            if (used := await self._use(ctx, opened, approval_id)) is not None:
-                opened.approval = used
-                return self._kept(_tell(ctx, used))
-            approval = await self.approvals.wait(ctx.org_id, approval_id)
-        opened.approval = approval
-        if approval.status == "consumed":
-            opened.result = await self._takeover.elsewhere(ctx, opened)
-            return None
-        telling = self._kept(_tell(ctx, approval))
-        try:
-            if approval.status == "approved":
-                await self._insist(ctx, opened, approval)
-            elif approval.status == "cancelled":
-                opened.result = opened.ended(
-                    ToolStatus.CANCELLED, "cancelled", "the call was cancelled before it was made"
-                )
-                await self.calls.end(ctx.org_id, opened.result)  # unless the canceller did
-            else:
-                raise PolicyDeniedError(
-                    "nobody approved the call in time" if approval.status == "expired"
-                    else f"a person denied the call: {approval.note or 'no note was left'}"
-                )  # fmt: skip
-        except (RefusedError, ConflictError) as error:
-            opened.result = await self._refuse(ctx, opened, error)
-        return telling
-
-    async def _use(self, ctx: CallContext, opened: OpenCall, approval_id: UUID) -> Approval | None:
-        """Decide again with the approval, then use it up; None when either does not let it pass."""
-        assert opened.question is not None
-        opened.decision = await self.policy.decide(ctx.org_id, opened.question.granted())
-        if not opened.decision.allowed:
-            return None
-        return await self.approvals.use(ctx.org_id, approval_id, args_sha256(opened.call.args))
-
-    async def _insist(self, ctx: CallContext, opened: OpenCall, approval: Approval) -> None:
-        """Use an approval that was given, or say why that cannot be."""
-        used = await self._use(ctx, opened, approval.id)
-        if used is not None:
-            opened.approval = used
-            return
-        assert opened.decision is not None
-        if not opened.decision.allowed:
-            await self.approvals.cancel(ctx.org_id, approval.id)
-            raise _policy_denied(opened)
-        if args_sha256(opened.call.args) != approval.args_sha256:
-            await self.approvals.cancel(ctx.org_id, approval.id)
-            raise ConflictError(
-                "the arguments are not the ones that were approved; make the call anew",
-                code="approval_mismatch",
-            )
-        opened.result = await self._takeover.elsewhere(ctx, opened)
 
     async def _record_intent(self, ctx: CallContext, opened: OpenCall) -> None:
         twin = await self.ledger.intend(ctx, opened)
@@ -347,29 +265,104 @@ class Gateway:
             opened.tool_call_id, opened.recorded = twin.id, True
             opened.result = await self._takeover.elsewhere(ctx, opened)
 
-    async def _released(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        if not opened.effect.consequential:
-            return await self._carry_out(ctx, opened)
-        return await asyncio.shield(self._kept(self._carry_out(ctx, opened)))
+    async def _finish_alone(self, ctx: CallContext, opened: OpenCall, released: Released) -> None:
+        """The end of a call that has one already, waits for somebody, or has an effect."""
+        telling = None
+        if opened.result is None and opened.local is not None:
+            opened.result = await _answered(opened)
+            await released([opened])
+            return
+        if opened.result is None and opened.approval is not None:
+            began = perf_counter()
+            telling, refusal = await self._approval_gate.wait(ctx, opened)
+            if refusal is not None:
+                await self._refuse(ctx, opened, refusal)
+            opened.times.approval = perf_counter() - began
+            self._meters.woken(opened)
+        elif opened.result is None and opened.row is not None:
+            await self._takeover.settle(ctx, opened)
+        elif opened.result is None:
+            await self._record_intent(ctx, opened)
+        if opened.result is None:
+            carrying = self._carry_out(ctx, [opened], _unheard)
+            if opened.effect.consequential:
+                await asyncio.shield(self._kept.start(carrying))
+            else:
+                await carrying
+        else:
+            self._meters.ended(opened)
+        if telling is not None:
+            await telling
+        await released([opened])
 
-    def _kept(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Work that ends even when its caller is cancelled; ``close`` waits for it."""
-        task = asyncio.create_task(work)
-        self._effects.add(task)
-        task.add_done_callback(self._effects.discard)
-        return task
+    async def _carry_out(
+        self, ctx: CallContext, calls: Sequence[OpenCall], released: Released
+    ) -> None:
+        """Dispatch, shape, record and release calls that nothing stops any more."""
+        flight, waiting = Flight(self._backend, ctx), list(reversed(calls))
+        try:
+            while waiting or flight.open:
+                if waiting and flight.open < READS_AT_ONCE:
+                    going = min(len(waiting), READS_AT_ONCE - flight.open)
+                    await flight.send([waiting.pop() for _ in range(going)])
+                landed = await flight.take()
+                for opened, answer in landed:
+                    times = opened.times
+                    times.dispatch = perf_counter() - times.sent
+                    times.queue = max(times.dispatch - answer.usage_ms / 1000, 0.0)
+                    opened.result = await self._results.shape(ctx, opened, answer)
+                ended = [opened for opened, _ in landed]
+                await self.ledger.end_all(ctx, ended)
+                for opened in ended:
+                    self._meters.ended(opened)
+                await released(ended)
+        finally:
+            await flight.end()
 
-    async def _carry_out(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        began = perf_counter()
-        answer = await self._backend.execute(ctx, opened)
-        took = opened.times.dispatch = perf_counter() - began
-        opened.times.queue = max(took - answer.usage_ms / 1000, 0.0)
-        return await self.ledger.end(ctx, opened, await self._results.shape(ctx, opened, answer))
-
-    async def _refuse(self, ctx: CallContext, opened: OpenCall, error: AgentcyError) -> ToolResult:
-        return await self.ledger.end(
+    async def _refuse(self, ctx: CallContext, opened: OpenCall, error: AgentcyError) -> None:
+        await ctx.ready()
+        await self.ledger.end(
             ctx, opened, opened.ended(ToolStatus.DENIED, error.code, error.message)
         )
+
+
+def _ready(opened: OpenCall) -> bool:
+    """Whether nothing stands between a call and its dispatch: a read that nobody approves."""
+    return (
+        opened.result is None and opened.approval is None and opened.row is None
+        and opened.local is None and not opened.effect.consequential
+    )  # fmt: skip
+
+
+async def _unheard(_: Sequence[OpenCall]) -> None:
+    """For who looks at the results when all are there."""
+
+
+async def _answered(opened: OpenCall) -> ToolResult:
+    """The result of a tool that the agent answers itself."""
+    assert opened.local is not None
+    try:
+        value = await opened.local()
+    except PolicyDeniedError as error:
+        return opened.ended(ToolStatus.DENIED, error.code, error.message)
+    except AgentcyError as error:
+        return opened.failed(error)
+    return ToolResult(tool_call_id=opened.tool_call_id, status=ToolStatus.COMPLETED, result=value)
+
+
+async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; the first that fails ends the others."""
+    if len(works) == 1:
+        await works[0]
+        return
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 def _call_of(row: ToolCallRow, args: dict[str, Any]) -> ToolCall:
@@ -377,15 +370,6 @@ def _call_of(row: ToolCallRow, args: dict[str, Any]) -> ToolCall:
         connector=row.connector, tool=row.tool, args=args, source=row.context.get("source"),
         run_id=row.run_id, position=row.position,
     )  # fmt: skip
-
-
-async def _tell(ctx: CallContext, approval: Approval) -> None:
-    await ctx.emit(EventType.APPROVAL_RESOLVED, approval.resolved())
-
-
-def _policy_denied(opened: OpenCall) -> PolicyDeniedError:
-    assert opened.decision is not None
-    return PolicyDeniedError(f"a policy denies this call: {'; '.join(opened.decision.reasons)}")
 
 
 __all__ = ["CallContext", "Gateway", "OpenCall"]

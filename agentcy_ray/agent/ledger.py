@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.agent.sealed_args import SealedArguments
 from agentcy_ray.agent.tool_audit import REFUSED, entry_of
 from agentcy_ray.agent.tool_calls import NewToolCall, ToolCallRow, ToolCallStore
+from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.core.clock import Clock, SystemClock, rfc3339
 from agentcy_ray.core.errors import NotFoundError
@@ -90,7 +92,13 @@ class Ledger:
         return await self.calls.by_key(ctx.org_id, opened.key)
 
     async def end(self, ctx: CallContext, opened: OpenCall, result: ToolResult) -> ToolResult:
-        """Write the receipt, then the audit entry; gives the result that may be released.
+        """``end_all`` of one call by ``result``; gives the result that may be released."""
+        opened.result = result
+        await self.end_all(ctx, [opened])
+        return opened.result
+
+    async def end_all(self, ctx: CallContext, calls: Sequence[OpenCall]) -> None:
+        """Write receipts, then audit entries of calls with results, which then may be released.
 
         A direct call without an intent is kept once it is audited, so that it can be read again.
 
@@ -98,20 +106,43 @@ class Ledger:
             StoreUnavailableError, StorageFullError: one of them is not durable.
         """
         began = perf_counter()
-        audit_id = new_id()
-        decision = "deny" if result.status in REFUSED else "allow"
-        note = PolicyNote(decision=decision, audit_id=audit_id)
-        result = result.model_copy(update={"policy": note})
-        receipt = {"at": rfc3339(self._clock.now()), "ok": result.error is None}
-        if opened.recorded and not await self.calls.end(ctx.org_id, result, receipt):
-            row = await self.calls.get(ctx.org_id, opened.tool_call_id)
-            _log.warning("tool_call_ended_elsewhere", status=row.status.value)
-            return row.as_result(result.approval_id)
-        await self.audit.append(entry_of(ctx, opened, result, audit_id, self._redactor))
-        if not opened.recorded and ctx.run_id is None and decision == "allow":
-            await self.calls.add(self.new_row(ctx, opened), result.status, result, receipt)
-        opened.times.audit = perf_counter() - began
-        return result
+        entries: list[AuditEntry] = []
+        for opened in calls:
+            result = opened.result
+            assert result is not None
+            decision = "deny" if result.status in REFUSED else "allow"
+            audit_id = new_id()
+            result.policy = PolicyNote(decision, audit_id)
+            if opened.recorded and not await self._receipt(ctx, opened, result):
+                continue
+            entries.append(entry_of(ctx, opened, result, audit_id, self._redactor))
+        if entries:
+            await self.audit.append(*entries)
+        took = perf_counter() - began
+        for opened in calls:
+            opened.times.audit = took
+            if ctx.run_id is None and not opened.recorded:
+                await self._keep(ctx, opened)
+
+    async def _receipt(self, ctx: CallContext, opened: OpenCall, result: ToolResult) -> bool:
+        """Write how a call ended; False when another process did, whose result holds."""
+        if await self.calls.end(ctx.org_id, result, self._signed(result)):
+            return True
+        row = await self.calls.get(ctx.org_id, opened.tool_call_id)
+        _log.warning("tool_call_ended_elsewhere", status=row.status.value)
+        opened.result = row.as_result(result.approval_id)
+        return False
+
+    async def _keep(self, ctx: CallContext, opened: OpenCall) -> None:
+        """Keep a direct call that had no row while it was made."""
+        result = opened.result
+        assert result is not None
+        if result.status not in REFUSED:
+            row = self.new_row(ctx, opened)
+            await self.calls.add(row, result.status, result, self._signed(result))
+
+    def _signed(self, result: ToolResult) -> dict[str, Any]:
+        return {"at": rfc3339(self._clock.now()), "ok": result.error is None}
 
     async def witness_again(self, ctx: CallContext, opened: OpenCall, row: ToolCallRow) -> None:
         """Write the audit entry of an ended call whose executor died just before it."""

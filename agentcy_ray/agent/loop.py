@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -157,12 +158,14 @@ class _Execution:
         while True:
             number += 1
             self._control.check()
-            turn = await self._turn(number, model, built, messages)
+            turn, saving = await self._turn(number, model, built, messages)
+            if not turn.message.tool_calls or number >= limit:
+                await saving
             if not turn.message.tool_calls:
                 return self._end(_finish_reason(turn))
             if number >= limit:
                 return await self._exhausted(turn)
-            messages += await self._called(turn)
+            messages += await self._called(turn, saving)
 
     # -- stage 2 --------------------------------------------------------------------------------
 
@@ -187,8 +190,8 @@ class _Execution:
 
     async def _turn(
         self, number: int, model: Model, built: Built, messages: Sequence[Message]
-    ) -> Turn:
-        """One model turn, stored; with the fallback model where the first fails."""
+    ) -> tuple[Turn, asyncio.Future[Any]]:
+        """One model turn, and when it is stored; with the fallback model where the first fails."""
         request = ModelRequest(
             system=built.system,
             messages=tuple(messages),
@@ -215,9 +218,9 @@ class _Execution:
             usage=done.usage,
             stop_reason=done.stop_reason,
         )
-        await self._parts.turns.save(self._run.key, turn, self._usage)
+        saving = self._parts.turns.save(self._run.key, turn, self._usage)
         self._keep_half()
-        return turn
+        return turn, saving
 
     async def _stream(self, model: Model, request: ModelRequest) -> Done:
         """Stream one answer; what was shown of it is in ``_half``, also when it fails."""
@@ -249,10 +252,10 @@ class _Execution:
 
     # -- stage 4 --------------------------------------------------------------------------------
 
-    async def _called(self, turn: Turn) -> list[Message]:
+    async def _called(self, turn: Turn, saving: asyncio.Future[Any] | None = None) -> list[Message]:
         """The turn and the results of its calls, as the model gets them."""
         assert self._tools is not None
-        turn = await self._tools.run(turn)
+        turn = await self._tools.run(turn, saving)
         self._tool_calls += len(turn.results)
         return [turn.message, Message(role="user", parts=turn.replies)]
 

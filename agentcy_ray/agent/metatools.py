@@ -10,12 +10,12 @@ import orjson
 
 from agentcy_ray.agent.access_requests import AccessRequests
 from agentcy_ray.agent.calls import CallContext, OpenCall
-from agentcy_ray.agent.gateway import Gateway
+from agentcy_ray.agent.gateway import Gateway, Released
 from agentcy_ray.agent.tool_schemas import ArgumentChecks
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.errors import AgentcyError, PolicyDeniedError, ToolNotFoundError
 from agentcy_ray.core.ids import encode
-from agentcy_ray.core.tools import CatalogEntry, Effect, ToolCall, ToolResult, ToolSpec, ToolStatus
+from agentcy_ray.core.tools import CatalogEntry, Effect, ToolCall, ToolSpec
 from agentcy_ray.stores.postgres import Database
 
 SEARCH_BYTES = 6 * 1024
@@ -86,6 +86,9 @@ META_TOOLS: list[ToolSpec] = [
         ["connector", "reason"],
     ),
 ]
+Use = tuple[str, dict[str, Any], int]
+"""Name of a meta-tool (another one gives a result that says what to do), its arguments, and the
+position in the run: turn × 1000 + index."""
 _BY_NAME = {spec.name: spec for spec in META_TOOLS}
 
 
@@ -102,24 +105,25 @@ class MetaTools:
             "request_connector_access": self._request,
         }
 
-    async def open(
-        self, ctx: CallContext, name: str, args: dict[str, Any], position: int
-    ) -> OpenCall:
-        """Begin a call as the model wrote it; never waits for a person.
-
-        Args:
-            ctx: the run's.
-            name: name of a meta-tool; another one gives a result that says what to do.
-            args: its arguments.
-            position: turn × 1000 + index.
+    async def open(self, ctx: CallContext, uses: Sequence[Use]) -> list[OpenCall]:
+        """Begin calls as the model wrote them; never waits for a person.
 
         Raises:
             StoreUnavailableError: a gate could not be read.
         """
-        asked = ToolCall(connector="", tool=name, args=args, position=position)
-        opened = OpenCall(ctx.call_id(position), asked)
+        calls = [self._read(ctx, use) for use in uses]
+        await self._gateway.open_all(ctx, calls)
+        return calls
+
+    async def finish(self, ctx: CallContext, calls: Sequence[OpenCall], released: Released) -> None:
+        """Bring calls that ``open`` began to their results, as ``Gateway.finish_all``."""
+        await self._gateway.finish_all(ctx, calls, released)
+
+    def _read(self, ctx: CallContext, use: Use) -> OpenCall:
+        """A call as the gateway takes it, or with its result where the model has erred."""
+        name, args, position = use
+        call_id, spec = ctx.call_id(position), _BY_NAME.get(name)
         try:
-            spec = _BY_NAME.get(name)
             if spec is None:
                 raise ToolNotFoundError(
                     f"there is no tool {name!r}; call tools of connectors by {_EXECUTE}, "
@@ -127,43 +131,24 @@ class MetaTools:
                 )
             self._arguments.check(name, spec, args)
         except AgentcyError as error:
+            opened = OpenCall(call_id, ToolCall("", name, args, position=position))
             opened.result = opened.failed(error)
             return opened
-        if name == _EXECUTE:
-            return await self._gateway.open(
-                ctx,
-                ToolCall(
-                    connector=args["connector"],
-                    tool=args["tool"],
-                    args=args["args"],
-                    source=args.get("source"),
-                    run_id=ctx.run_id,
-                    position=position,
-                ),
-            )
-        opened.local = lambda: self._answers[name](ctx, args)
-        return opened
-
-    async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        """The result of a call that ``open`` began.
-
-        Raises:
-            StoreUnavailableError, StorageFullError: as ``Gateway.finish``.
-        """
-        if opened.local is None:
-            return await self._gateway.finish(ctx, opened)
-        if opened.result is None:
-            try:
-                opened.result = ToolResult(
-                    tool_call_id=opened.tool_call_id,
-                    status=ToolStatus.COMPLETED,
-                    result=await opened.local(),
-                )
-            except PolicyDeniedError as error:
-                opened.result = opened.ended(ToolStatus.DENIED, error.code, error.message)
-            except AgentcyError as error:
-                opened.result = opened.failed(error)
-        return opened.result
+        if name != _EXECUTE:
+            opened = OpenCall(call_id, ToolCall("", name, args, position=position))
+            opened.local = lambda: self._answers[name](ctx, args)
+            return opened
+        return OpenCall(
+            call_id,
+            ToolCall(
+                connector=args["connector"],
+                tool=args["tool"],
+                args=args["args"],
+                source=args.get("source"),
+                run_id=ctx.run_id,
+                position=position,
+            ),
+        )
 
     async def _list(self, ctx: CallContext, args: dict[str, Any]) -> Any:
         catalog, realm = self._gateway.catalog, ctx.realm or args.get("realm")

@@ -49,14 +49,14 @@ class Rings:
 
 def _payload(stored: Sequence[Stored]) -> dict[str, Any]:
     """``{"seq": last}``, and the events themselves where they are small."""
-    payload: dict[str, Any] = {"seq": stored[-1].event.seq}
+    payload: dict[str, Any] = {"seq": stored[-1].seq}
     if sum(len(item.text) for item in stored) <= INLINE_BYTES:
         payload["events"] = [
             {
-                "seq": item.event.seq,
-                "type": item.event.type.value,
+                "seq": item.seq,
+                "type": item.type.value,
                 "data": orjson.Fragment(item.text),
-                "at": rfc3339(item.event.at),
+                "at": rfc3339(item.at),
             }
             for item in stored
         ]

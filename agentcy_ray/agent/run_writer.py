@@ -1,14 +1,12 @@
 """Everything that owners write of their runs, many writes a commit.
 
 A write checks the run's epoch and takes the next numbers under the run's row lock, so a former
-owner writes nothing and no number is skipped. Writes of many runs of one organisation share a
-transaction by natural batching: one goes at once when nothing is in flight, those that come
-meanwhile go together in the next, in four statements however many they are.
+owner writes nothing and no number is skipped. Writes of many runs go in four statements, however
+many they are (``stores/group_commit.py``).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +15,10 @@ from uuid import UUID
 
 import orjson
 
-from agentcy_ray.core.errors import LeaseLostError, StoreUnavailableError
-from agentcy_ray.core.events import EventType, RunEvent
+from agentcy_ray.core.errors import LeaseLostError
+from agentcy_ray.core.events import EventType
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.repair import repaired
-from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,27 +31,29 @@ NewEvent = tuple[EventType, Mapping[str, Any]]
 
 ACTIVE = ("queued", "running", "waiting_approval")
 EVENT_BYTES = 64 * 1024
-BATCH = 512
 
 _EVENTS = """
-WITH want AS (SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::int[]) AS w(run_id, epoch, n)),
+WITH want AS (
+  SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::int[], $5::int[])
+    WITH ORDINALITY AS w(run_id, epoch, n, before, place)
+),
 locked AS (
   SELECT r.id FROM runs r JOIN want w ON w.run_id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
 ),
 head AS (
   UPDATE runs r SET last_seq = r.last_seq + w.n
   FROM want w JOIN locked l ON l.id = w.run_id
-  WHERE r.id = w.run_id AND r.epoch = w.epoch AND r.status = ANY($9)
-  RETURNING r.id, r.epoch, r.last_seq - w.n AS base, clock_timestamp() AS at
+  WHERE r.id = w.run_id AND r.epoch = w.epoch AND r.status = ANY($6)
+  RETURNING r.id, w.place, w.before, r.last_seq - w.n AS base, clock_timestamp() AS at
 ),
 put AS (
   INSERT INTO run_events (org_id, run_id, seq, type, data, at)
-  SELECT $1, h.id, h.base + e.ord, e.type, e.data::jsonb, h.at
+  SELECT $1, h.id, h.base + e.ord - h.before, e.type, e.data::jsonb, h.at
   FROM head h
-  JOIN unnest($5::uuid[], $6::bigint[], $7::int[], $8::text[], $10::text[])
-    AS e(run_id, epoch, ord, type, data) ON e.run_id = h.id AND e.epoch = h.epoch
+  JOIN unnest($7::int[], $8::text[], $9::text[]) WITH ORDINALITY AS e(place, type, data, ord)
+    ON e.place = h.place
 )
-SELECT id, epoch, base, at FROM head
+SELECT place, base, at FROM head
 """
 _TURNS = """
 INSERT INTO run_turns (org_id, run_id, turn, messages, usage)
@@ -73,7 +72,7 @@ WHERE t.run_id = u.run_id AND t.turn = u.turn RETURNING t.run_id, t.turn
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunKey:
     """A run as its owner holds it."""
 
@@ -102,89 +101,25 @@ class NewResults:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event as it is kept, with its JSON."""
+    """An event as it is kept."""
 
-    event: RunEvent
+    seq: int
+    type: EventType
+    data: Mapping[str, Any]
+    at: datetime
     text: str
+    """``data`` as JSON."""
 
 
-@dataclass(slots=True)
-class _Write:
+@dataclass(frozen=True, slots=True)
+class RunWrite:
+    """What an owner writes of a run in one go: all of it is kept, or nothing."""
+
     key: RunKey
-    events: list[tuple[EventType, Mapping[str, Any], str]]
-    turn: NewTurn | None
-    results: NewResults | None
-    done: asyncio.Future[list[Stored]]
-
-
-class RunWriter:
-    """Group commit for the runs of all organisations that this process executes."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self._waiting: dict[UUID, list[_Write]] = {}
-        self._writers: dict[UUID, asyncio.Task[None]] = {}
-
-    async def write(
-        self,
-        key: RunKey,
-        events: Sequence[NewEvent],
-        turn: NewTurn | None = None,
-        results: NewResults | None = None,
-    ) -> list[Stored]:
-        """Keep all that is given, or nothing; answers the events with their numbers.
-
-        Raises:
-            LeaseLostError: the run has a newer owner, or has ended; nothing was written.
-            StoreUnavailableError: Postgres does not answer; nothing was written.
-        """
-        done: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
-        write = _Write(key, [storable(event) for event in events], turn, results, done)
-        self._waiting.setdefault(key.org_id, []).append(write)
-        if key.org_id not in self._writers:
-            task = asyncio.create_task(self._drain(key.org_id), name="run-writer")
-            self._writers[key.org_id] = task
-        return await done
-
-    async def _drain(self, org_id: UUID) -> None:
-        waiting: list[_Write] = []
-        try:
-            await asyncio.sleep(0)  # whoever else is ready to write now goes along
-            while waiting := self._waiting.pop(org_id, []):
-                for start in range(0, len(waiting), BATCH):
-                    await self._settle(org_id, waiting[start : start + BATCH])
-        finally:
-            del self._writers[org_id]
-            for write in (*waiting, *self._waiting.pop(org_id, [])):
-                write.done.cancel()  # when the process ends nobody shall wait for ever
-
-    async def _settle(self, org_id: UUID, batch: Sequence[_Write]) -> None:
-        try:
-            async with self._db.tenant(org_id) as connection:
-                written = await _put(connection, org_id, batch)
-        except StoreUnavailableError as error:
-            _fail(batch, error)
-            return
-        except Exception as error:  # noqa: BLE001 - the waiting caller gets it
-            if len(batch) == 1:
-                _fail(batch, error)
-                return
-            for one in batch:  # so that a write which cannot be kept fails alone
-                await self._settle(org_id, [one])
-            return
-        for write, stored in zip(batch, written, strict=True):
-            if write.done.done():  # the writer was cancelled; what it wrote stands
-                continue
-            if stored is None:
-                write.done.set_exception(lease_lost(write.key.run_id))
-            else:
-                write.done.set_result(stored)
-
-
-def _fail(batch: Sequence[_Write], error: Exception) -> None:
-    for write in batch:
-        if not write.done.done():
-            write.done.set_exception(error)
+    events: Sequence[tuple[EventType, Mapping[str, Any], str]]
+    """As ``storable`` gives them."""
+    turn: NewTurn | None = None
+    results: NewResults | None = None
 
 
 async def append_on(
@@ -197,11 +132,10 @@ async def append_on(
     """
     if not events:
         return []
-    done: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
-    write = _Write(key, [storable(event) for event in events], None, None, done)
+    write = RunWrite(key, [storable(event) for event in events])
     stored = (await _put_events(connection, key.org_id, [write]))[0]
-    if stored is None:
-        raise lease_lost(key.run_id)
+    if isinstance(stored, Exception):
+        raise stored
     return stored
 
 
@@ -243,12 +177,14 @@ def _bounded(kept: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-async def _put(
-    connection: Connection, org_id: UUID, batch: Sequence[_Write]
-) -> list[list[Stored] | None]:
-    """Write a batch; the answer has an entry for each, None where the epoch was refused."""
+async def put(
+    connection: Connection, org_id: UUID, batch: Sequence[RunWrite]
+) -> list[list[Stored] | Exception]:
+    """Write a batch; answers each with its events, or with what refuses a former owner."""
     written = await _put_events(connection, org_id, batch)
-    ours = [write for write, stored in zip(batch, written, strict=True) if stored is not None]
+    ours = [
+        w for w, stored in zip(batch, written, strict=True) if not isinstance(stored, Exception)
+    ]
     turns = [(write.key.run_id, write.turn) for write in ours if write.turn is not None]
     if turns:
         kept = await connection.fetch(
@@ -287,52 +223,48 @@ def _all_kept(wanted: set[tuple[UUID, int]], kept: Sequence[Any]) -> None:
 
 
 async def _put_events(
-    connection: Connection, org_id: UUID, batch: Sequence[_Write]
-) -> list[list[Stored] | None]:
-    counts: dict[RunKey, int] = {}
-    runs: list[UUID] = []
-    epochs: list[int] = []
-    ords: list[int] = []
+    connection: Connection, org_id: UUID, batch: Sequence[RunWrite]
+) -> list[list[Stored] | Exception]:
+    # Events of one run stand together: their numbers follow from their places.
+    runs: dict[RunKey, list[RunWrite]] = {}
+    for write in batch:
+        runs.setdefault(write.key, []).append(write)
+    counts: list[int] = []
+    before: list[int] = []
+    places: list[int] = []
     types: list[str] = []
     texts: list[str] = []
-    for write in batch:
-        key = write.key
-        count = counts.get(key, 0)
-        for type_, _, text in write.events:
-            count += 1
-            runs.append(key.run_id)
-            epochs.append(key.epoch)
-            ords.append(count)
-            types.append(type_.value)
-            texts.append(text)
-        counts[key] = count
+    for place, writes in enumerate(runs.values(), 1):
+        before.append(len(texts))
+        for write in writes:
+            for type_, _, text in write.events:
+                types.append(type_.value)
+                texts.append(text)
+        counts.append(len(texts) - before[-1])
+        places += [place] * counts[-1]
     rows = await connection.fetch(
         _EVENTS,
         org_id,
-        [key.run_id for key in counts],
-        [key.epoch for key in counts],
-        list(counts.values()),
-        runs, epochs, ords, types, list(ACTIVE), texts,
+        [key.run_id for key in runs],
+        [key.epoch for key in runs],
+        counts, before, ACTIVE, places, types, texts,
     )  # fmt: skip
-    heads: dict[tuple[UUID, int], tuple[int, datetime]] = {
-        (row["id"], row["epoch"]): (row["base"], row["at"]) for row in rows
-    }
-    answer: list[list[Stored] | None] = []
+    heads: dict[RunKey, tuple[int, datetime]] = {}
+    keys = list(runs)
+    for place, base, at in rows:
+        heads[keys[place - 1]] = base, at
+    answer: list[list[Stored] | Exception] = []
     for write in batch:
-        place = (write.key.run_id, write.key.epoch)
-        head = heads.get(place)
+        head = heads.get(write.key)
         if head is None:
-            answer.append(None)
+            answer.append(lease_lost(write.key.run_id))
             continue
         seq, at = head
-        stored: list[Stored] = []
-        for type_, data, text in write.events:
-            seq += 1
-            event = RunEvent.model_construct(
-                run_id=write.key.run_id, seq=seq, type=type_, data=data, at=at
-            )
-            stored.append(Stored(event, text))
-        heads[place] = (seq, at)
+        stored = [
+            Stored(number, type_, data, at, text)
+            for number, (type_, data, text) in enumerate(write.events, seq + 1)
+        ]
+        heads[write.key] = seq + len(stored), at
         answer.append(stored)
     return answer
 

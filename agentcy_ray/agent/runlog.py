@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
+from agentcy_ray.agent import run_writer
 from agentcy_ray.agent.follow import Follower
 from agentcy_ray.agent.rings import Rings
-from agentcy_ray.agent.run_writer import NewEvent, NewResults, NewTurn, RunKey, RunWriter, Stored
+from agentcy_ray.agent.run_writer import (
+    NewEvent,
+    NewResults,
+    NewTurn,
+    RunKey,
+    RunWrite,
+    Stored,
+    storable,
+)
 from agentcy_ray.core.events import RunEvent
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.group_commit import GroupCommit
 from agentcy_ray.stores.postgres import Database
 
 _READ = """
@@ -24,7 +35,7 @@ class RunLog:
 
     def __init__(self, db: Database, bell: Bell, settings: Settings) -> None:
         self._db = db
-        self._writer = RunWriter(db)
+        self._writes = GroupCommit[RunWrite, list[Stored]](db, run_writer.put)
         self._rings = Rings(bell)
         self._follower = Follower(db, bell, self.read, settings)
 
@@ -35,7 +46,7 @@ class RunLog:
         *,
         turn: NewTurn | None = None,
         results: NewResults | None = None,
-    ) -> list[RunEvent]:
+    ) -> list[Stored]:
         """Write ``events`` as the next of the run and what belongs to them; ring its readers.
 
         Raises:
@@ -44,9 +55,17 @@ class RunLog:
         """
         if not events and turn is None and results is None:
             return []
-        stored = await self._writer.write(key, events, turn, results)
+        write = RunWrite(key, [storable(event) for event in events], turn, results)
+        stored = await self._writes.hand_in(key.org_id, write)
         self._rings.add(key.run_id, stored)
-        return [item.event for item in stored]
+        return stored
+
+    def keep(self, key: RunKey, turn: NewTurn) -> asyncio.Future[list[Stored]]:
+        """Write a turn before whatever is appended from now on.
+
+        The future is done once it is durable, or holds what ``append`` raises.
+        """
+        return self._writes.hand_in(key.org_id, RunWrite(key, (), turn))
 
     async def read(
         self, org_id: UUID, run_id: UUID, after: int = 0, limit: int = 500

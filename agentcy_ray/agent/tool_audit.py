@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
+import orjson
+
 from agentcy_ray.agent.calls import CallContext, OpenCall
+from agentcy_ray.audit.canonical import canonical
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.redaction import Redactor
 from agentcy_ray.core.tools import ToolResult, ToolStatus
-from agentcy_ray.policy.input import TOOL_ACTION
+from agentcy_ray.policy.input import TOOL_ACTION, Occasion
 
 REFUSED = frozenset({ToolStatus.DENIED, ToolStatus.CANCELLED})
 
@@ -23,9 +27,9 @@ def entry_of(
     """
     refused = result.status in REFUSED
     entry, decision, principal = opened.entry, opened.decision, ctx.principal
-    reasons = list(decision.reasons) if decision else []
+    reasons = decision.reasons if decision else ()
     if refused and result.error is not None and not reasons:
-        reasons.append(result.error.message)
+        reasons = (result.error.message,)
     return AuditEntry(
         id=audit_id,
         org_id=ctx.org_id,
@@ -46,8 +50,8 @@ def entry_of(
         },
         policy_id=decision.policy_id if decision else None,
         rule=decision.rule if decision else None,
-        reasons=tuple(reasons),
-        input=redactor.json(opened.question.document(), by_field=True) if opened.question else None,
+        reasons=reasons,
+        input=_input(opened, redactor),
         context={
             "ip": ctx.ip,
             "request_id": ctx.request_id,
@@ -59,6 +63,38 @@ def entry_of(
             "usage_ms": _millis(result.usage_ms),
         },
     )
+
+
+def _input(opened: OpenCall, redactor: Redactor) -> dict[str, Any] | None:
+    """The policy's input without secrets; what is in its canonical form already stays so."""
+    question, occasion = opened.question, opened.occasion
+    if question is None or occasion is None:
+        return None
+    harmless = redactor.harmless(opened.args_json, by_field=True)
+    args = (
+        orjson.Fragment(opened.args_json)
+        if harmless
+        else redactor.json(opened.call.args, by_field=True)
+    )
+    return {
+        **_kept(occasion, redactor),
+        "action": question.action,
+        "resource": {**question.resource, "args": args},
+    }
+
+
+def _kept(occasion: Occasion, redactor: Redactor) -> dict[str, Any]:
+    """The shared parts, made ready once for all calls of the occasion."""
+    if occasion.kept is None:
+        occasion.kept = {
+            name: orjson.Fragment(canonical(redactor.json(part, by_field=True)))
+            for name, part in (
+                ("subject", occasion.subject),
+                ("context", occasion.context),
+                ("env", occasion.env),
+            )
+        }
+    return occasion.kept
 
 
 def _millis(value: float) -> float | int:

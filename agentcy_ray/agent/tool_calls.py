@@ -14,7 +14,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentcy_ray.agent.call_writer import CallWriter
+from agentcy_ray.agent import call_writer
+from agentcy_ray.agent.call_writer import CallWrite
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import (
     ArtifactId,
@@ -29,6 +30,7 @@ from agentcy_ray.core.ids import (
 from agentcy_ray.core.states import TOOL_CALL, ends, sources_of
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.core.tools import Effect, PolicyNote, ToolFault, ToolResult, ToolStatus
+from agentcy_ray.stores.group_commit import GroupCommit
 from agentcy_ray.stores.postgres import Database
 
 if TYPE_CHECKING:
@@ -143,7 +145,8 @@ class ToolCallStore:
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self._writer = CallWriter(db)
+        # A row is moved once in a transaction, so that each end finds what came before it.
+        self._writes = GroupCommit[CallWrite, bool](db, call_writer.put, lambda write: write.id)
 
     async def insert(self, connection: Connection, call: NewToolCall, status: ToolStatus) -> bool:
         """Write a row; False when one with this idempotency key exists."""
@@ -193,7 +196,9 @@ class ToolCallStore:
             "idempotency_key": call.idempotency_key,
             **({} if result is None else _ending(result, receipt)),
         }
-        return await self._writer.insert(call.principal.org_id, call.id, row)
+        return await self._writes.hand_in(
+            call.principal.org_id, CallWrite(call.id, row, ends=False)
+        )
 
     async def get(self, org_id: UUID, tool_call_id: UUID) -> ToolCallRow:
         """One call.
@@ -238,7 +243,7 @@ class ToolCallStore:
         """
         former = sources_of(TOOL_CALL, result.status.value)
         row = {**_ending(result, receipt), "of": list(former)}
-        return await self._writer.end(org_id, result.tool_call_id, row)
+        return await self._writes.hand_in(org_id, CallWrite(result.tool_call_id, row, ends=True))
 
 
 def _ending(result: ToolResult, receipt: dict[str, Any] | None) -> dict[str, Any]:
@@ -249,7 +254,7 @@ def _ending(result: ToolResult, receipt: dict[str, Any] | None) -> dict[str, Any
         "result": result.result,
         "result_artifact_id": _text(result.artifact_id),
         "usage_ms": result.usage_ms,
-        "error": None if result.error is None else result.error.model_dump(),
+        "error": result.document()["error"],
         "audit_id": None if result.policy is None else _text(result.policy.audit_id),
     }
 

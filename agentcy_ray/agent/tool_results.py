@@ -42,22 +42,29 @@ class ResultShaper:
         )
         if answer.fault is not None:
             message = self._redactor.text(answer.fault.message)
-            fault = ToolFault(code=answer.fault.code, message=message)
-            return result.model_copy(update={"error": fault})
-        value = self._redactor.json(answer.value)
-        text = value.encode() if isinstance(value, str) else orjson.dumps(value, default=str)
+            result.error = ToolFault(code=answer.fault.code, message=message)
+            return result
+        value, text = answer.value, answer.encoded
+        if text is None or isinstance(value, str) or not self._redactor.harmless(text):
+            value = self._redactor.json(value)
+            text = value.encode() if isinstance(value, str) else orjson.dumps(value, default=str)
         if len(text) > self._largest:
-            fault = ToolFault(
+            result.error = ToolFault(
                 code="result_too_large",
                 message=f"the result takes {len(text)} bytes, more than {self._largest}; "
                 "ask for less: a smaller limit, a filter, a narrower path",
             )
-            status = answer.status if opened.effect.consequential else ToolStatus.ERROR
-            return result.model_copy(update={"status": status, "error": fault})
+            if not opened.effect.consequential:
+                result.status = ToolStatus.ERROR
+            return result
         bound = self._model_bytes if ctx.run_id else DIRECT_BYTES
-        if len(text) <= bound:
-            return result.model_copy(update={"result": value})
-        return await self._cut(ctx, opened, result, text, bound, is_text=isinstance(value, str))
+        if len(text) > bound:
+            is_text = isinstance(value, str)
+            await self._cut(ctx, opened, result, text, bound, is_text=is_text)
+        else:
+            result.result = value
+            result.encoded = None if isinstance(value, str) else text
+        return result
 
     async def _cut(
         self,
@@ -68,10 +75,9 @@ class ResultShaper:
         bound: int,
         *,
         is_text: bool,
-    ) -> ToolResult:
+    ) -> None:
         name = f"{opened.call.connector}.{opened.call.tool}{'.txt' if is_text else '.json'}"
         frame: dict[str, Any] = {"truncated": True, "bytes": len(text)}
-        artifact_id = None
         try:
             artifact = await self._artifacts.store(
                 ctx.org_id, name, text,
@@ -83,7 +89,7 @@ class ResultShaper:
             _log.error("tool_result_not_kept", tool=name, problem=error.message)
             frame["note"] = "the middle is lost: the whole result could not be kept; ask for less"
         else:
-            artifact_id = artifact.id
+            result.artifact_id = artifact.id
             frame["artifact_id"] = encode("art", artifact.id)
             frame["note"] = (
                 "the middle is left out; the artifact holds the whole result. To read on, call "
@@ -98,13 +104,7 @@ class ResultShaper:
                     "bytes": artifact.bytes,
                 },
             )
-        return result.model_copy(
-            update={
-                "result": _framed(text, bound, frame),
-                "truncated": True,
-                "artifact_id": artifact_id,
-            }
-        )
+        result.result, result.truncated = _framed(text, bound, frame), True
 
 
 def _framed(text: bytes, bound: int, frame: dict[str, Any]) -> dict[str, Any]:

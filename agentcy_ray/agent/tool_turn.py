@@ -18,6 +18,8 @@ import orjson
 from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.agent.citations import Citations, pieces_of_search
 from agentcy_ray.agent.control import RunControl, Stopped
+from agentcy_ray.agent.gateway import Released
+from agentcy_ray.agent.metatools import Use
 from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.runlog import NewEvent, RunLog
 from agentcy_ray.agent.runs import RunStore
@@ -28,7 +30,6 @@ from agentcy_ray.core.redaction import Redactor
 from agentcy_ray.core.tools import ToolFault, ToolResult, ToolStatus
 from agentcy_ray.llm.model import ToolReply, ToolUse
 
-READS_AT_ONCE = 16
 CALLS_PER_TURN = 1000
 """Places in a turn; a call's position in the run is turn × 1000 + place."""
 ARGS_INLINE_CHARS = 4096
@@ -39,14 +40,13 @@ _CITED = frozenset({("rag", "search")})
 class Tools(Protocol):
     """The meta-tools as the loop calls them; ``MetaTools`` is the one."""
 
-    async def open(
-        self, ctx: CallContext, name: str, args: dict[str, Any], position: int
-    ) -> OpenCall:
-        """Bring a call to the point where it waits or may be dispatched."""
+    async def open(self, ctx: CallContext, uses: Sequence[Use]) -> list[OpenCall]:
+        """Bring calls to the point where they wait or may be dispatched."""
         ...
 
-    async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        """Wait, dispatch, record. Faults are results."""
+    async def finish(self, ctx: CallContext, calls: Sequence[OpenCall], released: Released) -> None:
+        """Wait, dispatch, record; ``released`` gets groups of calls with their results. Faults are
+        results."""
         ...
 
 
@@ -83,6 +83,10 @@ class ToolTurn:
     ) -> None:
         self._run = run
         self._ctx = replace(ctx, emit=self._emit)
+        self._opening = replace(ctx, emit=self._hold, ready=self._until_saved)
+        self._held: list[NewEvent] = []
+        """What the gates tell while calls are opened; it follows the announcement of the calls."""
+        self._saving: asyncio.Future[Any] | None = None
         self._control = control
         self._citations = citations
         self._tools = tools
@@ -103,13 +107,18 @@ class ToolTurn:
         """Take note of tool calls and approvals that a former executor has announced."""
         self._announced |= announced
 
-    async def run(self, turn: Turn) -> Turn:
+    async def run(self, turn: Turn, saving: asyncio.Future[Any] | None = None) -> Turn:
         """Finish what is missing of a turn; answers the turn with all its results.
+
+        Args:
+            turn: as the model ended it, or as a former executor left it.
+            saving: done once the turn is stored; no call is made before.
 
         Raises:
             Stopped: the run is to stop; a write that was under way has ended and is recorded.
             LeaseLostError: the run has a newer owner.
         """
+        self._saving = saving
         missing = [
             (index, use)
             for index, use in enumerate(turn.message.tool_calls)
@@ -118,11 +127,11 @@ class ToolTurn:
         results = dict(turn.results)
         calls = await self._open(turn, missing, results)
         reads = [call for call in calls if not call.opened.effect.consequential]
-        writes = [call for call in calls if call.opened.effect.consequential]
         if reads:
-            await self._control.guard(self._together(turn, reads, results))
-        for call in writes:
-            await self._alone(turn, call, results)
+            await self._control.guard(self._finish(turn, reads, results))
+        for call in calls:
+            if call.opened.effect.consequential:
+                await self._alone(turn, call, results)
         return turn.model_copy(update={"results": results})
 
     async def skip(self, turn: Turn, code: str, message: str) -> Turn:
@@ -139,34 +148,36 @@ class ToolTurn:
     async def _open(
         self, turn: Turn, missing: Sequence[tuple[int, ToolUse]], results: dict[int, StoredResult]
     ) -> list[_Pending]:
-        calls: list[_Pending] = []
+        self._control.check()
+        uses = [(index, use) for index, use in missing if use.invalid is None]
+        first = turn.number * CALLS_PER_TURN
+        opened = await self._tools.open(
+            self._opening, [(use.name, use.args, first + index) for index, use in uses]
+        )
+        held, self._held = self._held, []
         events: list[NewEvent] = []
+        calls: list[_Pending] = []
+        for (index, use), one in zip(uses, opened, strict=True):
+            calls.append(_Pending(index, use, one))
+            events += self._start_events(use, one.tool_call_id, one)
+        # Every call is announced before the approvals that are needed.
+        await self._announce([*events, *held])
+        await self._until_saved()
         for index, use in missing:
-            self._control.check()
             if use.invalid is not None:
                 result = _ended(
                     new_id(), ToolStatus.ERROR, "invalid_args",
                     "the arguments are not a JSON object; send one that matches the tool's schema",
                 )  # fmt: skip
                 await self._answer(turn, index, use, result, results)
-                continue
-            asked: list[NewEvent] = []
-
-            async def hold(
-                event: EventType, data: Mapping[str, Any], asked: list[NewEvent] = asked
-            ) -> None:
-                asked.append((event, data))
-
-            position = turn.number * CALLS_PER_TURN + index
-            opened = await self._tools.open(
-                replace(self._ctx, emit=hold), use.name, use.args, position
-            )
-            call = _Pending(index, use, opened)
-            calls.append(call)
-            # The call is announced before the approval that it needs.
-            events += [*self._start_events(use, opened.tool_call_id, opened), *asked]
-        await self._announce(events)
         return calls
+
+    async def _hold(self, event: EventType, data: dict[str, Any]) -> None:
+        self._held.append((event, data))
+
+    async def _until_saved(self) -> None:
+        if self._saving is not None:
+            await self._saving
 
     async def _announce(self, events: Sequence[NewEvent]) -> None:
         new = self._unknown(events)
@@ -216,12 +227,14 @@ class ToolTurn:
         """
         name = encode("tc", call_id)
         data: dict[str, Any] = {"tool_call_id": name, "name": use.name}
-        args = self._redactor.json(use.args, by_field=True)
-        text = orjson.dumps(args).decode()
+        raw = orjson.dumps(use.args)
+        if not self._redactor.harmless(raw, by_field=True):
+            raw = orjson.dumps(self._redactor.json(use.args, by_field=True))
         pieces: list[str] = []
-        if len(text) <= ARGS_INLINE_CHARS:
-            data["args"] = args
+        if len(raw) <= ARGS_INLINE_CHARS:
+            data["args"] = orjson.Fragment(raw)
         else:
+            text = raw.decode()
             pieces = [
                 text[at : at + ARGS_INLINE_CHARS] for at in range(0, len(text), ARGS_INLINE_CHARS)
             ]
@@ -239,30 +252,10 @@ class ToolTurn:
 
     # -- finishing ------------------------------------------------------------------------------
 
-    async def _together(
-        self, turn: Turn, calls: Sequence[_Pending], results: dict[int, StoredResult]
-    ) -> None:
-        """Finish reads side by side; results that come together are kept together."""
-        waiting = list(reversed(calls))
-        running: dict[asyncio.Task[ToolResult], _Pending] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < READS_AT_ONCE:
-                    call = waiting.pop()
-                    running[asyncio.create_task(self._finished(call))] = call
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                ended = [(running.pop(task), task.result()) for task in done]
-                await self._keep(turn, ended, results)
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
-
     async def _alone(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
         """Finish a write. Once it may have been dispatched it is not abandoned, whoever asks."""
         self._control.check()
-        task = asyncio.create_task(self._finish(turn, call, results))
+        task = asyncio.create_task(self._finish(turn, [call], results))
         stopped = asyncio.create_task(self._control.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -283,27 +276,26 @@ class ToolTurn:
                 await asyncio.wait({task})
         self._control.check()
 
-    async def _finish(self, turn: Turn, call: _Pending, results: dict[int, StoredResult]) -> None:
-        await self._keep(turn, [(call, await self._finished(call))], results)
-
-    async def _finished(self, call: _Pending) -> ToolResult:
-        result = call.opened.result
-        if result is None:
-            result = await self._tools.finish(self._ctx, call.opened)
-            if call.opened.approval is not None:  # decided, or used up by another process
-                await self._decided(encode("apr", call.opened.approval.id), [])
-        return result
-
-    async def _keep(
-        self,
-        turn: Turn,
-        ended: Sequence[tuple[_Pending, ToolResult]],
-        results: dict[int, StoredResult],
+    async def _finish(
+        self, turn: Turn, calls: Sequence[_Pending], results: dict[int, StoredResult]
     ) -> None:
-        kept = {call.index: self._stored(call.use, result, call.opened) for call, result in ended}
-        events = [_result_event(result) for _, result in ended]
-        await self._turns.save_results(self._run.key, turn.number, kept, events)
-        results |= kept
+        """Finish calls; results that come together are kept together."""
+        pending = {id(call.opened): call for call in calls}
+
+        async def keep(ended: Sequence[OpenCall]) -> None:
+            kept: dict[int, StoredResult] = {}
+            events: list[NewEvent] = []
+            for opened in ended:
+                call, result = pending[id(opened)], opened.result
+                assert result is not None
+                if opened.approval is not None:  # decided, or used up by another process
+                    await self._decided(encode("apr", opened.approval.id), [])
+                kept[call.index] = self._stored(call.use, result, opened)
+                events.append(_result_event(result))
+            await self._turns.save_results(self._run.key, turn.number, kept, events)
+            results.update(kept)
+
+        await self._tools.finish(self._ctx, [call.opened for call in calls], keep)
 
     async def _answer(
         self,
@@ -320,15 +312,18 @@ class ToolTurn:
         results[index] = stored
 
     def _stored(self, use: ToolUse, result: ToolResult, opened: OpenCall | None) -> StoredResult:
-        value = result.result
+        value, encoded = result.result, result.encoded
         known = len(self._citations.evidence)
         if opened is not None and (opened.call.connector, opened.call.tool) in _CITED:
-            value = self._with_keys(value)
+            value, encoded = self._with_keys(value), None
         if result.error is not None:
-            value = {"error": result.error.model_dump()}
+            value, encoded = {"error": result.document()["error"]}, None
             if result.result is not None:
                 value["result"] = result.result
-        text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+        if isinstance(value, str):
+            text = value
+        else:
+            text = (encoded or orjson.dumps(value, default=str)).decode()
         reply = ToolReply(
             id=use.id, name=use.name, text=text, is_error=result.status is not ToolStatus.COMPLETED
         )
@@ -361,7 +356,10 @@ class ToolTurn:
 
 
 def _result_event(result: ToolResult) -> NewEvent:
-    data = result.model_dump(mode="json", exclude_none=True, exclude={"approval_id"})
+    data = {name: value for name, value in result.document().items() if value is not None}
+    data.pop("approval_id", None)
+    if result.encoded is not None:
+        data["result"] = orjson.Fragment(result.encoded)
     return EventType.TOOL_RESULT, data
 
 

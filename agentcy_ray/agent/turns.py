@@ -6,13 +6,14 @@ begin, with the results of those calls added one by one as they come.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pydantic import Field
 
 from agentcy_ray.agent.context_build import Built
-from agentcy_ray.agent.run_writer import NewEvent, NewResults, NewTurn, RunKey
+from agentcy_ray.agent.run_writer import NewEvent, NewResults, NewTurn, RunKey, Stored
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.core.events import Usage
 from agentcy_ray.llm.model import Evidence, Message, Record, StopReason, ToolReply
@@ -116,17 +117,14 @@ class TurnStore:
         turn = NewTurn(0, body, Usage().model_dump(mode="json"), None)
         await self._log.append(key, (), turn=turn)
 
-    async def save(
-        self, key: RunKey, turn: Turn, total: Usage, events: Sequence[NewEvent] = ()
-    ) -> None:
-        """Keep a complete model turn with the run's usage so far, before its calls begin.
+    def save(self, key: RunKey, turn: Turn, total: Usage) -> asyncio.Future[list[Stored]]:
+        """Keep a complete model turn with the run's usage so far; then its calls may begin.
 
-        Raises:
-            LeaseLostError: the run has a newer owner, or has ended.
+        The future may hold ``LeaseLostError``: the run has a newer owner, or has ended.
         """
         body = turn.model_dump(mode="json", include={"message", "said", "used", "stop_reason"})
         usage, totals = turn.usage.model_dump(mode="json"), total.model_dump(mode="json")
-        await self._log.append(key, events, turn=NewTurn(turn.number, body, usage, totals))
+        return self._log.keep(key, NewTurn(turn.number, body, usage, totals))
 
     async def save_results(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -19,13 +20,13 @@ from uuid import UUID
 import orjson
 import rfc8785
 
-from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.audit.entry import AuditEntry, AuditRecord
 
 EXACT = 2**53
 """Integers beyond it are not the same number everywhere (RFC 7493 §2.2)."""
 DEEPEST = 100
 """Levels of nesting that are kept."""
-_EASY = frozenset({str, bool, type(None)})
+_EASY = frozenset({str, bool, type(None), orjson.Fragment})
 _NUL = b"\\u0000"
 # UTF-8 of U+E000 and above: by UTF-16 units, as RFC 8785 sorts, these lie elsewhere than by bytes.
 _LATE = re.compile(rb"[\xee-\xf4]")
@@ -62,7 +63,7 @@ def next_hash(prev_hash: bytes, canonical_entry: bytes) -> bytes:
     return sha256(prev_hash + canonical_entry).digest()
 
 
-def chain_hash(entry: AuditEntry, seq: int, prev_hash: bytes) -> bytes:
+def chain_hash(entry: AuditEntry | AuditRecord, seq: int, prev_hash: bytes) -> bytes:
     """The hash of a stored ``entry`` at place ``seq`` after ``prev_hash``.
 
     Raises:
@@ -81,18 +82,28 @@ def canonical(value: Any) -> bytes:
     return _canonical(value, usual=_usual(value))
 
 
+def quick(value: Any) -> bytes | None:
+    """RFC 8785 of a JSON value where ``orjson`` writes it; None where the exact way is needed."""
+    if not _usual(value):
+        return None
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError):  # keys that are no text, lone surrogates
+        return None
+    return text if text.isascii() or not _LATE.search(text) else None
+
+
 def plain(entry: AuditEntry) -> AuditEntry:
     """The entry with JSON fields that Postgres and RFC 8785 both take unchanged."""
-    return entry.model_copy(
-        update={
-            "action": _plain(entry.action),
-            "resource": _plain(entry.resource),
-            "policy_id": _plain(entry.policy_id),
-            "rule": _plain(entry.rule),
-            "reasons": tuple(_plain(reason) for reason in entry.reasons),
-            "input": _plain(entry.input),
-            "context": _plain(entry.context),
-        }
+    return replace(
+        entry,
+        action=_plain(entry.action),
+        resource=_plain(entry.resource),
+        policy_id=_plain(entry.policy_id),
+        rule=_plain(entry.rule),
+        reasons=tuple(_plain(reason) for reason in entry.reasons),
+        input=_plain(entry.input),
+        context=_plain(entry.context),
     )
 
 
@@ -104,7 +115,7 @@ def _canonical(value: Any, *, usual: bool) -> bytes:
     return rfc8785.dumps(orjson.loads(text))
 
 
-def _head(entry: AuditEntry, *, usual: bool) -> bytes:
+def _head(entry: AuditEntry | AuditRecord, *, usual: bool) -> bytes:
     # All keys that sort before "seq"; those after it are the tail's.
     fields = {
         "action": entry.action,
@@ -123,7 +134,7 @@ def _head(entry: AuditEntry, *, usual: bool) -> bytes:
     return _canonical(fields, usual=usual)[:-1] + b',"seq":'
 
 
-def _tail(entry: AuditEntry) -> bytes:
+def _tail(entry: AuditEntry | AuditRecord) -> bytes:
     ts = entry.ts if entry.ts.tzinfo is UTC else entry.ts.astimezone(UTC)
     # Six digits always, which orjson leaves out when all are zero.
     moment = ts if ts.microsecond else ts.isoformat(timespec="microseconds")
@@ -149,7 +160,7 @@ def _usual(value: Any) -> bool:
     return False
 
 
-def _holdable(entry: AuditEntry) -> bool:
+def _holdable(entry: AuditEntry | AuditRecord) -> bool:
     """Whether the open-ended fields hold numbers that every reader reads as the same ones."""
     return _usual(entry.resource) and _usual(entry.context) and _usual(entry.input)
 
@@ -169,6 +180,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         if not math.isfinite(value) or abs(value) >= EXACT:
             return repr(value)
         return int(value) if value.is_integer() else value
+    if isinstance(value, orjson.Fragment):
+        return _plain(orjson.loads(value.contents), depth)
     if depth == DEEPEST:
         return "[nested too deeply to be kept]"
     if isinstance(value, Mapping):

@@ -7,10 +7,12 @@ chain. ``canonical.py`` makes it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from agentcy_ray.core.ids import ApiKeyId, AuditId, OrgId, UserId, new_id
 
@@ -21,32 +23,51 @@ GENESIS = bytes(32)
 _READS = frozenset({"graph.query", "rag.search", "memory.read", "activity.write"})
 
 
-class AuditEntry(BaseModel):
-    """What happened: who asked for what, and what was decided."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """What happened: who asked for what, and what was decided.
 
-    model_config = ConfigDict(frozen=True)
+    Not a model: one is made for every tool call. In ``input``, parts that are in their canonical
+    form already may be ``orjson.Fragment`` of bytes.
+    """
 
-    id: AuditId = Field(default_factory=new_id)
-    ts: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    org_id: OrgId
-    user_id: UserId | None = None
-    api_key_id: ApiKeyId | None = None
+    id: UUID = field(default_factory=new_id)
+    ts: datetime = field(default_factory=lambda: datetime.now(UTC))
+    org_id: UUID
+    user_id: UUID | None = None
+    api_key_id: UUID | None = None
     category: Category
     action: str
     decision: AuditDecision
-    resource: dict[str, Any] = Field(default_factory=dict)
+    resource: dict[str, Any] = field(default_factory=dict[str, Any])
     policy_id: str | None = None
     rule: str | None = None
     reasons: tuple[str, ...] = ()
     input: dict[str, Any] | None = None
     """The whole Rego input, redacted."""
-    context: dict[str, Any] = Field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict[str, Any])
     """``ip, request_id, run_id, latency_ms`` and what else helps to find the occasion."""
 
 
-class AuditRecord(AuditEntry):
-    """A stored entry."""
+class AuditRecord(BaseModel):
+    """A stored entry, as everybody may read it."""
 
+    model_config = ConfigDict(frozen=True)
+
+    id: AuditId
+    ts: datetime
+    org_id: OrgId
+    user_id: UserId | None
+    api_key_id: ApiKeyId | None
+    category: Category
+    action: str
+    decision: AuditDecision
+    resource: dict[str, Any]
+    policy_id: str | None
+    rule: str | None
+    reasons: tuple[str, ...]
+    input: dict[str, Any] | None
+    context: dict[str, Any]
     seq: int
     prev_hash: str
     """Hexadecimal."""

@@ -50,15 +50,15 @@ class AuditLog:
         self._tidings = Tidings(bell)
         self._writer = ChainWriter(db, self._tidings.spread, patience_secs, commits)
 
-    async def append(self, entry: AuditEntry) -> UUID:
-        """Write an entry and return its id once it is durable.
+    async def append(self, *entries: AuditEntry) -> UUID:
+        """Write entries of one organisation; the last one's id, once all of them are durable.
 
         Raises:
-            StoreUnavailableError, StorageFullError: it is not known to be durable; whatever it
-                was to witness must not be released.
+            StoreUnavailableError, StorageFullError: they are not known to be durable; whatever
+                they were to witness must not be released.
         """
-        await self._writer.append(entry)
-        return entry.id
+        await self._writer.append(entries)
+        return entries[-1].id
 
     def note(self, entry: AuditEntry) -> None:
         """Write an entry that nobody waits for: one that witnesses a refusal, not a release.
@@ -66,7 +66,7 @@ class AuditLog:
         Returns at once, so that the time of an answer tells nothing of what was written; a failure
         is logged, and ``close`` waits for what is under way.
         """
-        self._writer.hand_in(entry).add_done_callback(_log_failure)
+        self._writer.hand_in([entry]).add_done_callback(_log_failure)
 
     async def get(self, org_id: UUID, audit_id: UUID) -> AuditRecord:
         """One entry.

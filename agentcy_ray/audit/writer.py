@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 BATCH = 1024
 """Entries a commit at most."""
 BATCH_BYTES = 4 * 1024 * 1024
-"""Canonical bytes a commit at most, unless one entry alone is larger."""
+"""Canonical bytes a commit at most, unless those that were handed in together are more."""
 PATIENCE_SECS = 5.0
 """How long entries wait for a Postgres that is away before their callers are told."""
 PAUSE_SECS = 0.1
@@ -63,7 +63,8 @@ FROM head, json_to_recordset($6::text::json) AS e (
 """
 _PRESENT = "SELECT id FROM audit_log WHERE org_id = $1 AND id = ANY($2::uuid[])"
 
-_Waiting = tuple[Sealed, "asyncio.Future[None]"]
+_Waiting = tuple[list[Sealed], "asyncio.Future[None]"]
+"""Entries that were handed in together, and who waits for them."""
 
 
 @dataclass
@@ -101,24 +102,28 @@ class ChainWriter:
         self._patience_secs = patience_secs
         self._lines: dict[UUID, _Line] = {}
 
-    async def append(self, entry: AuditEntry) -> None:
-        """Return once ``entry`` is durable. A cancelled caller's entry is still written.
+    async def append(self, entries: Sequence[AuditEntry]) -> None:
+        """Return once ``entries`` are durable. Those of a cancelled caller are still written.
 
         Raises:
-            StoreUnavailableError, StorageFullError: it is not known to be durable.
+            StoreUnavailableError, StorageFullError: they are not known to be durable.
             NotFoundError: there is no such organisation.
         """
-        await self.hand_in(entry)
+        await self.hand_in(entries)
 
-    def hand_in(self, entry: AuditEntry) -> asyncio.Future[None]:
-        """Queue ``entry``; the future is done once it is durable, or holds what went wrong."""
+    def hand_in(self, entries: Sequence[AuditEntry]) -> asyncio.Future[None]:
+        """Queue entries of one organisation, to be written one after the other in one commit.
+
+        The future is done once they are durable, or holds what went wrong.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line = self._lines.get(entry.org_id)
+        org_id = entries[0].org_id
+        line = self._lines.get(org_id)
         if line is None:
-            line = self._lines[entry.org_id] = _Line()
-        line.waiting.append((seal(entry), done))
+            line = self._lines[org_id] = _Line()
+        line.waiting.append(([seal(entry) for entry in entries], done))
         if line.task is None:
-            line.task = asyncio.create_task(self._drain(entry.org_id, line))
+            line.task = asyncio.create_task(self._drain(org_id, line))
         return done
 
     async def settle(self) -> None:
@@ -138,7 +143,7 @@ class ChainWriter:
 
     async def _settle(self, org_id: UUID, line: _Line, batch: Sequence[_Waiting]) -> None:
         try:
-            await self._write(org_id, line, [sealed for sealed, _ in batch])
+            await self._write(org_id, line, [sealed for group, _ in batch for sealed in group])
         except AgentcyError as error:
             for _, done in batch:
                 _fail(done, error)
@@ -146,7 +151,7 @@ class ChainWriter:
             if len(batch) == 1:
                 _fail(batch[0][1], error)
             else:
-                for one in batch:  # so that an entry which cannot be stored fails alone
+                for one in batch:  # so that what cannot be stored fails nobody else's entries
                     await self._settle(org_id, line, [one])
         except BaseException:
             for _, done in batch:
@@ -219,11 +224,12 @@ async def _append(
 
 
 def _take(line: _Line) -> list[_Waiting]:
-    """The next batch: up to ``BATCH`` entries and about ``BATCH_BYTES``."""
-    size = count = 0
-    for sealed, _ in line.waiting[:BATCH]:
-        size += len(sealed.head)
-        if count and size > BATCH_BYTES:
+    """The next batch: about ``BATCH`` entries and ``BATCH_BYTES``."""
+    size = entries = count = 0
+    for group, _ in line.waiting:
+        entries += len(group)
+        size += sum(len(sealed.head) for sealed in group)
+        if count and (entries > BATCH or size > BATCH_BYTES):
             break
         count += 1
     batch, line.waiting = line.waiting[:count], line.waiting[count:]

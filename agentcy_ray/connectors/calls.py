@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -29,6 +28,10 @@ CANCELLED = "cancelled"
 
 Answer = tuple[int, bytes | None, str | None, str | None, bool, float]
 """Number of the order, JSON of the value, error code, error message, transient, milliseconds."""
+
+Told = ToolOutcome | Exception
+"""What a dispatcher tells of a call. ``ConnectorUnavailableError``: it was never sent, so repeating
+it is safe. ``OutcomeUnknownError``: it was sent and no answer came. Any other error is a bug."""
 
 Wire = tuple[int, bytes, bytes, str, dict[str, Any], bool, str | None, bool, float]
 """An order between processes: number, organisation, source, tool, arguments, consequential,
@@ -102,30 +105,60 @@ class Order:
             self.reply(self, (self.number, encoded, code, message, transient, millis))
 
 
-def wire(number: int, request: ToolRequest) -> Wire:
-    """A request as it travels."""
+class Caller:
+    """The single call, for dispatchers that send many."""
+
+    async def send(
+        self, requests: Sequence[ToolRequest], told: Callable[[ToolRequest, Told], None]
+    ) -> None:
+        """Execute calls; ``told`` hears what came of each."""
+        raise NotImplementedError
+
+    async def abandon(self, calls: Sequence[ToolRequest]) -> None:
+        """Stop waiting for reads in flight."""
+        raise NotImplementedError
+
+    async def call(self, request: ToolRequest) -> ToolOutcome:
+        """Execute one call; a caller that is cancelled leaves a read abandoned.
+
+        Raises:
+            ConnectorUnavailableError: the call was never sent; repeating it is safe.
+            OutcomeUnknownError: it was sent and no answer came; it may have had its effect.
+        """
+        answered: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        await self.send(
+            [request], lambda _, told: None if answered.done() else answered.set_result(told)
+        )
+        try:
+            told = await answered
+        except asyncio.CancelledError:
+            await self.abandon([request])
+            raise
+        if isinstance(told, ToolOutcome):
+            return told
+        raise told
+
+
+def wire(number: int, request: ToolRequest, now: float | None = None) -> Wire:
+    """A request as it travels; ``now`` is the time of the clock in seconds, read when None."""
+    now = time.time() if now is None else now
     return (
         number, request.org_id.bytes, request.source_id.bytes, request.tool, request.args,
         request.effect.consequential and not request.probe, request.idempotency_key, request.probe,
-        request.deadline.timestamp() - datetime.now(UTC).timestamp(),
+        request.deadline.timestamp() - now,
     )  # fmt: skip
 
 
-def outcome(tool_call_id: UUID, answer: Answer) -> ToolOutcome:
-    """An answer as the dispatcher protocol wants it: two of its faults are raised instead.
-
-    Raises:
-        ConnectorUnavailableError: the call was never sent.
-        OutcomeUnknownError: a write was sent and did not answer in time.
-    """
+def outcome(tool_call_id: UUID, answer: Answer) -> Told:
+    """An answer as the dispatcher protocol wants it: two of its faults are errors."""
     _, encoded, code, message, _, millis = answer
     if code is None:
         value = None if encoded is None else orjson.loads(encoded)
-        return ToolOutcome(tool_call_id=tool_call_id, ok=True, value=value, usage_ms=millis)
+        return ToolOutcome(tool_call_id, True, value, usage_ms=millis, encoded=encoded)
     if code == UNSENT:
-        raise ConnectorUnavailableError(message or "the call was not sent; try again in a moment")
+        return ConnectorUnavailableError(message or "the call was not sent; try again in a moment")
     if code == UNKNOWN:
-        raise OutcomeUnknownError(message or "the call was sent and did not answer")
+        return OutcomeUnknownError(message or "the call was sent and did not answer")
     return failed(tool_call_id, answer)
 
 

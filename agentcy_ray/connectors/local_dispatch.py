@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from agentcy_ray.connectors.calls import Answer, Order, outcome, wire
+from agentcy_ray.connectors.calls import Answer, Caller, Order, Told, outcome, wire
 from agentcy_ray.connectors.sessions import SessionPool
-from agentcy_ray.core.tools import ToolOutcome, ToolRequest
+from agentcy_ray.core.tools import ToolRequest
 
 
-class LocalDispatcher:
+class LocalDispatcher(Caller):
     """Implements the dispatcher protocol of the agent floor without a cluster."""
 
     def __init__(self, pool: SessionPool) -> None:
         self._pool = pool
         self._orders: dict[UUID, Order] = {}
 
-    async def call(self, request: ToolRequest) -> ToolOutcome:
-        """Execute one call. Faults of the tool come back as an outcome.
+    async def send(
+        self, requests: Sequence[ToolRequest], told: Callable[[ToolRequest, Told], None]
+    ) -> None:
+        """Execute calls; ``told`` hears what came of each."""
 
-        Raises:
-            ConnectorUnavailableError: the call was never sent; repeating it is safe.
-            OutcomeUnknownError: a write was sent and did not answer in time.
-        """
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        def order_of(request: ToolRequest, now: float) -> Order:
+            def reply(_: Order, answer: Answer) -> None:
+                if self._orders.pop(request.tool_call_id, None) is not None:
+                    told(request, outcome(request.tool_call_id, answer))
 
-        def reply(_: Order, answer: Answer) -> None:
-            if not answered.done():
-                answered.set_result(answer)
+            return Order(wire(0, request, now), reply)
 
-        order = Order(wire(0, request), reply)
-        self._orders[request.tool_call_id] = order
-        self._pool.submit(order)
-        try:
-            return outcome(request.tool_call_id, await answered)
-        except asyncio.CancelledError:
-            self._pool.abandon(order)
-            raise
-        finally:
-            self._orders.pop(request.tool_call_id, None)
+        now = time.time()
+        for request in requests:
+            order = self._orders[request.tool_call_id] = order_of(request, now)
+            self._pool.submit(order)
 
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         """Stop waiting for reads in flight; writes are left to finish."""

@@ -103,9 +103,8 @@ class SessionPool(Sessions):
         except asyncio.CancelledError:
             self.abandon(order)
             raise
-        if answer[2] in {UNSENT, UNKNOWN}:
-            return failed(request.tool_call_id, answer)
-        return outcome(request.tool_call_id, answer)
+        told = outcome(request.tool_call_id, answer)
+        return told if isinstance(told, ToolOutcome) else failed(request.tool_call_id, answer)
 
     async def sweep(self) -> int:
         """Close idle sessions, forget empty lines; returns how many sessions it closed."""

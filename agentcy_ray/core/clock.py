@@ -24,4 +24,6 @@ class SystemClock:
 
 def rfc3339(moment: datetime) -> str:
     """``moment`` as RFC 3339 in UTC with milliseconds and ``Z``, the form of every answer."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"  # without its "+00:00"

@@ -93,14 +93,14 @@ class Redactor:
             value: any JSON value.
             by_field: also mask texts in fields that are named like a secret.
         """
-        return value if self._harmless(value, by_field) else self._walk(value, by_field)
-
-    def _harmless(self, value: Any, by_field: bool) -> bool:
-        """Whether nothing in ``value`` can be a secret: one look at its JSON, not one per text."""
         try:
             text = orjson.dumps(value, option=_STRICT)
         except TypeError:  # no plain JSON: the walk makes it so
-            return False
+            return self._walk(value, by_field)
+        return value if self.harmless(text, by_field=by_field) else self._walk(value, by_field)
+
+    def harmless(self, text: bytes, *, by_field: bool = False) -> bool:
+        """Whether nothing in JSON of ``orjson`` can be a secret: one look, not one per text."""
         if _MARKS.search(text) or (self._pieces is not None and self._pieces.search(text)):
             return False
         if by_field:

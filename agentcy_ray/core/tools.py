@@ -1,15 +1,28 @@
-"""Tools: what a connector offers, a call of one, and what came back."""
+"""Tools: what a connector offers, a call of one, and what came back.
+
+What a connector declares is a model. A call and what comes of it are plain records: several are
+made for each call, by code that is typed, and a model's checks would cost more than the gates do.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from agentcy_ray.core.ids import ApprovalId, ArtifactId, AuditId, RunId, SourceId, ToolCallId
+from agentcy_ray.core.ids import (
+    ApprovalId,
+    ArtifactId,
+    AuditId,
+    RunId,
+    SourceId,
+    ToolCallId,
+    encode,
+)
 
 
 class Effect(StrEnum):
@@ -71,10 +84,9 @@ class CatalogEntry(BaseModel):
         return self.source_id is None
 
 
-class ToolRequest(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
     """One call on its way to a session host: everything decided, nothing left to choose."""
-
-    model_config = ConfigDict(frozen=True)
 
     tool_call_id: ToolCallId
     org_id: UUID
@@ -108,10 +120,9 @@ class Probe(BaseModel):
     """The answer that the call gave, or would have given; only when it is done."""
 
 
-class ToolOutcome(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
     """What a session host answers: a value, or a typed fault. Never raises across Ray."""
-
-    model_config = ConfigDict(frozen=True)
 
     tool_call_id: ToolCallId
     ok: bool
@@ -121,6 +132,8 @@ class ToolOutcome(BaseModel):
     error_message: str | None = None
     transient: bool = False
     usage_ms: float = 0.0
+    encoded: bytes | None = None
+    """The value as JSON, where it came as such: it need not be written out again."""
 
 
 class ToolStatus(StrEnum):
@@ -136,28 +149,32 @@ class ToolStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ToolFault(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ToolFault:
     """Why a call gave no result, in the words of the error codes."""
-
-    model_config = ConfigDict(frozen=True)
 
     code: str
     message: str
 
 
-class PolicyNote(BaseModel):
+@dataclass(frozen=True, slots=True)
+class PolicyNote:
     """The decision that let a call through or stopped it."""
-
-    model_config = ConfigDict(frozen=True)
 
     decision: Literal["allow", "deny"]
     audit_id: AuditId | None = None
 
+    def document(self) -> dict[str, Any]:
+        """Its fields as JSON values."""
+        return {"decision": self.decision, "audit_id": _public("aud", self.audit_id)}
 
-class ToolResult(BaseModel):
-    """The end of a governed call, as the model, the API and the event log see it."""
 
-    model_config = ConfigDict(frozen=True)
+@dataclass(slots=True)
+class ToolResult:
+    """The end of a governed call, as the model, the API and the event log see it.
+
+    The gateway fills it stage by stage and changes nothing of it once it is released.
+    """
 
     tool_call_id: ToolCallId
     status: ToolStatus
@@ -168,17 +185,37 @@ class ToolResult(BaseModel):
     usage_ms: float = 0.0
     policy: PolicyNote | None = None
     approval_id: ApprovalId | None = None
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+    """``result`` as JSON, where that is at hand."""
+
+    def document(self) -> dict[str, Any]:
+        """Its fields as JSON values; ``result`` is JSON since it was redacted."""
+        error, note = self.error, self.policy
+        return {
+            "tool_call_id": encode("tc", self.tool_call_id),
+            "status": self.status.value,
+            "result": self.result,
+            "error": None if error is None else {"code": error.code, "message": error.message},
+            "truncated": self.truncated,
+            "artifact_id": _public("art", self.artifact_id),
+            "usage_ms": self.usage_ms,
+            "policy": None if note is None else note.document(),
+            "approval_id": _public("apr", self.approval_id),
+        }
 
 
-class ToolCall(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ToolCall:
     """A call as a caller asks for it, before any gate."""
-
-    model_config = ConfigDict(frozen=True)
 
     connector: str
     tool: str
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict[str, Any])
     source: str | None = None
     run_id: RunId | None = None
     position: int = 0
     """Place in the run: turn × 1000 + index; part of the idempotency key."""
+
+
+def _public(prefix: str, value: UUID | None) -> str | None:
+    return None if value is None else encode(prefix, value)

@@ -24,7 +24,18 @@ SECTIONS: Final = ("subject", "action", "resource", "context", "env")
 """The parts of an input."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class Occasion:
+    """The parts of an input that the calls share which one caller makes together."""
+
+    subject: dict[str, Any]
+    context: dict[str, Any]
+    env: dict[str, Any]
+    kept: dict[str, Any] | None = None
+    """The parts as the audit log keeps them, once somebody has made them so."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyInput:
     """``input`` of a Rego evaluation: JSON values, which nobody changes afterwards.
 
@@ -123,12 +134,9 @@ class InputBuilder:
             env=self.env(),
         )
 
-    def tool(
+    def occasion(
         self,
         principal: Principal,
-        entry: CatalogEntry,
-        args: dict[str, Any],
-        args_sha256: str,
         *,
         request_id: str | None,
         ip: str | None = None,
@@ -136,10 +144,27 @@ class InputBuilder:
         run_id: UUID | None = None,
         agent: str | None = None,
         parent_run_id: UUID | None = None,
+    ) -> Occasion:
+        """What the inputs of a caller's tool calls share, as of now."""
+        return Occasion(
+            subject_of(principal),
+            _context(
+                request_id=request_id,
+                ip=ip,
+                realm=realm,
+                run_id=_text("run", run_id),
+                agent=agent,
+                parent_run_id=_text("run", parent_run_id),
+            ),
+            self.env(),
+        )
+
+    def tool(
+        self, occasion: Occasion, entry: CatalogEntry, args: dict[str, Any], args_sha256: str
     ) -> PolicyInput:
         """The input of a tool call, before any approval."""
         return PolicyInput(
-            subject=subject_of(principal),
+            subject=occasion.subject,
             action=TOOL_ACTION,
             resource={
                 "type": "tool",
@@ -151,15 +176,8 @@ class InputBuilder:
                 "args": args,
                 "args_sha256": args_sha256,
             },
-            context=_context(
-                request_id=request_id,
-                ip=ip,
-                realm=realm,
-                run_id=_text("run", run_id),
-                agent=agent,
-                parent_run_id=_text("run", parent_run_id),
-            ),
-            env=self.env(),
+            context=occasion.context,
+            env=occasion.env,
         )
 
     def env(self) -> dict[str, Any]:

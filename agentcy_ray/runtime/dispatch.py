@@ -8,17 +8,17 @@ the next host in order, and by nobody while there is none: then calls wait for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 import ray
 from ray.exceptions import RayError
 
-from agentcy_ray.connectors.calls import outcome
+from agentcy_ray.connectors.calls import Caller, Told
 from agentcy_ray.core.errors import ConnectorUnavailableError
 from agentcy_ray.core.metrics import Metrics
-from agentcy_ray.core.tools import ToolOutcome, ToolRequest
+from agentcy_ray.core.tools import ToolRequest
 from agentcy_ray.runtime.cluster import NAMESPACE
 from agentcy_ray.runtime.host_lane import Lane, Waiting
 from agentcy_ray.runtime.host_set import choose_host
@@ -32,7 +32,7 @@ _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 _HOMES_MAX = 100_000
 
 
-class RayDispatcher:
+class RayDispatcher(Caller):
     """Implements the dispatcher protocol of the agent floor over session hosts.
 
     Args:
@@ -66,26 +66,20 @@ class RayDispatcher:
         self._batches = metrics.tool_batch_size
         metrics.sample(metrics.session_host_in_flight, lambda: len(self._waiting))
 
-    async def call(self, request: ToolRequest) -> ToolOutcome:
-        """Execute one call on the host of its source.
-
-        Raises:
-            ConnectorUnavailableError: no host is up; nothing was sent.
-            OutcomeUnknownError: the host died with a write in flight.
-        """
+    async def send(
+        self, requests: Sequence[ToolRequest], told: Callable[[ToolRequest, Told], None]
+    ) -> None:
+        """Execute calls on the hosts of their sources; those of one host travel together."""
         if self._scales and asyncio.get_running_loop().time() - self._heard_at > STALE_SECS:
             await self._ask()
-        waiting = Waiting(request)
-        self._waiting[request.tool_call_id] = waiting
-        self.route(waiting)
-        try:
-            answer = await waiting.answered
-        except asyncio.CancelledError:
-            self._stop(waiting)
-            raise
-        finally:
+
+        def done(request: ToolRequest, what: Told) -> None:
             self._waiting.pop(request.tool_call_id, None)
-        return outcome(request.tool_call_id, answer)
+            told(request, what)
+
+        for request in requests:
+            waiting = self._waiting[request.tool_call_id] = Waiting(request, done)
+            self.route(waiting)
 
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         """Stop waiting for reads in flight."""
@@ -93,7 +87,8 @@ class RayDispatcher:
             waiting = self._waiting.get(request.tool_call_id)
             if waiting is not None and waiting.repeatable:
                 waiting.give_up()
-                self._stop(waiting)
+                if waiting.lane is not None:
+                    waiting.lane.cancel(waiting)
 
     async def check_source(self, org_id: UUID, source_id: UUID) -> None:
         """Reach a source with its credentials, on the host that owns it.
@@ -164,10 +159,6 @@ class RayDispatcher:
             lane = self._lanes[host] = Lane(host, self._batch_max, self)
         return lane
 
-    def _stop(self, waiting: Waiting) -> None:
-        if waiting.lane is not None:
-            waiting.lane.cancel(waiting)
-
     async def _expect(self, host: str) -> None:
         """Wait until a host is back, or for as long as patience lasts; then release its calls."""
         loop, up = asyncio.get_running_loop(), False
@@ -181,8 +172,8 @@ class RayDispatcher:
         for waiting in held:
             if up or len(self._away) < len(self._names) - 1:
                 self.route(waiting)
-            elif not waiting.answered.done():
-                waiting.answered.set_exception(
+            else:
+                waiting.tell(
                     ConnectorUnavailableError(
                         f"session host {host!r} is not up; `agentcy status` shows the parts"
                     )

@@ -7,15 +7,16 @@ exchange, up to ``batch_max``.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from agentcy_ray.connectors.calls import CANCELLED, Answer, wire
+from agentcy_ray.connectors.calls import CANCELLED, Answer, Told, outcome, wire
 from agentcy_ray.core.errors import OutcomeUnknownError
 from agentcy_ray.core.tools import ToolRequest
 from agentcy_ray.runtime.cluster import NAMESPACE
@@ -28,11 +29,13 @@ PARKED_AFTER_SECS = 0.002
 class Waiting:
     """A call that waits for its answer."""
 
-    __slots__ = ("answered", "lane", "losses", "number", "request")
+    __slots__ = ("_told", "done", "lane", "losses", "number", "request")
 
-    def __init__(self, request: ToolRequest) -> None:
+    def __init__(self, request: ToolRequest, told: Callable[[ToolRequest, Told], None]) -> None:
         self.request = request
-        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._told = told
+        self.done = False
+        """Whether nobody waits for it any more."""
         self.lane: Lane | None = None
         self.number = -1
         """Number under which it was sent; negative before."""
@@ -44,10 +47,19 @@ class Waiting:
         """Whether it may be sent again after it was sent."""
         return self.request.probe or not self.request.effect.consequential
 
+    def answer(self, answer: Answer) -> None:
+        """Tell what came of it, unless that was told."""
+        self.tell(outcome(self.request.tool_call_id, answer))
+
+    def tell(self, told: Told) -> None:
+        """Tell what came of it, unless that was told."""
+        if not self.done:
+            self.done = True
+            self._told(self.request, told)
+
     def give_up(self) -> None:
         """Let nobody wait for it any more."""
-        if not self.answered.done():
-            self.answered.set_result((0, None, CANCELLED, "the call was given up", False, 0.0))
+        self.answer((0, None, CANCELLED, "the call was given up", False, 0.0))
 
 
 class Router(Protocol):
@@ -136,13 +148,14 @@ class Lane:
     async def _exchange(self) -> None:
         life, calls = self._life, list[Any]()
         queue, sent = self._queue, self._sent
+        now = time.time()
         while queue and len(calls) < self._batch_max:
             waiting = queue.popleft()
-            if not waiting.answered.done():
+            if not waiting.done:
                 self._number += 1
                 waiting.number = self._number
                 sent[self._number] = waiting
-                calls.append(wire(self._number, waiting.request))
+                calls.append(wire(self._number, waiting.request, now))
         if calls:
             self._router.travelled(len(calls))
         cancels, self._cancels = self._cancels, []
@@ -164,22 +177,20 @@ class Lane:
         version, names, refused, answers = reply
         for answer in answers:
             waiting = self._sent.pop(answer[0], None)
-            if waiting is not None and not waiting.answered.done():
-                waiting.answered.set_result(answer)
+            if waiting is not None:
+                waiting.answer(answer)
         self._router.heard(version, names)
         for number in refused:
             waiting = self._sent.pop(number, None)
-            if waiting is not None and not waiting.answered.done():
+            if waiting is not None and not waiting.done:
                 self._router.route(waiting)
 
     def _failed(self, numbers: Sequence[int], why: str) -> None:
         """The host failed at an exchange in a way that is not its death."""
         for number in numbers:
             waiting = self._sent.pop(number, None)
-            if waiting is not None and not waiting.answered.done():
-                waiting.answered.set_exception(
-                    OutcomeUnknownError(f"the session host failed: {why}")
-                )
+            if waiting is not None:
+                waiting.tell(OutcomeUnknownError(f"the session host failed: {why}"))
 
     def _lost(self, life: int, unsent: Sequence[int]) -> None:
         """The host is gone, with every call that it had from us but for those ``unsent``."""
@@ -191,16 +202,14 @@ class Lane:
         lost, self._sent = self._sent, {}
         again = [lost.pop(number) for number in unsent if number in lost]
         for waiting in lost.values():
-            if waiting.answered.done():
+            if waiting.done:
                 continue
             waiting.losses += 1
             if not waiting.repeatable:
-                waiting.answered.set_exception(
-                    OutcomeUnknownError("the session host died before it answered")
-                )
+                waiting.tell(OutcomeUnknownError("the session host died before it answered"))
             elif waiting.losses > 1:
                 text = "the session host died each time it executed this call"
-                waiting.answered.set_result((0, None, "connector_error", text, True, 0.0))
+                waiting.answer((0, None, "connector_error", text, True, 0.0))
             else:
                 again.append(waiting)
         again += self._queue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -93,9 +94,7 @@ async def test_a_large_burst_is_split_by_bytes(
     monkeypatch.setattr("agentcy_ray.audit.writer.BATCH_BYTES", 10_000)
     log = AuditLog(db)
     large = {"text": "x" * 6_000}
-    await asyncio.gather(
-        *(log.append(entry(org, n).model_copy(update={"input": large})) for n in range(9))
-    )
+    await asyncio.gather(*(log.append(replace(entry(org, n), input=large)) for n in range(9)))
     async with db.tenant(org) as connection:
         commits = await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM audit_log")
     assert commits >= 5

@@ -50,6 +50,7 @@ from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.vault import Vault
 from tests.agent.gateway.world import LabConnector, StillGraph
 from tests.agent.loop.kit import Graph, Index
+from tests.dispatch import OneByOne
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECS = 1.0
@@ -80,10 +81,11 @@ class Place:
         return done
 
 
-class Tools:
+class Tools(OneByOne):
     """The demo's calls go to real sessions, the lab's into a file."""
 
     def __init__(self, place: Place, sessions: LocalDispatcher) -> None:
+        super().__init__()
         self._file = Path(place.state_dir) / "lab"
         self._sessions = sessions
 
@@ -231,7 +233,7 @@ async def _main(place: Place, task: Task) -> None:
                 principal, UUID(task.approve), approved=True, via="cli"
             )
         if task.call is not None:
-            call = ToolCall.model_validate(task.call)
+            call = ToolCall(**task.call)
             result = await assembly.gates.direct.call(
                 principal, None, call, realm="development", request_id="req_direct"
             )

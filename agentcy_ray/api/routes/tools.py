@@ -265,17 +265,12 @@ def _call(body: DirectCall) -> ToolCall:
 
 
 def _answer(result: ToolResult) -> CallAnswer:
-    return CallAnswer.model_validate(_fields(result, "python"))
+    return CallAnswer.model_validate(_plain(result))
 
 
 def _plain(result: ToolResult) -> dict[str, Any]:
     """A ``CallAnswer`` as JSON values."""
-    return _fields(result, "json")
-
-
-def _fields(result: ToolResult, mode: Literal["json", "python"]) -> dict[str, Any]:
-    fields = result.model_dump(mode=mode, exclude={"result"})
-    fields["result"] = result.result  # JSON since it was redacted
+    fields = result.document()
     if result.status is ToolStatus.WAITING_APPROVAL:
         fields["status"] = "pending_approval"
     return fields
@@ -284,14 +279,13 @@ def _fields(result: ToolResult, mode: Literal["json", "python"]) -> dict[str, An
 def _error(result: ToolResult) -> AgentcyError:
     assert result.error is not None
     kind = _ERRORS.get(result.error.code, ConnectorError)
-    audit = result.policy.model_dump(mode="json") if result.policy else None
-    call_id = CallAnswer(tool_call_id=result.tool_call_id, status=result.status)
+    fields = result.document()
     return kind(
         result.error.message,
         code=result.error.code,
-        tool_call_id=call_id.model_dump(mode="json")["tool_call_id"],
-        status=result.status.value,
-        policy=audit,
+        tool_call_id=fields["tool_call_id"],
+        status=fields["status"],
+        policy=fields["policy"],
     )
 
 

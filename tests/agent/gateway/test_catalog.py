@@ -139,8 +139,13 @@ async def test_a_few_words_find_the_tool_and_ties_are_broken_by_name(world):
 
 async def meta(world, name: str, who: str = "member", ctx=None, **args):
     ctx = ctx or world.ctx(who, run=new_id())
-    opened = await world.process.meta.open(ctx, name, args, 1000)
-    return await world.process.meta.finish(ctx, opened)
+    (opened,) = await world.process.meta.open(ctx, [(name, args, 1000)])
+
+    async def told(_: object) -> None:
+        assert opened.result is not None
+
+    await world.process.meta.finish(ctx, [opened], told)
+    return opened.result
 
 
 @pytest.mark.requirement("TOOL-01")
@@ -181,9 +186,8 @@ async def test_a_tool_is_found_and_called_by_meta_tools(world):
 
 async def test_a_write_through_the_meta_tool_waits_for_its_approval(world):
     ctx = world.ctx("owner", run=new_id())
-    opened = await world.process.meta.open(
-        ctx, "execute_connector_tool", {"connector": "lab", "tool": "stir", "args": {"id": "a"}}, 5
-    )
+    args = {"connector": "lab", "tool": "stir", "args": {"id": "a"}}
+    (opened,) = await world.process.meta.open(ctx, [("execute_connector_tool", args, 5)])
     assert opened.waiting
     assert opened.effect is Effect.WRITE
 

@@ -160,7 +160,7 @@ async def test_the_sweep_expires_overdue_approvals_and_gives_up_stale_intents(wo
     world.dispatcher.before = die
     task = asyncio.create_task(direct(world, "owner", call("stir")))
     await started.wait()
-    for work in (task, *world.process.gateway._effects):
+    for work in (task, *world.process.gateway._kept.tasks):
         work.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await second.direct.sweep(stale_secs=0)
@@ -184,7 +184,7 @@ async def test_the_sweep_asks_about_a_stale_intent_before_it_gives_up(world, sec
         started = asyncio.Event()
         task = asyncio.create_task(direct(world, "owner", call("pour")))
         await started.wait()
-        for work in (task, *world.process.gateway._effects):
+        for work in (task, *world.process.gateway._kept.tasks):
             work.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert await second.direct.sweep() == 0  # within the tool's own limit its process may live

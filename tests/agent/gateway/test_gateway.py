@@ -1,9 +1,11 @@
 import asyncio
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
 import pytest
 
+from agentcy_ray.agent.calls import OpenCall
 from agentcy_ray.agent.canonical_args import args_sha256, idempotency_key
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.core.errors import (
@@ -72,7 +74,7 @@ async def test_a_tool_of_two_sources_needs_the_name_of_one(world):
     unclear = await gateway.call(ctx, call("look"))
     assert unclear.error.code == "source_ambiguous"
     assert "bench, other bench" in unclear.error.message
-    named = call("look").model_copy(update={"source": "other bench"})
+    named = replace(call("look"), source="other bench")
     assert (await gateway.call(ctx, named)).status is ToolStatus.COMPLETED
 
 
@@ -264,6 +266,31 @@ async def test_a_result_is_not_released_when_its_audit_entry_is_not_durable(worl
     await process.close()
 
 
+async def test_reads_go_together_and_at_most_sixteen_are_on_their_way(world):
+    full, places = asyncio.Event(), []
+
+    async def wait(request) -> None:
+        if len(world.dispatcher.requests) == 16:
+            full.set()
+        await asyncio.wait_for(full.wait(), 10)
+
+    async def released(calls) -> None:
+        if not places:
+            assert len(world.dispatcher.requests) <= 32
+        places.extend(one.call.position for one in calls)
+
+    world.dispatcher.before = wait
+    ctx = world.ctx(run=new_id())
+    calls = [OpenCall(ctx.call_id(n), call("look", position=n)) for n in range(40)]
+    await world.process.gateway.open_all(ctx, calls)
+    assert world.dispatcher.requests == []
+    await world.process.gateway.finish_all(ctx, calls, released)
+    assert sorted(places) == list(range(40))
+    assert {one.result.status for one in calls} == {ToolStatus.COMPLETED}
+    ids = {entry.id for entry in await world.audited()}
+    assert ids == {one.result.policy.audit_id for one in calls}
+
+
 async def test_a_cancelled_read_is_abandoned(world):
     started = asyncio.Event()
 
@@ -317,9 +344,9 @@ async def crash_in(world: World, tool: str, run: UUID) -> None:
     gateway = world.process.gateway
     task = asyncio.create_task(gateway.call(world.ctx("owner", run=run), call(tool)))
     await started.wait()
-    for work in (task, *gateway._effects):
+    for work in (task, *gateway._kept.tasks):
         work.cancel()
-    await asyncio.gather(task, *gateway._effects, return_exceptions=True)
+    await asyncio.gather(task, *gateway._kept.tasks, return_exceptions=True)
     world.dispatcher.before = None
 
 

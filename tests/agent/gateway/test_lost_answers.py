@@ -43,9 +43,9 @@ async def crashed(world: World, run) -> None:
     gateway = world.process.gateway
     task = asyncio.create_task(gateway.call(world.ctx("owner", run=run), call()))
     await started.wait()
-    for work in (task, *gateway._effects):
+    for work in (task, *gateway._kept.tasks):
         work.cancel()
-    await asyncio.gather(task, *gateway._effects, return_exceptions=True)
+    await asyncio.gather(task, *gateway._kept.tasks, return_exceptions=True)
     world.dispatcher.before = None
 
 

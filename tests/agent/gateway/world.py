@@ -30,6 +30,7 @@ from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.objects import ObjectStore
 from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.vault import Vault
+from tests.dispatch import OneByOne
 
 ARGS = {
     "type": "object",
@@ -80,10 +81,11 @@ class LabConnector:
         raise AssertionError("the dispatcher of the test carries calls out")
 
 
-class Recorder:
+class Recorder(OneByOne):
     """A dispatcher that keeps what it is given and answers what it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[ToolRequest] = []
         self.abandoned: list[ToolRequest] = []
         self.answer: Callable[[ToolRequest], Any] = lambda request: {"done": request.tool}
@@ -102,9 +104,6 @@ class Recorder:
 
     async def abandon(self, calls: Any) -> None:
         self.abandoned.extend(calls)
-
-    async def close(self) -> None:
-        pass
 
     @property
     def tools(self) -> list[str]:

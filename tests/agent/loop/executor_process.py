@@ -36,6 +36,7 @@ from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.vault import Vault
 from tests.agent.gateway.world import LabConnector, StillGraph
 from tests.agent.loop.kit import Graph, Index
+from tests.dispatch import OneByOne
 
 HANG = "hang"
 """A call with this id has its effect and never answers."""
@@ -65,10 +66,11 @@ class Place:
         return self.effects.read_text().splitlines() if self.effects.exists() else []
 
 
-class Lab:
+class Lab(OneByOne):
     """Carries calls out by writing a line."""
 
     def __init__(self, place: Place, bell: Bell, *, may_hang: bool) -> None:
+        super().__init__()
         self._place = place
         self._bell = bell
         self._may_hang = may_hang
@@ -81,12 +83,6 @@ class Lab:
             await self._bell.ring(HUNG_CHANNEL, {"id": HANG})
             await asyncio.Event().wait()
         return ToolOutcome(tool_call_id=request.tool_call_id, ok=True, value=self.answer(request))
-
-    async def abandon(self, calls: Any) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 @dataclass

@@ -11,8 +11,9 @@ from uuid import UUID
 from agentcy_ray.agent.calls import CallContext, OpenCall
 from agentcy_ray.agent.context_build import ContextBuilder
 from agentcy_ray.agent.control import RunControl
+from agentcy_ray.agent.gateway import Released
 from agentcy_ray.agent.loop import AgentLoop, LoopParts
-from agentcy_ray.agent.metatools import META_TOOLS
+from agentcy_ray.agent.metatools import META_TOOLS, Use
 from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.tool_turn import Tools
 from agentcy_ray.agent.turns import TurnStore
@@ -51,9 +52,10 @@ class RecordingTools:
     overlap: int = 0
     most: int = 0
 
-    async def open(
-        self, ctx: CallContext, name: str, args: dict[str, Any], position: int
-    ) -> OpenCall:
+    async def open(self, ctx: CallContext, uses: Sequence[Use]) -> list[OpenCall]:
+        return [self._opened(ctx, *use) for use in uses]
+
+    def _opened(self, ctx: CallContext, name: str, args: dict[str, Any], position: int) -> OpenCall:
         tool = str(args.get("tool", name))
         call = ToolCall(
             connector=str(args.get("connector", "")),
@@ -68,9 +70,15 @@ class RecordingTools:
             opened.result = opened.ended(ToolStatus.DENIED, "policy_denied", "no")
         return opened
 
-    async def finish(self, ctx: CallContext, opened: OpenCall) -> ToolResult:
-        if opened.result is not None:
-            return opened.result
+    async def finish(self, ctx: CallContext, calls: Sequence[OpenCall], released: Released) -> None:
+        async def one(opened: OpenCall) -> None:
+            if opened.result is None:
+                opened.result = await self._made(opened)
+            await released([opened])
+
+        await asyncio.gather(*map(one, calls))
+
+    async def _made(self, opened: OpenCall) -> ToolResult:
         name = f"{opened.call.tool}@{opened.call.position}"
         self.log.append(("begin", name))
         self.overlap += 1

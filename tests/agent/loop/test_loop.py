@@ -125,22 +125,6 @@ async def test_reads_overlap_and_end_before_writes_run_one_by_one_in_order(world
     assert len(of(events, EventType.TOOL_RESULT)) == 6
 
 
-async def test_at_most_sixteen_reads_run_at_a_time(world: World) -> None:
-    full = asyncio.Event()
-
-    async def answer(_: OpenCall) -> Any:
-        if tools.overlap == 16:
-            full.set()
-        await asyncio.wait_for(full.wait(), 10)
-        return 1
-
-    tools = RecordingTools(answer)
-    await world.start(model=scripted_reference(tools="a.read*40"))
-    await execute(world, loop_of(world, tools))
-    assert tools.most == 16
-    assert len(tools.steps("end")) == 40
-
-
 async def test_every_call_of_a_turn_is_opened_before_the_first_is_finished(world: World) -> None:
     tools = RecordingTools()
     await world.start(model=scripted_reference(tools="a.write+a.read+a.write"))
