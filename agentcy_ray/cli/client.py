@@ -156,7 +156,14 @@ class Client:
             await asyncio.sleep(LOOK_EVERY_SECS)
 
     async def download(
-        self, path: str, file: str, told: Callable[[int], None] | None = None, **query: Any
+        self,
+        path: str,
+        file: str,
+        told: Callable[[int], None] | None = None,
+        *,
+        body: Any = None,
+        accept: str = "*/*",
+        **query: Any,
     ) -> int:
         """Write an answer to a file, or to standard output for ``-``; returns its bytes.
 
@@ -164,13 +171,16 @@ class Client:
             path: of the API.
             file: where to.
             told: hears how many bytes are there, block by block.
+            body: what to POST; None = GET.
+            accept: the media type to ask for.
             query: parameters; those that are None are left out.
         """
         await self.get("/auth/me")  # renews a token that has expired
-        headers, params = await self._headers(), _given(query)
+        headers, params = await self._headers() | {"accept": accept}, _given(query)
+        method = "GET" if body is None else "POST"
         try:
             async with self._http.stream(
-                "GET", API + path, headers=headers, params=params
+                method, API + path, headers=headers, params=params, json=body
             ) as answer:
                 if answer.status_code >= 400:
                     await answer.aread()
@@ -186,6 +196,30 @@ class Client:
             raise ServerUnreachableError(
                 f"the connection to {self.url} was lost, and {file} is not complete; try again"
             ) from error
+
+    async def feed(self, token: str, records: bytes, key: str) -> dict[str, Any]:
+        """Post lines of JSON, packed by gzip, to the pipeline of an ingest token.
+
+        Args:
+            token: of the pipeline.
+            records: gzip of NDJSON.
+            key: the same for the same records, so that they are not taken twice.
+        """
+        headers = {
+            "content-type": "application/x-ndjson",
+            "content-encoding": "gzip",
+            "x-idempotency-key": key,
+        }
+        try:
+            answer = await self._http.post(
+                f"{API}/ingest/{token}", content=records, headers=headers
+            )
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(_away(self.url)) from error
+        said = orjson.loads(answer.content) if answer.content else {}
+        if answer.status_code >= 400 and "accepted" not in said:
+            raise _error(answer)
+        return said
 
     async def _events(
         self,

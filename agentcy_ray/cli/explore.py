@@ -14,6 +14,9 @@ from agentcy_ray.core.errors import BadRequestError
 
 graph = typer.Typer(help="Walk the graph.", no_args_is_help=True)
 
+ARROW = "application/vnd.apache.arrow.stream"
+ARROW_ROWS = 5_000_000
+
 Realms = Annotated[list[str] | None, typer.Option("--realm", help="Only these realms.")]
 
 
@@ -60,7 +63,12 @@ def query(
         list[str] | None, typer.Option("--param", "-p", help="A parameter key=value.")
     ] = None,
     realm: Realms = None,
-    limit: Annotated[int, typer.Option(help="Rows at most.")] = 100,
+    limit: Annotated[
+        int | None, typer.Option(help="Rows at most; 100, or 5,000,000 with --arrow.")
+    ] = None,
+    arrow: Annotated[
+        str | None, typer.Option(help="Write the rows to this file as an Arrow stream; - = stdout.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Run a read-only query inside your organisation's graph."""
@@ -68,10 +76,19 @@ def query(
         "language": language,
         "query": text,
         "params": _params(param),
-        "limit": limit,
+        "limit": limit or (100 if arrow is None else ARROW_ROWS),
     }
     if realm:
         body["realms"] = realm
+    if arrow is not None:
+        size = call(
+            lambda client: client.download("/context/query", arrow, body=body, accept=ARROW)
+        )
+        if json and arrow != "-":
+            print_json({"file": arrow, "bytes": size})
+        else:
+            notes().print(f"[dim]{size:,} bytes[/]")
+        return
     answer = call(lambda client: client.post("/context/query", body))
     if json:
         print_json(answer)
