@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agentcy_ray.cli import engine
 from agentcy_ray.cli.chat import decide, show, start
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.output import (
@@ -134,6 +135,12 @@ class _Demo:
         """The engine that answers; whoever names another one wants no demo of this."""
         found = str((await client.get("/context/capabilities"))["engine"])
         asked = self._settings.context_engine
+        if (found, asked) == ("basic", "advanced"):  # what was on Basic moves by itself
+            moving = await engine.newest(client)
+            if moving is not None and moving["migration"]["status"] not in engine.ENDED:
+                self._step("0 · move to the Advanced engine")
+                await engine.watch(client, moving["migration"]["id"], quiet=self._quiet)
+                found = str((await client.get("/context/capabilities"))["engine"])
         if found != asked:
             raise ConflictError(
                 f"the {found} engine answers here, not the {asked} one; run `agentcy down` and the "

@@ -18,8 +18,10 @@ from agentcy_ray.cli import (
     cluster,
     demo,
     doctor,
+    engine,
     explore,
     migrate,
+    pipelines,
     policy,
     server,
     sources,
@@ -48,7 +50,10 @@ def build() -> typer.Typer:
     app.add_typer(doctor.config, name="config")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(migrate.app, name="migrate")
+    app.add_typer(engine.app, name="engine")
     app.add_typer(sources.app, name="sources")
+    app.add_typer(pipelines.app, name="pipelines")
+    app.command("ingest")(pipelines.ingest)
     explore.register(app)
     chat.register(app)
     app.add_typer(approvals.app, name="approvals")
