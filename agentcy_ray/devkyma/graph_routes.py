@@ -36,7 +36,7 @@ def graph_routes(wire: Wire, engine: Engine) -> list[Route]:
         async def handler(request: Request) -> Response:
             return JSONResponse(await answer(chosen(request), request))
 
-        return wire.route(f"/v1/graph/{{graph}}{path}", handler, Role.READ, method, plain=True)
+        return wire.route(f"/v1/graph/{{graph}}{path}", handler, Role.READ, method, errors="bare")
 
     async def graphs(request: Request) -> Response:
         listed = [{"name": "schema", "kind": "schema", "description": "tables of every database"}]
@@ -59,7 +59,7 @@ def graph_routes(wire: Wire, engine: Engine) -> list[Route]:
         return await graph.neighbors(ids, direction, _number(given, "limit", 200))
 
     return [
-        wire.route("/v1/graph", graphs, Role.READ, plain=True),
+        wire.route("/v1/graph", graphs, Role.READ, errors="bare"),
         route("/overview", lambda g, r: g.overview(_number(r.query_params, "limit", 800))),
         route("/stats", lambda g, _: g.stats()),
         route("/schema", lambda g, _: g.schema()),

@@ -62,8 +62,14 @@ def upkeep_routes(wire: Wire, engine: Engine, upkeep: Upkeep) -> list[Route]:
         })
 
     return [
-        wire.route("/v1/database/{database}/table/{table}/cleanup", cleanup, Role.WRITE, "POST"),
-        wire.route("/v1/admin/compact", compact, Role.WRITE, "POST"),
+        wire.route(
+            "/v1/database/{database}/table/{table}/cleanup",
+            cleanup,
+            Role.WRITE,
+            "POST",
+            errors="text",
+        ),
+        wire.route("/v1/admin/compact", compact, Role.WRITE, "POST", errors="text"),
     ]
 
 

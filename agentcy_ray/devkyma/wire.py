@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from starlette.requests import Request
@@ -19,6 +19,9 @@ from agentcy_ray.devkyma.errors import EngineError, bad_body
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+Errors = Literal["full", "bare", "text"]
+"""Code and message with the request id; without it, as graph routes have them; the message only."""
 
 JSON_BYTES = 256 * 1024
 
@@ -34,9 +37,15 @@ class Wire:
         return f"X-{self._config.header_prefix.capitalize()}-{name}"
 
     def route(
-        self, path: str, handler: Handler, least: Role, method: str = "GET", *, plain: bool = False
+        self,
+        path: str,
+        handler: Handler,
+        least: Role,
+        method: str = "GET",
+        *,
+        errors: Errors = "full",
     ) -> Route:
-        """A route that asks for a role; ``plain`` errors carry no request id."""
+        """A route that asks for a role; ``errors`` is the shape of its refusals."""
 
         async def guarded(request: Request) -> Response:
             request_id = request.headers.get("x-request-id") or str(uuid.uuid4())
@@ -46,11 +55,11 @@ class Wire:
             except AuthError as error:
                 return self._refused(error)
             except EngineError as error:
-                response = self._failed(error, None if plain else request_id)
+                response = self._failed(error, request_id, errors)
             except Exception as error:
                 log.exception("%s failed", path)
                 failure = EngineError(500, "internal", type(error).__name__)
-                response = self._failed(failure, None if plain else request_id)
+                response = self._failed(failure, request_id, errors)
             response.headers["X-Request-ID"] = request_id
             return response
 
@@ -99,10 +108,12 @@ class Wire:
         headers = {"WWW-Authenticate": f'Bearer realm="{realm}"'} if error.status == 401 else None
         return PlainTextResponse(error.text, error.status, headers)
 
-    def _failed(self, error: EngineError, request_id: str | None) -> Response:
-        shown = {"code": error.code, "message": error.message}
-        if request_id is not None:
+    def _failed(self, error: EngineError, request_id: str, errors: Errors) -> Response:
+        shown: Any = {"code": error.code, "message": error.message}
+        if errors == "full":
             shown["request_id"] = request_id
+        elif errors == "text":
+            shown = error.message
         headers = {
             self.header(name) if name == "Budget-Limit" else name: value
             for name, value in error.headers.items()

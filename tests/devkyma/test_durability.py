@@ -139,8 +139,10 @@ def test_enough_small_extents_are_merged_without_being_asked(tmp_path: Path):
 async def test_cleanup_drops_whole_extents_that_are_older(talk: Talk):
     for day in (1, 2, 3):
         await talk.ingest({"at": f"2026-06-0{day}T10:00:00Z", "label": str(day)})
-    path = f"/v1/database/{talk.database}/table/t/cleanup"
-    done = await talk.client.post(path, params={"before": "2026-06-02T12:00:00Z"})
+    path = f"/v1/database/{talk.database}/table/{{}}/cleanup"
+    missing = await talk.client.post(path.format("u"), params={"before": "2026-06-02T12:00:00Z"})
+    assert (missing.status_code, missing.json()) == (404, {"error": "table not found: u"})
+    done = await talk.client.post(path.format("t"), params={"before": "2026-06-02T12:00:00Z"})
     assert (done.json()["extents_deleted"], done.json()["rows_freed"]) == (2, 2)
     assert await talk.rows("SELECT label FROM t") == [{"label": "3"}]
 
