@@ -117,8 +117,8 @@ def relations(
             )
             found.append(_cte("_ends", live))
             for end in ("src", "dst"):
-                known = exp.select(column("id")).from_("_ends").subquery()
-                rows = rows.where(exp.In(this=column(end), query=known))
+                known = exp.select(column("id"), copy=False).from_("_ends", copy=False).subquery()
+                rows = rows.where(exp.In(this=column(end), query=known), copy=False)
         found.append(_cte(RELATIONS[table], rows))
     return found
 
@@ -177,31 +177,35 @@ def newest(
     inner: list[Expr] = [_raw(name) for name in shown if name != "first_seen"]
     if "first_seen" in shown:
         first = exp.Window(this=function("min", column("first_seen")), partition_by=[column("id")])
-        inner.append(exp.alias_(first, "first_seen", quoted=True))
-    rows = exp.select(*inner, column("op"), exp.alias_(rank, "_rank")).from_(table)
+        inner.append(exp.alias_(first, "first_seen", quoted=True, copy=False))
+    rows = exp.select(
+        *inner, column("op"), exp.alias_(rank, "_rank", copy=False), copy=False
+    ).from_(table, copy=False)
     for condition in _conditions(scope, pushed):
-        rows = rows.where(condition)
+        rows = rows.where(condition, copy=False)
     outer = [
-        exp.alias_(_timestamp(column(name)), name, quoted=True)
+        exp.alias_(_timestamp(column(name)), name, quoted=True, copy=False)
         if times and name in _TIMES
         else column(name)
         for name in shown
     ]
     found = (
         exp
-        .select(*outer)
-        .from_(rows.subquery("_versions"))
-        .where(exp.EQ(this=column("_rank"), expression=exp.Literal.number(1)))
+        .select(*outer, copy=False)
+        .from_(rows.subquery("_versions", copy=False), copy=False)
+        .where(exp.EQ(this=column("_rank"), expression=exp.Literal.number(1)), copy=False)
     )
     ops = ("upsert", "archive") if include_archived else ("upsert",)  # nobody sees "purge"
     allowed = [exp.Literal.string(op) for op in ops]
-    return found.where(exp.In(this=column("op"), expressions=allowed))
+    return found.where(exp.In(this=column("op"), expressions=allowed), copy=False)
 
 
 def _events(scope: Scope, pushed: Pushed) -> exp.Select:
-    rows = exp.select(*(_raw(name) for name in EVENT_COLUMNS)).from_("context_events")
+    rows = exp.select(*(_raw(name) for name in EVENT_COLUMNS), copy=False).from_(
+        "context_events", copy=False
+    )
     for condition in _conditions(scope, pushed.get("context_events", ())):
-        rows = rows.where(condition)
+        rows = rows.where(condition, copy=False)
     # The row that made the table is of the epoch. Its empty id would tell it too, but to read the
     # ids of all events costs more than most summaries.
     epoch = exp.Cast(this=exp.Literal.string(EPOCH), to=exp.DataType.build("timestamp"))
@@ -209,13 +213,17 @@ def _events(scope: Scope, pushed: Pushed) -> exp.Select:
         exp.or_(
             exp.Is(this=column("at"), expression=exp.Null()),
             exp.GT(this=column("at"), expression=epoch),
-        )
+            copy=False,
+        ),
+        copy=False,
     )
 
 
 def _raw(name: str) -> Expr:
     if name == "props":  # JSON bytes
-        return exp.alias_(function("arrow_cast", column("props"), "Utf8"), name, quoted=True)
+        return exp.alias_(
+            function("arrow_cast", column("props"), "Utf8"), name, quoted=True, copy=False
+        )
     return column(name)
 
 

@@ -6,7 +6,7 @@ expression planned earlier stays true later. The engine drops what nobody reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -39,11 +39,20 @@ class Seed:
             return sql.FALSE
         return exp.In(this=sql.col(column), expressions=[sql.lit(id_) for id_ in self.ids])
 
+    def as_query(self) -> exp.Query:
+        """The ids as a query of one column."""
+        if self.query is not None:
+            return self.query
+        listed = sql.function("unnest", sql.array(sql.lit(id_) for id_ in self.ids))
+        return exp.select(sql.alias(listed, "id"), copy=False)
+
     def hop(self, from_: str, to: str, types: Expr | None) -> exp.Select:
         """The far ends of edges that start in the seed."""
-        found = exp.select(sql.alias(sql.col(to), "id")).from_("context_edges")
-        found = found.where(self.holds(from_))
-        return found if types is None else found.where(types)
+        found = exp.select(sql.alias(sql.col(to), "id"), copy=False).from_(
+            "context_edges", copy=False
+        )
+        found = found.where(self.holds(from_), copy=False)
+        return found if types is None else found.where(types, copy=False)
 
 
 def united(queries: Iterable[exp.Query]) -> exp.Query:
@@ -61,6 +70,7 @@ class Plan:
         self.scope = scope
         self.include_archived = include_archived
         self.steps: list[exp.CTE] = []
+        self.recurs = False
         self._minted = 0
 
     def mint(self, prefix: str) -> str:
@@ -72,6 +82,14 @@ class Plan:
         """Add a step; returns its name."""
         name = self.mint("s")
         self.steps.append(exp.CTE(this=query, alias=exp.TableAlias(this=exp.to_identifier(name))))
+        return name
+
+    def recursive(self, make: Callable[[str], exp.Query]) -> str:
+        """Add a step that reads itself: ``make`` gets its name."""
+        name = self.mint("s")
+        query = make(name)
+        self.steps.append(exp.CTE(this=query, alias=exp.TableAlias(this=exp.to_identifier(name))))
+        self.recurs = True
         return name
 
     def nodes(self, pushed: list[Expr]) -> exp.Select:
@@ -87,7 +105,7 @@ class Plan:
     def start(self) -> Frame:
         """One row without columns."""
         one = sql.alias(sql.number(1), UNIT)
-        return Frame(self, self.step(exp.select(one)), [UNIT], unit=True)
+        return Frame(self, self.step(exp.select(one, copy=False)), [UNIT], unit=True)
 
 
 @dataclass(slots=True)
@@ -124,14 +142,14 @@ class Frame:
 
     def select(self) -> exp.Select:
         """Every column of the step."""
-        return exp.select(exp.Column(this=exp.Star(), table=exp.to_identifier(self.name))).from_(
-            self.name
-        )
+        return exp.select(
+            exp.Column(this=exp.Star(), table=exp.to_identifier(self.name)), copy=False
+        ).from_(self.name, copy=False)
 
     def grouped(self, columns: list[Expr], keys: list[Expr]) -> exp.Select:
         """Aggregates over the step, by some keys."""
-        query = exp.select(*columns).from_(self.name)
-        return query.group_by(*keys) if keys else query
+        query = exp.select(*columns, copy=False).from_(self.name, copy=False)
+        return query.group_by(*keys, copy=False) if keys else query
 
     def listed(self) -> list[Expr]:
         """Every column by its name, for the branches of a union."""
@@ -145,12 +163,14 @@ class Frame:
 
     def filter(self, condition: Expr) -> None:
         """Keep the rows for which a condition is true."""
-        self.advance(self.select().where(condition))
+        self.advance(self.select().where(condition, copy=False))
 
     def add(self, columns: Mapping[str, Expr]) -> None:
         """Compute some columns."""
         if columns:
-            query = self.select().select(*(sql.alias(e, name) for name, e in columns.items()))
+            query = self.select().select(
+                *(sql.alias(e, name) for name, e in columns.items()), copy=False
+            )
             self.advance(query, columns)
 
     def keep(self, found: Mapping[str, Value]) -> dict[str, Value]:
@@ -192,7 +212,7 @@ class Frame:
         here: list[Expr] = []
         selected: list[Expr] = []
         grouped: list[Expr] = []
-        inner = Frame(self.plan, "", [], seeds={})
+        inner = Frame(self.plan, "", [])
         there: list[Expr] = []
         for name in names:
             value = self.bindings[name]
@@ -212,7 +232,12 @@ class Frame:
             start = self.plan.start()
             inner.name, inner.columns, inner.unit = start.name, [UNIT], True
             return inner, []
-        query = exp.select(*selected).from_(self.name).group_by(*grouped)
+        query = (
+            exp
+            .select(*selected, copy=False)
+            .from_(self.name, copy=False)
+            .group_by(*grouped, copy=False)
+        )
         inner.name = inner.base = self.plan.step(query)
         return inner, list(zip(here, there, strict=True))
 
@@ -266,12 +291,16 @@ class Frame:
             key = self.plan.mint("k")
             keys.append(sql.alias(there, key))
             on.append(exp.EQ(this=here, expression=sql.col(key)))
-        right = exp.select(*keys, *shown) if keys or shown else exp.select(sql.number(1))
-        right = right.from_(inner.name)
-        query = self.select().select(*shown).join(
-            right.subquery(self.plan.mint("j")),
+        right = (
+            exp.select(*keys, *shown, copy=False)
+            if keys or shown
+            else exp.select(sql.number(1), copy=False)
+        )
+        right = right.from_(inner.name, copy=False)
+        query = self.select().select(*shown, copy=False).join(
+            right.subquery(self.plan.mint("j"), copy=False),
             on=sql.all_of(on) if on else sql.TRUE,
-            join_type="left" if outer else "inner",
+            join_type="left" if outer else "inner", copy=False
         )  # fmt: skip
         self.advance(query, added)
 

@@ -57,7 +57,7 @@ def plan(
     except UnplannableError as error:
         at = _offset(parser, error.token)
         reject(text, at, error.token or "query", error.reason, error.instead)
-    select.set("with_", exp.With(expressions=steps.steps))
+    select.set("with_", exp.With(expressions=steps.steps, recursive=steps.recurs))
     return Planned(to_sql(select), columns)
 
 
@@ -79,13 +79,13 @@ def _final(
         value = found.bindings[name]
         columns.append(OutputColumn(shown, value.kind))
         selected.append(sql.alias(_output(value), sql_name(position)))
-    select = exp.select(*selected).from_(found.name)
+    select = exp.select(*selected, copy=False).from_(found.name, copy=False)
     if found.order:
-        select = select.order_by(*found.order)
+        select = select.order_by(*found.order, copy=False)
     last = query.parts[0][-1]
     cut = isinstance(last, tree.Projection) and last.limit is not None
     if len(query.parts) > 1 or not cut:
-        select = select.limit(row_limit + 1)
+        select = select.limit(row_limit + 1, copy=False)
     return select, tuple(columns)
 
 

@@ -131,10 +131,9 @@ def _percentile(name: str, value: Value, share: Value, column: Column) -> Value:
 
     if name == "percentileDisc":
         place = sql.function("ceil", sql.binary("*", sql.number(float(part)), count))
-        found = at(sql.function("greatest", place, sql.number(1.0)))
-        if value.kind == "integer":
-            return values.integer(sql.cast(found, "bigint"))
-        return Value("float", found)
+        tagged = sql.function("array_agg", exp.Order(this=values.to_any(value), expressions=keys))
+        at_least = sql.cast(sql.function("greatest", place, sql.number(1.0)), "bigint")
+        return values.of_tagged(sql.function("array_element", tagged, at_least), value.kind)
     place = sql.binary("*", sql.number(float(part)), sql.binary("-", count, sql.number(1.0)))
     low, high = sql.function("floor", place), sql.function("ceil", place)
     first = at(sql.binary("+", low, sql.number(1.0)))

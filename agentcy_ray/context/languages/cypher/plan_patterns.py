@@ -14,14 +14,21 @@ from typing import Any, cast
 
 from sqlglot import Expr, exp
 
-from agentcy_ray.context.languages.current import EDGE_COLUMNS, NODE_COLUMNS
 from agentcy_ray.context.languages.cypher import operators, sql, tree, values
-from agentcy_ray.context.languages.cypher.frames import Frame, Seed, columns_of, united
+from agentcy_ray.context.languages.cypher.frames import Frame, Seed, columns_of
 from agentcy_ray.context.languages.cypher.plan_expressions import ExpressionPlanner, imports
 from agentcy_ray.context.languages.cypher.plan_properties import label_test, property_of
+from agentcy_ray.context.languages.cypher.plan_walks import (
+    Steps,
+    column_name,
+    edges_relation,
+    nodes_relation,
+    reached_from,
+    trail_of,
+    walk_edges,
+)
 from agentcy_ray.context.languages.cypher.refusal import refuse
 from agentcy_ray.context.languages.cypher.values import Value
-from agentcy_ray.context.languages.facts import ITEM
 
 _TURNED = {"out": "in", "in": "out", "both": "both"}
 
@@ -42,10 +49,14 @@ class _Walk:
     ids: Mapping[str, tuple[str, ...]]
     single: list[Expr]
     many: list[Expr]
+    whole: bool = False
+    """Whether the path that is walked has a name, so that all of it is wanted."""
 
 
 class PatternPlanner(ExpressionPlanner):
     """Plans ``MATCH``."""
+
+    _shortest_ids: Expr | None = None
 
     def match(self, clause: tree.Match, frame: Frame) -> None:
         """Bind a pattern's variables; rows without a match go, unless it is optional."""
@@ -85,19 +96,21 @@ class PatternPlanner(ExpressionPlanner):
         if edge.kind != "edge" or edge.fields is None:
             refuse("startNode" if end == "src" else "endNode", "this is no relationship",
                    "give a relationship")  # fmt: skip
-        fields, query = self._nodes([])
+        fields, query = nodes_relation(self.plan, [])
+        same = exp.EQ(this=edge.fields[end], expression=fields["id"])
+        rows = frame.select().select(*fields.values(), copy=False)
         frame.advance(
-            frame.select().select(*fields.values()).join(
-                query, on=exp.EQ(this=edge.fields[end], expression=fields["id"]), join_type="left"
-            ),
-            [_column(each) for each in fields.values()],
-        )  # fmt: skip
+            rows.join(query, on=same, join_type="left", copy=False),
+            [column_name(each) for each in fields.values()],
+        )
         return values.entity("node", fields)
 
     def _match(self, clause: tree.Match, frame: Frame) -> None:
         walk = _Walk(dict(self._known_ids(clause)), [], [])
         for path in clause.paths:
+            walk.whole = path.variable is not None
             self._path(path, frame, walk)
+        self._shortest_ids = walk.many[0] if clause.paths[0].shortest else None
         if clause.where is not None:
             frame.filter(self.condition(clause.where, frame))
 
@@ -175,13 +188,18 @@ class PatternPlanner(ExpressionPlanner):
         if bound is None:
             ids = self._pattern_ids(node, walk)
             seed = None if ids is None else Seed(ids)
-            fields, query = self._nodes([] if seed is None else [seed.holds("id")])
+            fields, query = nodes_relation(self.plan, [] if seed is None else [seed.holds("id")])
             if frame.unit:
-                select = exp.select(*fields.values()).from_(query)
+                select = exp.select(*fields.values(), copy=False).from_(query, copy=False)
                 frame.columns = []
             else:
-                select = frame.select().select(*fields.values()).join(query, join_type="cross")
-            frame.advance(select, [_column(each) for each in fields.values()])
+                select = (
+                    frame
+                    .select()
+                    .select(*fields.values(), copy=False)
+                    .join(query, join_type="cross", copy=False)
+                )
+            frame.advance(select, [column_name(each) for each in fields.values()])
             bound = self._bind(node, fields, seed, frame)
         self._check_node(node, bound, frame)
         return bound
@@ -203,7 +221,7 @@ class PatternPlanner(ExpressionPlanner):
     ) -> Value:
         value = values.entity("node", fields)
         if seed is not None:
-            frame.seeds[_column(fields["id"])] = seed
+            frame.seeds[column_name(fields["id"])] = seed
         if node.variable is not None:
             frame.bindings[node.variable] = value
         return value
@@ -227,37 +245,6 @@ class PatternPlanner(ExpressionPlanner):
             for key, each in (properties.entries if properties else ())
         ]
 
-    def _nodes(self, pushed: list[Expr]) -> tuple[dict[str, Expr], Expr]:
-        """Visible nodes under fresh column names, and those names by field."""
-        names = {field: self.plan.mint(f"{field}_") for field in NODE_COLUMNS}
-        rows = self.plan.nodes(pushed).subquery("n")
-        query = exp.select(*(sql.alias(sql.col(f), name) for f, name in names.items())).from_(rows)
-        return {f: sql.col(name) for f, name in names.items()}, query.subquery(self.plan.mint("j"))
-
-    def _edges(
-        self, types: tree.LabelExpression | None, direction: str, seed: Seed | None
-    ) -> tuple[dict[str, Expr], Expr, Expr, Expr]:
-        """Visible edges as fields, the end to come from, the end to go to, and the relation."""
-        names = {field: self.plan.mint(f"{field}_") for field in EDGE_COLUMNS}
-        near, far = self.plan.mint("near_"), self.plan.mint("far_")
-        branches: list[exp.Query] = []
-        for from_, to in _orientations(direction):
-            pushed = [] if seed is None else [seed.holds(from_)]
-            if types is not None:
-                pushed.append(_type_test(types))
-            rows = exp.select(
-                *(sql.alias(sql.col(field), name) for field, name in names.items()),
-                sql.alias(sql.col(from_), near), sql.alias(sql.col(to), far),
-            ).from_(self.plan.edges(pushed).subquery("e"))  # fmt: skip
-            if branches:  # a loop is met once
-                rows = rows.where(exp.NEQ(this=sql.col("src"), expression=sql.col("dst")))
-            branches.append(rows)
-        relation = exp.Subquery(
-            this=united(branches), alias=exp.TableAlias(this=exp.to_identifier(self.plan.mint("j")))
-        )
-        fields: dict[str, Expr] = {field: sql.col(name) for field, name in names.items()}
-        return fields, sql.col(near), sql.col(far), relation
-
     # -- hops
 
     def _hop(
@@ -273,7 +260,9 @@ class PatternPlanner(ExpressionPlanner):
         end = self._far_node(start, relationship, direction, node, far, frame, walk)
         left_to_right = end if forward else start
         return end, _Segment(
-            values.list_of([edge]), values.list_of([left_to_right]), _trail([(edge, left_to_right)])
+            values.list_of([edge]),
+            values.list_of([left_to_right]),
+            trail_of([(edge, left_to_right)]),
         )
 
     def _bind_edge(self, relationship: tree.RelationshipPattern, edge: Value, frame: Frame) -> None:
@@ -295,14 +284,14 @@ class PatternPlanner(ExpressionPlanner):
     ) -> tuple[Value, Expr]:  # fmt: skip
         """Join one hop's edges; gives the edge and the id of its far end."""
         seed = _seed(start, frame)
-        fields, near, far, relation = self._edges(relationship.types, direction, seed)
+        fields, near, far, relation = edges_relation(self.plan, relationship.types, direction, seed)
         assert start.fields is not None
         added = [*fields.values(), near, far]
         frame.advance(
-            frame.select().select(*added).join(
-                relation, on=exp.EQ(this=start.fields["id"], expression=near)
+            frame.select().select(*added, copy=False).join(
+                relation, on=exp.EQ(this=start.fields["id"], expression=near), copy=False
             ),
-            [_column(each) for each in added],
+            [column_name(each) for each in added],
         )  # fmt: skip
         edge = values.entity("edge", fields)
         tests = self._property_tests(relationship.properties, edge, frame)
@@ -324,7 +313,7 @@ class PatternPlanner(ExpressionPlanner):
             frame.filter(sql.compare("=", far, bound.fields["id"]))
         else:
             ids = self._pattern_ids(node, walk)
-            reached = _reached(_seed(start, frame), relationship.types, direction)
+            reached = reached_from(_seed(start, frame), relationship.types, direction)
             fields = self._join_node(far, [Seed(ids)] if ids is not None else [], reached, frame)
             bound = self._bind(node, fields, Seed(ids) if ids is not None else reached, frame)
         self._check_node(node, bound, frame)
@@ -334,12 +323,12 @@ class PatternPlanner(ExpressionPlanner):
         self, far: Expr, known: list[Seed], reached: Seed | None, frame: Frame
     ) -> dict[str, Expr]:
         seeds = known or ([] if reached is None else [reached])
-        fields, query = self._nodes([seed.holds("id") for seed in seeds])
+        fields, query = nodes_relation(self.plan, [seed.holds("id") for seed in seeds])
         frame.advance(
-            frame.select().select(*fields.values()).join(
-                query, on=exp.EQ(this=far, expression=fields["id"])
+            frame.select().select(*fields.values(), copy=False).join(
+                query, on=exp.EQ(this=far, expression=fields["id"]), copy=False
             ),
-            [_column(each) for each in fields.values()],
+            [column_name(each) for each in fields.values()],
         )  # fmt: skip
         return fields
 
@@ -347,75 +336,75 @@ class PatternPlanner(ExpressionPlanner):
         self, start: Value, relationship: tree.RelationshipPattern, direction: str,
         node: tree.NodePattern, frame: Frame, walk: _Walk, *, forward: bool,
     ) -> tuple[Value, _Segment]:  # fmt: skip
-        """Several hops: one branch for each number of them, all with the same columns."""
-        low, high = cast("tuple[int, int]", relationship.hops)
-        assert start.fields is not None
-        single = replace(relationship, hops=None, variable=None)
-        ends = {field: self.plan.mint(f"{field}_") for field in NODE_COLUMNS}
-        listed = {part: self.plan.mint(f"{part}_") for part in ("ids", "edges", "after", "trail")}
-        branches: list[exp.Query] = []
-        seeds: list[Seed | None] = []
-        steps: list[tuple[Value, Value]] = []
-        here, at = frame.fork(), start
-        inside = _Walk(walk.ids, list(walk.single), list(walk.many))
-        for hops in range(high + 1):
-            if hops:
-                edge, far = self._edge(at, single, direction, here, inside)
-                reached = _reached(_seed(at, here), relationship.types, direction)
-                fields = self._join_node(far, [], reached, here)
-                if reached is not None:
-                    here.seeds[_column(fields["id"])] = reached
-                at = values.entity("node", fields)
-                steps.append((edge, at))
-            if hops < low:
-                continue
-            seeds.append(_seed(at, here))
-            assert at.fields is not None
-            query = exp.select(
-                *frame.listed(),
-                *(sql.alias(at.fields[field], name) for field, name in ends.items()),
-                *(sql.alias(e, listed[p]) for p, e in _steps(steps, start, forward).items()),
-            ).from_(here.name)  # fmt: skip
-            branches.append(query)
-        added = [*ends.values(), *listed.values()]
-        frame.advance(united(branches), added)
-        walk.many.append(sql.col(listed["ids"]))
-        found: dict[str, Expr] = {field: sql.col(name) for field, name in ends.items()}
-        queries = [seed.query for seed in seeds if seed is not None and seed.query is not None]
-        seed = Seed(query=united(queries)) if len(queries) == len(seeds) else None
+        """Several hops; see ``plan_walks``."""
+        steps = Steps(
+            types=relationship.types,
+            direction=direction,
+            hops=cast("tuple[int, int]", relationship.hops),
+            forward=forward,
+            edges=relationship.variable is not None or walk.whole,
+            path=walk.whole,
+        )
+        seed = _seed(start, frame)
+        # What a property must equal is known before the walk, which sees no other variables.
+        wanted = [(key, self.expression(each, frame)) for key, each in (
+            relationship.properties.entries if relationship.properties else ()
+        )]  # fmt: skip
+        if any(value.constant is values.UNSET for _, value in wanted):
+            refuse(wanted[0][0], "a property of several hops is compared with a value that varies",
+                   "write WHERE all(r IN rs WHERE r.key = …) after the pattern")  # fmt: skip
+
+        def test(edge: Value) -> list[Expr]:
+            return [
+                operators.equals(property_of(edge, key, self.plan.scope), value)
+                for key, value in wanted
+            ]
+
+        found = walk_edges(self.plan, frame, start, steps, seed, test)
+        ids = sql.col(found.ids)
+        taken = [_held(ids, other) for other in walk.single]
+        taken += [
+            sql.function("coalesce", sql.function("array_has_any", ids, other), sql.FALSE)
+            for other in walk.many
+        ]
+        if taken:
+            frame.filter(sql.negate(sql.any_of(taken)))
+        walk.many.append(ids)
+        at = sql.col(found.at)
         bound = self._bound_node(node, frame)
-        if bound is None:
-            bound = self._bind(node, found, seed, frame)
-        else:
+        if bound is not None:
             assert bound.fields is not None
-            frame.filter(sql.compare("=", found["id"], bound.fields["id"]))
-        edges = values.array_of(sql.col(listed["edges"]), "edge")
+            frame.filter(sql.compare("=", at, bound.fields["id"]))
+        else:
+            known = self._pattern_ids(node, walk)
+            end_seed = Seed(known) if known is not None else found.seed
+            fields = self._join_node(at, [], end_seed, frame)
+            bound = self._bind(node, fields, end_seed, frame)
+        edges = values.array_of(sql.col(found.edges) if steps.edges else ids, "edge")
         if relationship.variable is not None:
             frame.bindings[relationship.variable] = edges
         self._check_node(node, bound, frame)
-        after = values.array_of(sql.col(listed["after"]), "node")
-        return bound, _Segment(edges, after, sql.col(listed["trail"]))
+        after = values.array_of(sql.col(found.after) if steps.path else ids, "node")
+        trail: Expr = sql.col(found.trail) if steps.path else sql.lit("")
+        return bound, _Segment(edges, after, trail)
 
     def _only_shortest(self, path: tree.Path, frame: Frame, keys: list[Expr]) -> None:
         """Keep one shortest path between each pair of ends."""
-        name = path.variable
-        if name is None:
-            name = self.plan.mint("_path")
-        whole = frame.bindings[name]
-        length = sql.function("array_length", values.as_list(_edges_of(whole)).sql)
+        ids = self._shortest_ids
+        assert ids is not None
         ends: list[Expr] = []
         for node in path.nodes:
             fields = frame.bindings[node.variable or ""].fields
             assert fields is not None
             ends.append(fields["id"])
+        order = (sql.function("array_length", ids), sql.function("array_to_string", ids, " "))
         rank = exp.Window(
             this=sql.function("row_number"),
             partition_by=[*keys, *ends],
-            order=exp.Order(expressions=[
-                exp.Ordered(this=length, nulls_first=False),
-                exp.Ordered(this=whole.sql, nulls_first=False),
-            ]),
-        )  # fmt: skip
+            order=exp.Order(
+                expressions=[exp.Ordered(this=each, nulls_first=False) for each in order]
+            ),
+        )
         column = self.plan.mint("x")
         frame.add({column: rank})
         frame.filter(sql.compare("=", sql.col(column), sql.number(1)))
@@ -428,24 +417,8 @@ def named_shortest(clause: tree.Match, mint: Any) -> tree.Match:
         return clause
     nodes = tuple(replace(n, variable=n.variable or mint("_node")) for n in path.nodes)
     relationships = tuple(replace(r, hops=r.hops or (1, 1)) for r in path.relationships)
-    named = replace(path, nodes=nodes, relationships=relationships,
-                    variable=path.variable or mint("_path"))  # fmt: skip
+    named = replace(path, nodes=nodes, relationships=relationships)
     return replace(clause, paths=(named,))
-
-
-def _edges_of(path: Value) -> Value:
-    assert path.parts is not None
-    return path.parts[1]
-
-
-def _orientations(direction: str) -> list[tuple[str, str]]:
-    out, in_ = ("src", "dst"), ("dst", "src")
-    return {"out": [out], "in": [in_]}.get(direction, [out, in_])
-
-
-def _type_test(types: tree.LabelExpression) -> Expr:
-    """The types of a pattern over the raw columns of edges."""
-    return label_test(types, {"type": sql.col("type"), "id": sql.col("id")}, node=False)
 
 
 def _seed(value: Value, frame: Frame) -> Seed | None:
@@ -454,49 +427,8 @@ def _seed(value: Value, frame: Frame) -> Seed | None:
     return frame.seeds.get(column.name) if isinstance(column, exp.Column) else None
 
 
-def _reached(
-    seed: Seed | None, types: tree.LabelExpression | None, direction: str
-) -> Seed | None:  # fmt: skip
-    """A superset of where the edges lead that start in a seed."""
-    if seed is None:
-        return None
-    test = None if types is None else _type_test(types)
-    return Seed(query=united(seed.hop(a, b, test) for a, b in _orientations(direction)))
-
-
 def _held(ids: Expr, id_: Expr) -> Expr:
     return sql.function("coalesce", sql.function("array_has", ids, id_), sql.FALSE)
-
-
-def _column(column: Expr) -> str:
-    return cast("exp.Column", column).name
-
-
-def _trail(steps: list[tuple[Value, Value]]) -> Expr:
-    """Edges and nodes in turn as they stand in the text of a path."""
-    parts: list[Expr] = []
-    for edge, node in steps:
-        for each in (edge, node):
-            parts += [sql.lit(ITEM), values.escaped(values.slim(each))]
-    return sql.joined(parts) if parts else sql.lit("")
-
-
-def _steps(
-    walked: list[tuple[Value, Value]], start: Value, forward: bool
-) -> dict[str, Expr]:  # fmt: skip
-    """The columns of a branch of several hops, from left to right."""
-    edges = [edge for edge, _ in walked]
-    after = [node for _, node in walked]
-    if not forward:  # walked from the right end, which then comes last
-        after = [*reversed(after[:-1]), start] if after else []
-        edges.reverse()
-    ids = [edge.fields["id"] for edge in edges if edge.fields is not None]
-    return {
-        "ids": sql.array(ids),
-        "edges": sql.array(values.escaped(edge) for edge in edges),
-        "after": sql.array(values.escaped(node) for node in after),
-        "trail": _trail(list(zip(edges, after, strict=True))),
-    }
 
 
 def _whole_path(first: Value, segments: list[_Segment]) -> Value:

@@ -103,7 +103,7 @@ def _any_property(subject: Value, key: str, scope: Scope) -> Value:
 
 
 def labels_of(node: Value, *, own_only: bool = False) -> Value:
-    """The labels of a node as a list; ``Entity`` comes first, as every node carries it."""
+    """The labels of a node as a list: its own, or sorted with ``Entity``, which every node has."""
     fields = node.fields
     assert fields is not None
     inner = sql.function("btrim", fields["label_set"], sql.lit(PROPERTY))
@@ -114,6 +114,8 @@ def labels_of(node: Value, *, own_only: bool = False) -> Value:
     if not own_only:
         tagged_ = sql.joined([sql.lit("sEntity\x1d"), tagged_])
     listed = sql.function("string_to_array", tagged_, sql.lit("\x1d"))
+    if not own_only:
+        listed = sql.function("array_sort", listed)
     there = sql.is_null(fields["id"], negated=True)
     return values.array_of(sql.case((there, listed)), "text")
 

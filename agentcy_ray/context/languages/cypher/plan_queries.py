@@ -72,14 +72,19 @@ class QueryPlanner(PatternPlanner):
                 value = values.as_kind(part.bindings[name], kinds[name])
                 made = values.to_any(value) if kinds[name] == "list" else value.sql
                 shown.append(sql.alias(made, columns[name]))
-            queries.append(exp.select(*(shown or [sql.number(1)])).from_(part.name))
+            queries.append(
+                exp.select(*(shown or [sql.number(1)]), copy=False).from_(part.name, copy=False)
+            )
         whole = united(queries)
         if distinct:
             rows = (
                 exp
-                .select(exp.Star())
+                .select(exp.Star(), copy=False)
                 .distinct()
-                .from_(exp.Subquery(this=whole, alias=exp.TableAlias(this=exp.to_identifier("u"))))
+                .from_(
+                    exp.Subquery(this=whole, alias=exp.TableAlias(this=exp.to_identifier("u"))),
+                    copy=False,
+                )
             )
             whole = rows
         merged.name = self.plan.step(whole)
@@ -297,15 +302,20 @@ class QueryPlanner(PatternPlanner):
             column = self.plan.mint("x")
             selected.append(sql.alias(sql.function("count", sql.number(1)), column))
             after.columns.append(column)
-            after.name = self.plan.step(exp.select(*selected).from_(frame.name))
+            after.name = self.plan.step(
+                exp.select(*selected, copy=False).from_(frame.name, copy=False)
+            )
             after.filter(sql.compare(">", sql.col(column), sql.number(0)))
         else:
-            query = exp.select(*(selected or [sql.number(1)])).from_(frame.name)
+            query = exp.select(*(selected or [sql.number(1)]), copy=False).from_(
+                frame.name, copy=False
+            )
             if grouping and not by:  # only constants to group by: no rows, no group
                 query = query.having(
-                    sql.compare(">", sql.function("count", sql.number(1)), sql.number(0))
+                    sql.compare(">", sql.function("count", sql.number(1)), sql.number(0)),
+                    copy=False,
                 )
-            after.name = self.plan.step(query.group_by(*by) if by else query)
+            after.name = self.plan.step(query.group_by(*by, copy=False) if by else query)
         frame.become(after)
         return found
 
@@ -316,8 +326,10 @@ class QueryPlanner(PatternPlanner):
         """An aggregate without groups has a row for every outer row, also where there was none."""
         whole = Frame(self.plan, base, list(keys), keys=list(keys), base=base)
         renamed = {key: self.plan.mint("k") for key in keys}
-        query = exp.select(*(sql.alias(sql.col(key), name) for key, name in renamed.items()))
-        whole.name = self.plan.step(query.from_(base))
+        query = exp.select(
+            *(sql.alias(sql.col(key), name) for key, name in renamed.items()), copy=False
+        )
+        whole.name = self.plan.step(query.from_(base, copy=False))
         whole.columns = list(renamed.values())
         pairs = [(sql.col(renamed[key]), sql.col(key)) for key in keys]
         columns = [column for value in made.values() for column in columns_of(value)]
@@ -325,7 +337,7 @@ class QueryPlanner(PatternPlanner):
         # The rows keep the names of their keys, by which they are joined back later.
         shown: list[Expr] = [sql.alias(sql.col(renamed[key]), key) for key in keys]
         shown += [sql.col(column) for column in columns]
-        whole.name = self.plan.step(exp.select(*shown).from_(whole.name))
+        whole.name = self.plan.step(exp.select(*shown, copy=False).from_(whole.name, copy=False))
         whole.columns = [*keys, *columns]
         frame.become(whole)
         frame.keys, frame.base = list(keys), base
@@ -386,10 +398,10 @@ class QueryPlanner(PatternPlanner):
             return
         query = frame.select()
         if steady:
-            query = query.order_by(*steady)
+            query = query.order_by(*steady, copy=False)
         if limit is not None:
-            query = query.limit(limit)
-        frame.advance(query.offset(skip) if skip else query)
+            query = query.limit(limit, copy=False)
+        frame.advance(query.offset(skip, copy=False) if skip else query)
 
     def _count(self, expression: tree.Expression, word: str) -> int:
         found: Any = None

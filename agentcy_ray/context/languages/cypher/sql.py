@@ -48,7 +48,7 @@ def col(name: str, relation: str | None = None) -> exp.Column:
 
 def alias(value: Expr, name: str) -> Expr:
     """``value AS "name"``."""
-    return exp.alias_(value, name, quoted=True)
+    return exp.alias_(value, name, quoted=True, copy=False)
 
 
 def lit(value: str) -> Expr:
@@ -86,13 +86,13 @@ def compare(operator: str, left: Expr, right: Expr) -> Expr:
 def all_of(conditions: Iterable[Expr]) -> Expr:
     """The conjunction; true for none."""
     found = list(conditions)
-    return exp.Paren(this=exp.and_(*found, wrap=False)) if found else TRUE
+    return exp.Paren(this=exp.and_(*found, wrap=False, copy=False)) if found else TRUE
 
 
 def any_of(conditions: Iterable[Expr]) -> Expr:
     """The disjunction; false for none."""
     found = list(conditions)
-    return exp.Paren(this=exp.or_(*found, wrap=False)) if found else FALSE
+    return exp.Paren(this=exp.or_(*found, wrap=False, copy=False)) if found else FALSE
 
 
 def negate(condition: Expr) -> Expr:
