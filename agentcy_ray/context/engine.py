@@ -196,10 +196,18 @@ class GraphStats(Record):
     realms: dict[str, int]
 
 
+class Refused(Record):
+    """An entity that the engine's server does not take, with its reason; others were written."""
+
+    id: str
+    reason: str
+
+
 class Written(Record):
     """What one batch changed."""
 
     rows: int
+    refused: tuple[Refused, ...] = ()
 
 
 class ContextEngine(Protocol):

@@ -31,11 +31,12 @@ from agentcy_ray.ingest.merge import flat
 from agentcy_ray.ingest.pipeline import ahead, overlapped
 from agentcy_ray.ingest.progress import Meter, Track
 from agentcy_ray.ingest.state import Keys
+from agentcy_ray.ingest.transitions import put_aside
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-    from agentcy_ray.context.engine import ContextEngine
+    from agentcy_ray.context.engine import ContextEngine, Refused
 
 STAGES = ("nodes", "edges", "links", "gone_edges", "gone_nodes")
 PART = "graph"
@@ -117,8 +118,11 @@ class GraphPublisher:
     ) -> None:
         write = self.engine.upsert_nodes if stage == "nodes" else self.engine.upsert_edges
 
+        refused: list[Refused] = []
+
         async def one(batch: pa.RecordBatch) -> None:
-            await write(self.lease.org_id, batch, self.at, fresh=fresh)
+            written = await write(self.lease.org_id, batch, self.at, fresh=fresh)
+            refused.extend(written.refused)
             self.meter.add(track, batch.num_rows)
             self.probe(f"{stage}_batch")
 
@@ -126,6 +130,9 @@ class GraphPublisher:
             async for window in windows:
                 async with self._window(stage, window.last) as connection:
                     await overlapped(window.batches, one)
+                    if refused:
+                        await put_aside(connection, self.lease, refused)
+                        refused.clear()
                     await self._move_waiting(connection, window)
 
     async def _move_waiting(

@@ -13,11 +13,13 @@ from agentcy_ray.core.errors import AgentcyError, LeaseLostError, NotFoundError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.states import SOURCE, SYNC_RUN, sources_of
 from agentcy_ray.ingest.dangling import count_dangling
+from agentcy_ray.ingest.extract import REJECTS_KEPT
 from agentcy_ray.ingest.fence import Lease
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
+    from agentcy_ray.context.engine import Refused
     from agentcy_ray.stores.postgres import Database
 
 _RUN = """
@@ -42,6 +44,14 @@ UPDATE sync_runs SET status = $3::text, counts = counts || $4, error = $5, rejec
 WHERE id = $1 AND epoch = $2 AND status = ANY($9) RETURNING true
 """
 _KEEP_REJECTS = "SELECT rejects FROM sync_runs WHERE id = $1"
+_PUT_ASIDE = f"""
+UPDATE sync_runs SET
+  rejects = CASE WHEN jsonb_array_length(rejects) < {REJECTS_KEPT} THEN rejects || $3
+    ELSE rejects END,
+  counts = counts || jsonb_build_object(
+    'refused', coalesce((counts->>'refused')::bigint, 0) + $4::bigint)
+WHERE id = $1 AND epoch = $2
+"""
 _MOVE_SOURCE = """
 UPDATE sources SET status = $2::text, last_error = $3 WHERE id = $1 AND status = ANY($4)
 """
@@ -129,6 +139,14 @@ async def begin_publish(
         cursor={"cursors": {name: dict(cursor) for name, cursor in cursors.items()}},
         full=full,
     )
+
+
+async def put_aside(
+    connection: PoolConnectionProxy[asyncpg.Record], lease: Lease, refused: Sequence[Refused]
+) -> None:
+    """Name entities that the engine does not take in the run's errors, and count them."""
+    rows = [{"where": row.id, "reason": row.reason} for row in refused]
+    await connection.execute(_PUT_ASIDE, lease.run_id, lease.epoch, rows[:REJECTS_KEPT], len(rows))
 
 
 async def commit(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
 import pytest
 
 from agentcy_ray.connectors.base import Rejected
+from agentcy_ray.context.engine import ContextEngine, Refused, Written
 from agentcy_ray.core.errors import (
     ConnectorError,
     InvalidError,
@@ -18,6 +24,26 @@ from tests.ingest.harness import House
 from tests.ingest.memory_source import Graph, chain
 
 A = ("Item", "a")
+
+
+class Picky:
+    """An engine whose server takes every node but the first that it is given."""
+
+    def __init__(self, engine: ContextEngine) -> None:
+        self._engine = engine
+        self._refused = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def upsert_nodes(self, org_id: UUID, batch: pa.RecordBatch, *args: Any, **more: Any):
+        written = await self._engine.upsert_nodes(org_id, batch, *args, **more)
+        if self._refused:
+            return written
+        self._refused = True
+        return Written(
+            rows=written.rows - 1, refused=(Refused(id=batch["id"][0].as_py(), reason="too wide"),)
+        )
 
 
 @pytest.mark.requirement("ING-02")
@@ -61,6 +87,19 @@ async def test_bad_rows_are_rejected_one_by_one(house: House):
     assert run.counts["rejected"] == 2
     assert {reject["where"] for reject in run.rejects} >= {"line 7"}
     assert any("UPPER_SNAKE" in reject["reason"] for reject in run.rejects)
+
+
+@pytest.mark.requirement("KYMA-04")
+async def test_what_the_engine_does_not_take_is_named_in_the_run(house: House):
+    house.source.graph = chain(100)
+    house.stores = replace(house.stores, engine=Picky(house.stores.engine))
+
+    run = await house.sync()
+
+    assert (run.status, run.counts["refused"], run.counts["rejected"]) == ("synced", 1, 0)
+    [reject] = run.rejects
+    assert reject["where"].startswith("n_")
+    assert reject["reason"] == "too wide"
 
 
 async def test_too_many_bad_rows_fail_the_run(house: House):

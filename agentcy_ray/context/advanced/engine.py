@@ -90,7 +90,7 @@ class AdvancedEngine:
         Raises:
             InvalidError: a label or the properties of a row cannot be stored.
         """
-        return Written(rows=await writes.write_nodes(self._store, org_id, batch, seen_at))
+        return await writes.write_nodes(self._store, org_id, batch, seen_at)
 
     async def upsert_edges(
         self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
@@ -100,8 +100,7 @@ class AdvancedEngine:
         Raises:
             InvalidError: a type or the properties of a row cannot be stored.
         """
-        rows = await writes.write_edges(self._store, org_id, batch, seen_at, fresh=fresh)
-        return Written(rows=rows)
+        return await writes.write_edges(self._store, org_id, batch, seen_at, fresh=fresh)
 
     async def append_events(self, org_id: UUID, batch: pa.RecordBatch) -> Written:
         """Add a batch of schema ``EVENTS`` to ``context_events``.
@@ -109,7 +108,7 @@ class AdvancedEngine:
         Raises:
             InvalidError: the properties of an event are no JSON object.
         """
-        return Written(rows=await writes.write_events(self._store, org_id, batch))
+        return await writes.write_events(self._store, org_id, batch)
 
     async def holds(self, org_id: UUID, source_id: UUID) -> bool:
         """Whether there is any entity of a source, archived ones included."""

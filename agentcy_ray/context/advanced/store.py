@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from agentcy_ray.context.advanced.databases import Databases
 from agentcy_ray.context.advanced.layout import STORED, founding_row
+from agentcy_ray.context.engine import Refused, Written
 from agentcy_ray.context.kyma.client import KymaClient
 from agentcy_ray.context.languages.current import Table
 from agentcy_ray.core.errors import MissingDataError
@@ -48,11 +49,19 @@ class Store:
         self, org_id: UUID, table: Table, rows: pa.RecordBatch, *, key_scope: str
     ) -> int:
         """Add rows; the same rows under the same ``key_scope`` again add nothing."""
-        if rows.num_rows:
-            database = await self.found(org_id)
-            done = await self.client.ingest(database, table, rows, key_scope=key_scope)
-            return rows.num_rows - len(done.rejected)
-        return 0
+        return (await self.put(org_id, table, rows, key_scope=key_scope)).rows
+
+    async def put(
+        self, org_id: UUID, table: Table, rows: pa.RecordBatch, *, key_scope: str
+    ) -> Written:
+        """As ``append``, saying which rows kyma does not take."""
+        if not rows.num_rows:
+            return Written(rows=0)
+        database = await self.found(org_id)
+        done = await self.client.ingest(database, table, rows, key_scope=key_scope)
+        ids = rows.column("event_id" if table == "context_events" else "id")
+        refused = [Refused(id=str(ids[r.row]), reason=r.reason) for r in done.rejected]
+        return Written(rows=rows.num_rows - len(refused), refused=tuple(refused))
 
     async def read(
         self, org_id: UUID, sql: str, schema: pa.Schema, *, timeout_ms: int = READ_MS

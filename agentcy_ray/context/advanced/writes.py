@@ -22,7 +22,7 @@ from agentcy_ray.context.advanced.layout import (
 from agentcy_ray.context.advanced.sql import listed, one_of, over, quoted, texts
 from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.basic.layout import stamp
-from agentcy_ray.context.engine import EntityKind, Scope
+from agentcy_ray.context.engine import EntityKind, Scope, Written
 from agentcy_ray.context.kyma.arrow import pc
 
 LISTED = 4_000
@@ -33,17 +33,19 @@ HIDDEN = 2_000
 _T = TypeVar("_T")
 
 
-async def write_nodes(store: Store, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime) -> int:
+async def write_nodes(
+    store: Store, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime
+) -> Written:
     """Append a row for each node; whatever was there before is older."""
     rows = await asyncio.to_thread(node_rows, batch, seen_at)
-    await store.append(org_id, "context_nodes", rows, key_scope=version_of(seen_at))
-    return batch.num_rows
+    written = await store.put(org_id, "context_nodes", rows, key_scope=version_of(seen_at))
+    return written.model_copy(update={"rows": batch.num_rows - len(written.refused)})
 
 
 async def write_edges(
     store: Store, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool
-) -> int:
-    """Append a row for each edge whose ends are there, archived or not; returns their number.
+) -> Written:
+    """Append a row for each edge whose ends are there, archived or not.
 
     With ``fresh`` the caller knows that they are.
     """
@@ -55,13 +57,13 @@ async def write_edges(
         )
         whole = pc.and_(*(pc.is_in(rows.column(name), value_set=known) for name in ("src", "dst")))
         rows = rows.filter(whole)
-    return await store.append(org_id, "context_edges", rows, key_scope=version_of(seen_at))
+    return await store.put(org_id, "context_edges", rows, key_scope=version_of(seen_at))
 
 
-async def write_events(store: Store, org_id: UUID, batch: pa.RecordBatch) -> int:
+async def write_events(store: Store, org_id: UUID, batch: pa.RecordBatch) -> Written:
     """Append events."""
     rows = await asyncio.to_thread(event_rows, batch)
-    return await store.append(org_id, "context_events", rows, key_scope="events")
+    return await store.put(org_id, "context_events", rows, key_scope="events")
 
 
 async def existing(
@@ -112,10 +114,20 @@ async def prune(store: Store, org_id: UUID, source_id: UUID, before: datetime, a
         while True:
             sql = f"{_newest(kind, source)} AND {over_time} LIMIT {HIDDEN}"
             rows = await store.read(org_id, sql, _raw(kind))
+            if kind == "node":  # their edges go along, and first, since only the nodes lead to them
+                await _purge_edges_of(store, org_id, rows["id"].to_pylist(), at)
             total += await _hide(store, org_id, kind, rows, at, "purge")
             if rows.num_rows < HIDDEN:
                 break
     return total
+
+
+async def _purge_edges_of(store: Store, org_id: UUID, ids: Sequence[str], at: datetime) -> None:
+    if not ids:
+        return
+    here = listed(ids)
+    sql = f"{_newest('edge', f'(src IN ({here}) OR dst IN ({here}))')} AND op <> 'purge'"
+    await _hide(store, org_id, "edge", await store.read(org_id, sql, _raw("edge")), at, "purge")
 
 
 async def _hide(

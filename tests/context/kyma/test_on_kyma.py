@@ -6,13 +6,17 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import httpx2
 import orjson
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from agentcy_ray.context.advanced import AdvancedEngine
+from agentcy_ray.context.advanced.databases import Databases
+from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.kyma import Budgets, KymaAddress, KymaClient
 from agentcy_ray.core import batches
 from agentcy_ray.core.batches import vectors_field
@@ -26,6 +30,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.devkyma.config import Config, Role
 from agentcy_ray.devkyma.faults import Faults
 from agentcy_ray.devkyma.server import serve
+from tests.conformance.graphs import SEEN, Graph
 from tests.context.kyma.conftest import QUICK
 
 AT = datetime(2026, 6, 1, 10, 0, 0, 125000, UTC)
@@ -41,6 +46,7 @@ STORED = pa.schema([
     ("at", pa.timestamp("us", "UTC")), ("label", pa.string()), ("props", pa.binary()),
     ("facts", pa.string()), ("duration_ms", pa.string()), ("share", pa.string()),
 ])  # fmt: skip
+COLUMNS = {"at": "timestamp", "props": "dynamic", "external_id": "long"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ async def kyma(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kyma]:
         return
     config = Config(
         str(tmp_path_factory.mktemp("kyma")),
-        tokens={"writer": Role.WRITE, "reader": Role.READ},
+        tokens={"writer": Role.WRITE, "reader": Role.READ, "operator": Role.ADMIN},
         test_switches=True,
     )
     async with serve(config) as engine:
@@ -190,6 +196,33 @@ async def test_a_row_that_does_not_fit_is_put_aside(kyma: Kyma, database: str) -
 
     assert (written.rows, [rejected.row for rejected in written.rejected]) == (2, [1])
     assert table.column("label").to_pylist() == ["a", "c"]
+
+
+@pytest.mark.requirement("KYMA-04")
+async def test_a_node_that_does_not_fit_a_typed_table_is_named_and_the_others_stored(
+    kyma: Kyma, database: str
+) -> None:
+    if kyma.faults is None:
+        pytest.skip("a real kyma makes typed tables by its command line only")
+    table = {"database": database, "table": "context_nodes", "columns": COLUMNS}
+    async with httpx2.AsyncClient(base_url=kyma.address.base_url) as operator:
+        operator.headers["authorization"] = "Bearer operator"
+        (await operator.post("/dev/tables", json=table)).raise_for_status()
+    graph = Graph(uuid4())
+    graph.node("7")
+    worded = graph.node("seven")
+
+    async def first() -> UUID:
+        return graph.org
+
+    client = kyma.client()
+    store = Store(client, Databases(database, first))
+    engine = AdvancedEngine(store, {}, embedded=True, own_bucket=False)
+    written = await engine.upsert_nodes(graph.org, graph.node_batch(), SEEN)
+    await engine.close()
+
+    assert written.rows == 1
+    assert [refused.id for refused in written.refused] == [worded]
 
 
 async def test_native_languages_are_probed_and_passed_through(kyma: Kyma, database: str) -> None:
