@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from agentcy_ray.context.advanced.query import Planners
-from agentcy_ray.context.languages import cypher, kql
+from agentcy_ray.context.languages import cypher, kql, sql
 
-PLANNERS: Planners = {"cypher": cypher.plan, "kql": kql.plan}
+PLANNERS: Planners = {"cypher": cypher.plan, "kql": kql.plan, "sql": sql.plan}

@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import ITEM, function, text_of
 from agentcy_ray.context.languages.kql import tree
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     NUMERIC,
     Value,
     case,

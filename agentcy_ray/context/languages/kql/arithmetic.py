@@ -10,7 +10,7 @@ from sqlglot import exp
 from agentcy_ray.context.languages.facts import function
 from agentcy_ray.context.languages.kql import literals
 from agentcy_ray.context.languages.kql.comparisons import Fail
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     NANOSECONDS,
     NUMERIC,
     Kind,

@@ -15,7 +15,7 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import function, joined
 from agentcy_ray.context.languages.kql import literals
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     NUMERIC,
     Kind,
     Value,

@@ -8,10 +8,11 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
 from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.frames import Frame, selected
 from agentcy_ray.context.languages.kql import tree
-from agentcy_ray.context.languages.kql.frames import Frame, selected
 from agentcy_ray.context.languages.kql.stages import automatic_name, take
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.refusals import nearest
+from agentcy_ray.context.languages.values import (
     KINDS,
     Value,
     case,
@@ -21,7 +22,6 @@ from agentcy_ray.context.languages.kql.values import (
     tag_is,
     without_facts,
 )
-from agentcy_ray.context.languages.refusals import nearest
 
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.pipelines import Pipelines

@@ -10,9 +10,10 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages import facts
 from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.frames import TABLES, Frame, Plan
 from agentcy_ray.context.languages.kql import arithmetic, comparisons, tree
-from agentcy_ray.context.languages.kql.frames import TABLES, Frame, Plan
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.refusals import nearest, refuse
+from agentcy_ray.context.languages.values import (
     Kind,
     Value,
     constant,
@@ -20,7 +21,6 @@ from agentcy_ray.context.languages.kql.values import (
     item,
     items_of,
 )
-from agentcy_ray.context.languages.refusals import nearest, refuse
 
 MAX_DEPTH = 60
 """Nesting of an expression; engines recurse over it, and so do we."""

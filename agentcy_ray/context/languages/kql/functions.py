@@ -12,7 +12,8 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import function
 from agentcy_ray.context.languages.kql import comparisons, sequences, texts, times, tree
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.refusals import nearest
+from agentcy_ray.context.languages.values import (
     KINDS,
     NUMERIC,
     Kind,
@@ -25,7 +26,6 @@ from agentcy_ray.context.languages.kql.values import (
     tag_is,
     with_sql,
 )
-from agentcy_ray.context.languages.refusals import nearest
 
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.expressions import Lowering

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
+from agentcy_ray.context.languages.frames import TABLES, Frame, selected
 from agentcy_ray.context.languages.kql import tree
 from agentcy_ray.context.languages.kql.expressions import Lowering
-from agentcy_ray.context.languages.kql.frames import TABLES, Frame, selected
 from agentcy_ray.context.languages.kql.hops import Edges, Walk
 from agentcy_ray.context.languages.kql.rewriting import rewritten, variables
 from agentcy_ray.context.languages.kql.stages import conjuncts, named_values, where
-from agentcy_ray.context.languages.kql.values import Value
+from agentcy_ray.context.languages.values import Value
 
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.pipelines import Pipelines

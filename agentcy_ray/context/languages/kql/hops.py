@@ -10,9 +10,9 @@ from sqlglot import exp
 from agentcy_ray.context.languages import facts
 from agentcy_ray.context.languages.current import column
 from agentcy_ray.context.languages.facts import function, joined, text_of
+from agentcy_ray.context.languages.frames import Frame, selected
 from agentcy_ray.context.languages.kql import tree
-from agentcy_ray.context.languages.kql.frames import Frame, selected
-from agentcy_ray.context.languages.kql.values import Value, list_item, to_text
+from agentcy_ray.context.languages.values import Value, list_item, to_text
 
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.pipelines import Pipelines

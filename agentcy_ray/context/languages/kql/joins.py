@@ -8,11 +8,11 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
 from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.frames import Frame, renamed, selected
 from agentcy_ray.context.languages.kql import comparisons, tree
 from agentcy_ray.context.languages.kql.expressions import Lowering
-from agentcy_ray.context.languages.kql.frames import Frame, renamed, selected
 from agentcy_ray.context.languages.kql.stages import conjuncts
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     Kind,
     Value,
     common,

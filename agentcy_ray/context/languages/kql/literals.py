@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentcy_ray.context.languages.kql.tree import Constant
+from agentcy_ray.context.languages.values import nanoseconds_of
 
 MAX_INTEGER = 2**63 - 1
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {
     "d": DAY, "day": DAY, "days": DAY,
     "h": 3600 * SECOND, "hour": 3600 * SECOND, "hours": 3600 * SECOND,
@@ -97,12 +97,7 @@ def moment(written: str) -> int | None:
     if zone and zone.upper() != "Z":
         away = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
         at = at - away if zone[0] == "+" else at + away
-    return in_range(nanoseconds(at) + int((fraction or "").ljust(9, "0")))
-
-
-def nanoseconds(at: datetime) -> int:
-    """Since 1970."""
-    return (at - EPOCH) // timedelta(microseconds=1) * 1000
+    return in_range(nanoseconds_of(at) + int((fraction or "").ljust(9, "0")))
 
 
 def in_range(nanos: int) -> int | None:

@@ -8,10 +8,11 @@ from typing import Any, NoReturn, cast
 
 from sqlglot import exp
 
+from agentcy_ray.context.languages.frames import TABLES, Frame, Plan, selected
 from agentcy_ray.context.languages.kql import expanding, graphs, joins, series, stages, tree
 from agentcy_ray.context.languages.kql.expressions import Declared, Lowering
-from agentcy_ray.context.languages.kql.frames import TABLES, Frame, Plan, selected
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.refusals import MAX_DEPTH, nearest, refuse
+from agentcy_ray.context.languages.values import (
     KINDS,
     Kind,
     Value,
@@ -20,7 +21,6 @@ from agentcy_ray.context.languages.kql.values import (
     convert,
     null,
 )
-from agentcy_ray.context.languages.refusals import MAX_DEPTH, nearest, refuse
 
 Stage = Callable[["Pipelines", Frame, Any], Frame]
 

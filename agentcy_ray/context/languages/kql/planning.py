@@ -10,21 +10,22 @@ from sqlglot import exp
 
 from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages import charts
+from agentcy_ray.context.languages.frames import Frame, Plan, selected
 from agentcy_ray.context.languages.kql import tree
-from agentcy_ray.context.languages.kql.frames import Frame, Plan, selected
-from agentcy_ray.context.languages.kql.literals import clock_span, moment, nanoseconds
+from agentcy_ray.context.languages.kql.literals import clock_span, moment
 from agentcy_ray.context.languages.kql.pipelines import Pipelines
 from agentcy_ray.context.languages.kql.reading import read
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.planned import OutputColumn, Planned, sql_name, to_sql
+from agentcy_ray.context.languages.refusals import nearest, refuse
+from agentcy_ray.context.languages.values import (
     KINDS,
     OUTPUT,
     Kind,
     Value,
     constant,
+    nanoseconds_of,
     span_text,
 )
-from agentcy_ray.context.languages.planned import OutputColumn, Planned, sql_name, to_sql
-from agentcy_ray.context.languages.refusals import nearest, refuse
 from agentcy_ray.core.errors import QueryRejectedError
 
 
@@ -51,7 +52,7 @@ def plan(
         QueryRejectedError: outside the supported language; with token, position and advice.
     """
     statements = read(text)
-    clock = nanoseconds(now or datetime.now(UTC))
+    clock = nanoseconds_of(now or datetime.now(UTC))
     planned = Plan(text, scope, include_archived=include_archived, now=clock)
     pipes = Pipelines(planned, {each.name: each for each in statements.lets})
     try:

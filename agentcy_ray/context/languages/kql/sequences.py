@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import function, joined
 from agentcy_ray.context.languages.kql import arithmetic
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     Kind,
     Value,
     case,

@@ -9,10 +9,10 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
 from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.frames import Frame, selected
 from agentcy_ray.context.languages.kql import aggregates, tree
-from agentcy_ray.context.languages.kql.frames import Frame, selected
 from agentcy_ray.context.languages.kql.stages import automatic_name, named_values
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     NANOSECONDS,
     Kind,
     Value,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import function
+from agentcy_ray.context.languages.frames import Frame, OrderKey, renamed, selected
 from agentcy_ray.context.languages.kql import aggregates, tree
-from agentcy_ray.context.languages.kql.frames import Frame, OrderKey, renamed, selected
 from agentcy_ray.context.languages.kql.functions import KEEPS_NAME
-from agentcy_ray.context.languages.kql.values import Value, convert, without_facts
 from agentcy_ray.context.languages.refusals import nearest
+from agentcy_ray.context.languages.values import Value, convert, without_facts
 
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.expressions import Lowering

@@ -11,7 +11,7 @@ from sqlglot import exp
 from agentcy_ray.context.languages import facts
 from agentcy_ray.context.languages.facts import function, joined, text_of
 from agentcy_ray.context.languages.kql.comparisons import check_pattern, concatenated, escaped
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     KINDS,
     Value,
     case,

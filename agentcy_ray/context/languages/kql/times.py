@@ -11,7 +11,7 @@ from sqlglot import exp
 from agentcy_ray.context.languages.facts import function
 from agentcy_ray.context.languages.kql import literals
 from agentcy_ray.context.languages.kql.literals import DAY, SECOND
-from agentcy_ray.context.languages.kql.values import (
+from agentcy_ray.context.languages.values import (
     NANOSECONDS,
     Value,
     cast,

@@ -8,7 +8,7 @@ stages after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
@@ -22,8 +22,8 @@ from agentcy_ray.context.languages.current import (
     relations,
 )
 from agentcy_ray.context.languages.facts import ITEM, PROPERTY, function, joined, text_of
-from agentcy_ray.context.languages.kql.values import Kind, Value, cast
 from agentcy_ray.context.languages.refusals import refuse
+from agentcy_ray.context.languages.values import Kind, Value, cast
 
 MAX_STAGES = 300
 """CTEs of one query; ``let`` is expanded at each use, so a short text can grow long."""
@@ -136,6 +136,7 @@ class Plan:
         self.now = now
         """Nanoseconds since 1970, the same for the whole query."""
         self.warnings: list[str] = []
+        self.recursive = False
         self._stages: list[tuple[str, exp.Query]] = []
         self._references: list[Reference] = []
 
@@ -162,6 +163,13 @@ class Plan:
             reference,
         )
 
+    def hold(self, rows: exp.Query, relation: str) -> None:
+        """Add a CTE under a name of the caller's; one that reads itself makes all recursive."""
+        self.recursive = self.recursive or any(
+            table.name == relation for table in rows.find_all(exp.Table)
+        )
+        self._stages.append((relation, rows))
+
     def select(
         self,
         frame: Frame,
@@ -184,12 +192,12 @@ class Plan:
             chosen = chosen.limit(limit)
         return replace(self.stage(chosen, columns, order, reference), keys=frame.keys)
 
-    def table(self, name: str) -> Frame:
-        """A table's current rows, as far as the scope shows them."""
+    def table(self, name: str, base: Callable[[str], Value] | None = None) -> Frame:
+        """A table's current rows, as far as the scope shows them; ``base`` makes the columns."""
         table = TABLES[name]
         reference = Reference(table, f"{RELATIONS[table]}_{len(self._references) + 1}")
         self._references.append(reference)
-        columns = [(each, _base(each)) for each in SCHEMA[table]]
+        columns = [(each, (base or base_column)(each)) for each in SCHEMA[table]]
         select = exp.select(*selected(columns)).from_(reference.relation)
         return self.stage(select, columns, reference=reference)
 
@@ -218,7 +226,7 @@ class Plan:
         whole = last.copy()
         used = _used(whole, ctes)
         if used:
-            whole.set("with_", exp.With(expressions=used))
+            whole.set("with_", exp.With(expressions=used, recursive=self.recursive))
         return whole
 
 
@@ -255,7 +263,8 @@ def _alias(name: str) -> exp.TableAlias:
     return exp.TableAlias(this=exp.to_identifier(name))
 
 
-def _base(name: str) -> Value:
+def base_column(name: str) -> Value:
+    """A table's column from the current rows."""
     kind = kind_of(name)
     found = column(name)
     match name:

@@ -1,4 +1,4 @@
-"""Typed SQL expressions: what an expression of KQL becomes, and how one type becomes another.
+"""Typed SQL expressions, and how one type becomes another; for KQL and SQL.
 
 Types in SQL: bool, bigint, double and text are themselves; ``datetime`` is a timestamp in
 nanoseconds; ``timespan`` is a bigint of nanoseconds; ``dynamic`` is tagged text as in ``planned``,
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import orjson
@@ -20,7 +21,11 @@ from agentcy_ray.context.languages.facts import function, joined, text_of
 from agentcy_ray.context.languages.planned import Kind as OutputKind
 from agentcy_ray.context.languages.planned import escape
 
-Kind = Literal["bool", "long", "real", "string", "datetime", "timespan", "dynamic", "null"]
+Kind = Literal[
+    "bool", "long", "real", "string", "datetime", "timespan", "dynamic", "null",
+    "date", "interval", "list",
+]  # fmt: skip
+"""The last three are of SQL only; the engine's own types of those names."""
 KINDS: dict[str, Kind] = {
     "bool": "bool", "boolean": "bool", "long": "long", "int": "long", "real": "real",
     "double": "real", "decimal": "real", "string": "string", "guid": "string",
@@ -32,13 +37,16 @@ KINDS: dict[str, Kind] = {
 _SQL: dict[Kind, str] = {
     "bool": "boolean", "long": "bigint", "real": "double", "string": "varchar",
     "datetime": "timestamp", "timespan": "bigint", "dynamic": "varchar", "null": "varchar",
+    "date": "date", "interval": "interval", "list": "varchar",
 }  # fmt: skip
 OUTPUT: dict[Kind, OutputKind] = {
     "bool": "boolean", "long": "integer", "real": "float", "string": "text",
     "datetime": "timestamp", "timespan": "text", "dynamic": "any", "null": "any",
+    "date": "text", "interval": "text", "list": "any",
 }  # fmt: skip
 NUMERIC = frozenset({"long", "real"})
 NANOSECONDS = "Timestamp(Nanosecond, None)"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNKNOWN = object()
 """The constant of a value that is computed by the engine."""
 
@@ -57,6 +65,8 @@ class Value:
     facts: exp.Expr | None = None
     path: str = ""
     constant: Any = UNKNOWN
+    item: Kind = "null"
+    """The type of a list's items."""
 
     @property
     def is_constant(self) -> bool:
@@ -67,6 +77,11 @@ class Value:
     def copy(self) -> exp.Expr:
         """The expression for a further place of the tree."""
         return self.sql.copy()
+
+
+def nanoseconds_of(moment: datetime) -> int:
+    """A moment in UTC as nanoseconds since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 # -- constants
