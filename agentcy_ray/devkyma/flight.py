@@ -25,14 +25,21 @@ LANGUAGES = frozenset({"sql", "kql"})
 
 
 class FlightServer(fl.FlightServerBase):
-    """Answers as soon as it is made, on its own threads; ``shutdown`` ends it."""
+    """Answers as soon as it is made, on its own threads; ``shutdown`` ends it.
+
+    Raises:
+        OSError: the port is taken.
+    """
 
     def __init__(self, engine: Engine, faults: Faults) -> None:
         config = engine.config
         guards: dict[str, Any] = {}
         if config.flight_auth:
             guards["bearer"] = BearerGuard(config)
-        super().__init__(f"grpc://127.0.0.1:{config.flight_port}", middleware=guards)
+        try:
+            super().__init__(f"grpc://127.0.0.1:{config.flight_port}", middleware=guards)
+        except pa.ArrowException as error:
+            raise OSError(f"the Flight port {config.flight_port} is taken") from error
         self._engine = engine
         self._faults = faults
         self._limits = config.limits

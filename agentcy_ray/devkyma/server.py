@@ -46,8 +46,8 @@ async def serve(config: Config) -> AsyncGenerator[Running]:
         OSError: a port is taken.
     """
     engine = await asyncio.to_thread(Engine, config)
+    faults, upkeep = Faults(), Upkeep(engine)
     try:
-        faults, upkeep = Faults(), Upkeep(engine)
         flight = FlightServer(engine, faults)
         try:
             async with _http(Api(engine, faults, upkeep), config) as port:
@@ -56,8 +56,8 @@ async def serve(config: Config) -> AsyncGenerator[Running]:
                 )
         finally:
             await asyncio.to_thread(flight.shutdown)
-            await asyncio.to_thread(upkeep.close)
     finally:
+        await asyncio.to_thread(upkeep.close)
         await asyncio.to_thread(engine.close)
 
 

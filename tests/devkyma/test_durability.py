@@ -100,11 +100,15 @@ async def test_storage_that_fails_is_500_and_the_same_key_works_later(tmp_path: 
             assert (await post(client, 1)).json()["replayed"] is True
 
 
-def test_data_have_one_owner(tmp_path: Path):
-    engine = Engine(Config(str(tmp_path)))
-    with pytest.raises(RuntimeError, match="another engine owns"):
-        Engine(Config(str(tmp_path)))
-    engine.close()
+async def test_data_and_ports_have_one_owner(tmp_path: Path):
+    async with serve(Config(str(tmp_path))) as running:
+        port = int(running.flight_url.rpartition(":")[2])
+        with pytest.raises(RuntimeError, match="another engine owns"):
+            Engine(Config(str(tmp_path)))
+        with pytest.raises(OSError, match="the Flight port"):
+            async with serve(Config(str(tmp_path / "other"), flight_port=port)):
+                pass
+    Engine(Config(str(tmp_path / "other"))).close()  # nothing of the failed start is left
 
 
 async def test_small_extents_are_merged_while_queries_read_them(tmp_path: Path):
