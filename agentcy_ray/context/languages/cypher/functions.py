@@ -52,6 +52,11 @@ def known_function(name: str) -> str | None:
     return _ALL.get(name.lower())
 
 
+def function_names() -> frozenset[str]:
+    """The allowed functions, spelled canonically."""
+    return frozenset(_ALL.values())
+
+
 def near_functions(name: str) -> list[str]:
     """Allowed functions with a similar name."""
     return [_ALL[found] for found in get_close_matches(name.lower(), _ALL, n=3)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lark import Lark, Token
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken, VisitError
@@ -23,6 +23,12 @@ OPERATORS = (
 )  # fmt: skip
 """The operators that may follow ``|``."""
 SOURCES = ("print", "range", "datatable", "union", "let", "declare query_parameters")
+
+_OTHER_WORDS = (
+    "by", "on", "asc", "desc", "nulls first", "nulls last", "kind=", "withsource=", "step", "from",
+    "to", "default", "and", "or", "in", "!in", "in~", "between", "has", "has_cs", "has_any",
+    "has_all", "contains", "startswith", "endswith", "matches regex", "=~", "true", "false",
+)  # fmt: skip
 
 _INSTEAD = {
     "mv-apply": "use mv-expand, then summarize",
@@ -152,19 +158,6 @@ def _word_at(source: str, at: int) -> str:
     return source[at:end].rstrip("-")
 
 
-def tokens_of_keywords() -> tuple[str, ...]:
+def keywords() -> tuple[str, ...]:
     """Words of the language, for completion."""
-    others: Any = (
-        "by",
-        "on",
-        "asc",
-        "desc",
-        "kind",
-        "and",
-        "or",
-        "in",
-        "between",
-        "has",
-        "contains",
-    )
-    return tuple(dict.fromkeys((*OPERATORS, *SOURCES, *others)))
+    return tuple(dict.fromkeys((*OPERATORS, *SOURCES, *_OTHER_WORDS)))
