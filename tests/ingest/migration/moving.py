@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agentcy_ray.context.advanced.arriving import Arriving
+from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.engine import ContextEngine, Query, Scope
 from agentcy_ray.context.migration.records import Migration
 from agentcy_ray.context.migration.router import EngineRouter
@@ -27,6 +29,19 @@ class Moving:
     house: House
     router: EngineRouter
     endpoints: Endpoints
+
+    def hooked(self, arriving: Arriving) -> Moving:
+        """The same house with another way into Advanced."""
+        engines = replace(self.router.engines, arriving=arriving)
+        router = EngineRouter(engines, self.house.db, default="basic")
+        self.house.stores = replace(self.house.stores, engine=router)
+        return Moving(self.house, router, self.endpoints)
+
+    @property
+    def store(self) -> Store:
+        """Where Advanced reads and appends."""
+        engine: Any = self.router.engines.advanced
+        return engine.store
 
     @property
     def requests(self) -> MigrationRequests:
@@ -54,6 +69,11 @@ class Moving:
 
     async def move(self) -> Migration:
         return await self.carry_out(await self.plan())
+
+    async def both(self) -> tuple[Shown, Shown]:
+        """What Basic and Advanced show."""
+        engines = self.router.engines
+        return await self.shown(engines.basic), await self.shown(engines.advanced)
 
     async def engine_named(self) -> str:
         """What the organisation's row says."""
