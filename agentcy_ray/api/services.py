@@ -234,11 +234,12 @@ async def open_services(
         opening.push_async_callback(redis.aclose)
         bell = Bell(redis)
         opening.push_async_callback(bell.aclose)
-        engine = open_context(settings, endpoints, db, bell)
+        metrics = metrics or Metrics()
+        engine = open_context(settings, endpoints, db, bell, metrics=metrics)
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
-            dispatcher, embedder, check_source, check_cluster, metrics or Metrics(),
+            dispatcher, embedder, check_source, check_cluster, metrics,
             has_both(endpoints), opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
