@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from agentcy_ray.retrieval.chunking import Chunker
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
-from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.embedded import ensure_embedded
+from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.postgres import Database, open_database
@@ -26,6 +29,19 @@ from tests.ingest.harness import REALM, House, WordEmbedder
 from tests.ingest.memory_source import MemorySource
 
 MakeHouse = Callable[..., Awaitable[House]]
+ENGINE = os.environ.get("TEST_CONTEXT_ENGINE", "basic")
+"""``TEST_CONTEXT_ENGINE=advanced`` has every test of this room sync into the embedded kyma."""
+
+
+@pytest.fixture(scope="session")
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"context_engine": ENGINE})
+
+
+@pytest.fixture(scope="session")
+async def endpoints(settings: Settings, endpoints: Endpoints) -> Endpoints:
+    want = embedded_servers(settings)  # the engine's among them
+    return await ensure_embedded(settings, want, until_exit_of=os.getpid())
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +59,10 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-async def engine(settings: Settings, endpoints: Endpoints) -> AsyncIterator[ContextEngine]:
-    opened = open_engine(settings, endpoints)
+async def engine(
+    settings: Settings, endpoints: Endpoints, database_url: str
+) -> AsyncIterator[ContextEngine]:
+    opened = open_engine(settings, replace(endpoints, database_url=database_url))
     await opened.prepare()
     yield opened
     await opened.close()

@@ -92,6 +92,8 @@ async def test_a_live_owner_keeps_its_source(house: House):
 @pytest.mark.requirement("CTX-12")
 async def test_syncs_of_two_sources_take_turns_at_one_engine(make_house, monkeypatch):
     houses: list[House] = [await make_house(MemorySource(graph=chain(400))) for _ in range(2)]
+    if houses[0].engine.capabilities.writers == "many":
+        pytest.skip("its writers need not take turns")
     inside: set[object] = set()
     turns: list[object] = []
     hold = Lease.hold

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from agentcy_ray.context.factory import open_engine
@@ -27,7 +28,7 @@ async def main(path: str) -> None:
     settings = given["settings"]
     db = await open_database(given["url"])
     stores = Stores(
-        open_engine(settings, given["endpoints"]),
+        open_engine(settings, replace(given["endpoints"], database_url=given["url"])),
         PgVectorIndex(db, settings),
         SpaceStore(db, settings),
         WordEmbedder(),
