@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ class KymaClient:
         """
         if error.details.get("engine_code") not in _NO_SUCH:
             return
-        for table in tables_of(sql):
+        for table in await asyncio.to_thread(tables_of, sql):
             try:
                 await self._http.query(
                     database, f'SELECT 1 FROM "{table}" LIMIT 0', language="sql",

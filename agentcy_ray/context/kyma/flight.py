@@ -139,8 +139,8 @@ class FlightDoor:
         ticket = flight.Ticket(b'{"database":"default","query":"SELECT 1","language":"sql"}')
         try:
             client.do_get(ticket, self._options(PROBE_SECS)).read_all()
-        except (pa.ArrowKeyError, pa.ArrowInvalid):
-            return client  # it knows no such database, which only a Flight server can say
+        except pa.ArrowKeyError:
+            return client  # it knows no such database, or the database is empty
         except pa.ArrowException as error:
             if not _nothing_was_sent(error):
                 client.close()

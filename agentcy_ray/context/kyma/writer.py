@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID, uuid5
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
@@ -95,7 +96,8 @@ class KymaWriter:
         self._slice_bytes = slice_bytes
         self._max_in_flight = max_in_flight
         self._tables: dict[tuple[str, str], _Table] = {}
-        self._sending: dict[str, asyncio.Lock] = {}
+        self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One for each key that is under way: kyma may store two of a kind that meet."""
 
     async def ingest(
         self, database: str, table: str, batch: pa.RecordBatch, *, key_scope: str
@@ -203,7 +205,6 @@ class KymaWriter:
         finally:
             self._metrics.kyma_slices.of(outcome).inc()
             self._metrics.kyma_bytes.of(outcome).inc(size)
-            self._sending.pop(key, None)
         self._metrics.kyma_rows.of(outcome).inc(part.rows)
         self._metrics.kyma_lag.observe(time.monotonic() - handed)
         replayed = part.rows if ack.replayed else 0

@@ -90,6 +90,21 @@ async def test_a_producer_waits_while_a_table_has_its_slices_under_way(
     assert stub.most_under_way <= 4
 
 
+async def test_one_key_is_never_under_way_twice(client: KymaClient, stub: StubKyma) -> None:
+    await client.ingest("kyma", TABLE, batch(1), key_scope="first")  # the table is known now
+    stub.hold, stub.most_under_way = asyncio.Event(), 0
+    stub.arrived.clear()
+    writing = [
+        asyncio.create_task(client.ingest("kyma", TABLE, batch(5), key_scope="p")) for _ in range(3)
+    ]
+    await asyncio.wait_for(stub.arrived.wait(), 10)
+    stub.hold.set()
+    results = await asyncio.wait_for(asyncio.gather(*writing), 10)
+
+    assert sorted((done.rows, done.replayed) for done in results) == [(0, 5), (0, 5), (5, 0)]
+    assert stub.most_under_way == 1
+
+
 async def test_one_request_makes_a_table_before_others_fill_it(
     stub: StubKyma, open_client: Open
 ) -> None:
