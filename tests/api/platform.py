@@ -181,9 +181,9 @@ async def ask(platform: Platform, conversation: str, text: str, **body: Any) -> 
 
 @asynccontextmanager
 async def open_platform(
-    endpoints: Endpoints, state_dir: Path, embedder: Embedder
+    endpoints: Endpoints, state_dir: Path, embedder: Embedder, **more: Any
 ) -> AsyncGenerator[Platform]:
-    """Start everything over a fresh database."""
+    """Start everything over a fresh database; ``more`` are further settings."""
     roots = state_dir / "roots"
     roots.mkdir(parents=True)
     settings = Settings.load(
@@ -194,6 +194,7 @@ async def open_platform(
         approval_poll_secs=0.5,
         admin_email="owner@acme.test",
         admin_password=PASSWORD,
+        **more,
     )
     org_id, other_org, users = await prepare(endpoints, settings)
     async with AsyncExitStack() as stack:
@@ -310,7 +311,7 @@ async def sync_worker(
     queue = open_queue(settings, ingest.db, redis)
     policy = PolicyService(ingest.db, ingest.bell, settings)
     replayer = Replayer(ingest.db, policy, partial(tally_of, ingest.db), slice_size=2)
-    handlers = {**ingest.handlers(), **replayer.handlers()}
+    handlers = {**ingest.handlers(), **ingest.long_handlers(), **replayer.handlers()}
     try:
         yield JobWorker(queue, handlers, "test", settings, bell=ingest.bell)
     finally:

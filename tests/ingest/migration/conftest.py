@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -34,11 +35,18 @@ async def both_endpoints(settings: Settings, endpoints: Endpoints, database_url:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def kyma_database() -> str:
+    """The name of this session's part of the engine, which others use too."""
+    return f"moving_{token_hex(4)}"
+
+
 @pytest.fixture
 async def router(
-    settings: Settings, both_endpoints: Endpoints, db: Database
+    settings: Settings, both_endpoints: Endpoints, db: Database, kyma_database: str
 ) -> AsyncIterator[EngineRouter]:
-    opened = open_router(settings, both_endpoints, db)
+    own = settings.model_copy(update={"kyma_database": kyma_database})
+    opened = open_router(own, both_endpoints, db)
     await opened.prepare()
     yield opened
     await opened.close()
@@ -46,10 +54,10 @@ async def router(
 
 @pytest.fixture
 def make_moving(
-    make_house: MakeHouse, router: EngineRouter, both_endpoints: Endpoints
+    make_house: MakeHouse, router: EngineRouter, both_endpoints: Endpoints, kyma_database: str
 ) -> MakeMoving:
     async def make(source: MemorySource | None = None, **overrides: Any) -> Moving:
-        house: House = await make_house(source, **overrides)
+        house: House = await make_house(source, kyma_database=kyma_database, **overrides)
         stores = Stores(
             router, house.stores.index, house.stores.spaces, house.embedder, house.stores.chunker
         )
