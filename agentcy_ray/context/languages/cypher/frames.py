@@ -84,6 +84,22 @@ class Plan:
         self.steps.append(exp.CTE(this=query, alias=exp.TableAlias(this=exp.to_identifier(name))))
         return name
 
+    def grouped(self, query: exp.Query, columns: Iterable[str], keys: Iterable[str]) -> str:
+        """Add a step that groups, and its keys as expressions in another.
+
+        DataFusion 44 remembers that a key of a group tells all its columns, even after ``unnest``
+        has made several rows of one, and then groups by those columns too. An expression is no
+        key to it.
+        """
+        name, by = self.step(query), set(keys)
+        shown = [
+            sql.alias(sql.function("coalesce", sql.col(each), sql.col(each)), each)
+            if each in by
+            else sql.col(each)
+            for each in columns
+        ]
+        return self.step(exp.select(*shown, copy=False).from_(name, copy=False))
+
     def recursive(self, make: Callable[[str], exp.Query]) -> str:
         """Add a step that reads itself: ``make`` gets its name."""
         name = self.mint("s")
@@ -238,7 +254,7 @@ class Frame:
             .from_(self.name, copy=False)
             .group_by(*grouped, copy=False)
         )
-        inner.name = inner.base = self.plan.step(query)
+        inner.name = inner.base = self.plan.grouped(query, inner.columns, inner.keys)
         return inner, list(zip(here, there, strict=True))
 
     def regrouped(self, value: Value, selected: list[Expr], inner: Frame) -> Value:

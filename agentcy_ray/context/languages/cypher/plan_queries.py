@@ -279,6 +279,7 @@ class QueryPlanner(PatternPlanner):
         """One row for each combination of some values, with aggregates over its rows."""
         selected: list[Expr] = [sql.col(key) for key in frame.keys]
         by: list[Expr] = [sql.col(key) for key in frame.keys]
+        keys = list(frame.keys)
         after = Frame(self.plan, "", list(frame.keys), keys=list(frame.keys), base=frame.base)
         found: dict[str, Value] = {}
         for name, value in grouping.items():
@@ -287,6 +288,7 @@ class QueryPlanner(PatternPlanner):
             elif value.kind in values.SCALARS:
                 column = self.plan.mint("x")
                 by.append(value.sql)
+                keys.append(column)
                 selected.append(sql.alias(value.sql, column))
                 after.columns.append(column)
                 found[name] = Value(value.kind, sql.col(column))
@@ -298,24 +300,17 @@ class QueryPlanner(PatternPlanner):
             selected.append(sql.alias(value.sql, column))
             after.columns.append(column)
             found[name] = replace(value, sql=sql.col(column))
-        if not by and grouping and not results:  # constants alone: one row if there is any
+        if not selected:  # constants alone: one row if there is any
             column = self.plan.mint("x")
             selected.append(sql.alias(sql.function("count", sql.number(1)), column))
             after.columns.append(column)
-            after.name = self.plan.step(
-                exp.select(*selected, copy=False).from_(frame.name, copy=False)
-            )
-            after.filter(sql.compare(">", sql.col(column), sql.number(0)))
-        else:
-            query = exp.select(*(selected or [sql.number(1)]), copy=False).from_(
-                frame.name, copy=False
-            )
-            if grouping and not by:  # only constants to group by: no rows, no group
-                query = query.having(
-                    sql.compare(">", sql.function("count", sql.number(1)), sql.number(0)),
-                    copy=False,
-                )
-            after.name = self.plan.step(query.group_by(*by, copy=False) if by else query)
+        query = exp.select(*selected, copy=False).from_(frame.name, copy=False)
+        if by:
+            query = query.group_by(*by, copy=False)
+        elif grouping:  # only constants to group by: no rows, no group
+            some = sql.compare(">", sql.function("count", sql.number(1)), sql.number(0))
+            query = query.having(some, copy=False)
+        after.name = self.plan.grouped(query, after.columns, keys)
         frame.become(after)
         return found
 
