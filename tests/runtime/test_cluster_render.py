@@ -135,6 +135,20 @@ def test_a_config_without_machines_or_shared_stores_is_no_kubernetes_cluster() -
     assert paths == {"nodes", "serve.host", "environment.NEO4J_URI", "environment.S3_BUCKET"}
 
 
+def test_pods_that_share_the_advanced_engine_need_a_kyma_and_no_graph_server(
+    config: ClusterConfig,
+) -> None:
+    kept = {name: value for name, value in config.environment.items() if name != "NEO4J_URI"}
+    advanced = config.model_copy(update={"environment": kept | {"CONTEXT_ENGINE": "advanced"}})
+    with pytest.raises(ConfigError) as refused:
+        render_kuberay(advanced)
+    assert [fault["path"] for fault in refused.value.details["faults"]] == [
+        "environment.KYMA_BASE_URL"
+    ]
+    advanced.environment["KYMA_BASE_URL"] = "http://kyma:8080"
+    assert "KYMA_BASE_URL" in render_kuberay(advanced)
+
+
 def test_the_launcher_is_not_asked_for_what_its_provider_lacks(config: ClusterConfig) -> None:
     local = {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"]}
     changed = config.model_copy(

@@ -16,7 +16,8 @@ from agentcy_ray.runtime.render.pods import HEAD_PORTS, group_spec, secret_refer
 from agentcy_ray.runtime.render.serve import serve_config
 from agentcy_ray.runtime.render.text import rendered, to_yaml
 
-SHARED_STORES = ("NEO4J_URI", "S3_BUCKET")
+SHARED_STORES = {"basic": ("NEO4J_URI", "S3_BUCKET"), "advanced": ("KYMA_BASE_URL", "S3_BUCKET")}
+"""By context engine."""
 SHARED_SECRETS = ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "ENCRYPTION_KEY")
 
 
@@ -50,12 +51,13 @@ def check_shared(config: ClusterConfig) -> None:
             "path": "nodes",
             "message": "names no machines; add a group with role: head, see cluster/examples/",
         })
+    engine = config.environment.get("CONTEXT_ENGINE", "basic")
     faults += [
         {
             "path": f"environment.{name}",
             "message": "is needed, since pods keep nothing; set it to a store that all reach",
         }
-        for name in SHARED_STORES
+        for name in SHARED_STORES.get(engine, ())
         if name not in config.environment
     ]
     if config.serve.host in LOOPBACK:
