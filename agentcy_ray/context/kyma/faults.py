@@ -40,6 +40,8 @@ class Failure:
     code: str
     message: str
     retry_after_secs: float | None
+    limit: str | None = None
+    """The budget that was used up, such as ``1048576 memory``."""
 
     @property
     def sheds_load(self) -> bool:
@@ -60,7 +62,8 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
         code, message = str(fields.get("code", "")), str(fields.get("message", ""))[:EXCERPT]
     elif isinstance(error, str):
         message = error[:EXCERPT]
-    return Failure(status, code, message, _retry_after(headers.get("retry-after")))
+    limit = headers.get("x-kyma-budget-limit") or headers.get("x-pensieve-budget-limit")
+    return Failure(status, code, message, _retry_after(headers.get("retry-after")), limit)
 
 
 def as_error(failure: Failure, database: str, role: Role) -> AgentcyError:
@@ -124,6 +127,8 @@ def too_slow(timeout_ms: float) -> QueryTimeoutError:
 
 
 def _over_budget(failure: Failure, said: str, details: dict[str, Any]) -> AgentcyError:
+    if failure.limit is not None:
+        details["limit"] = failure.limit
     if failure.code == "memory_exceeded":
         return QueryTooCostlyError(
             "the query needs more memory than kyma gives to one; narrow it, or aggregate earlier",

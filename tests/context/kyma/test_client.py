@@ -107,6 +107,16 @@ async def test_an_answer_means_what_its_status_and_code_say(
     assert len(stub.seen) == 1  # none of these is worth a repeat
 
 
+async def test_a_used_up_budget_is_named_in_either_generation(
+    client: KymaClient, stub: StubKyma
+) -> None:
+    for header in ("x_kyma_budget_limit", "x_pensieve_budget_limit"):
+        stub.then("/v1/query", failure(429, "memory_exceeded", **{header: "1048576 memory"}))
+        with pytest.raises(QueryTooCostlyError) as caught:
+            await client.read("kyma", "SELECT 1", timeout_ms=900)
+        assert caught.value.details["limit"] == "1048576 memory"
+
+
 async def test_a_table_that_is_not_there_yet_is_told_from_a_wrong_text(
     client: KymaClient, stub: StubKyma
 ) -> None:
