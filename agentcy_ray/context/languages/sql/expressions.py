@@ -290,7 +290,7 @@ class Lowering:
         wanted = node.expression.copy()
         if isinstance(wanted, exp.Boolean):
             found = convert(found, "bool") if found.kind == "dynamic" else found
-        return Value(exp.Is(this=found.sql, expression=wanted), "bool")
+        return _negated(node, exp.Is(this=found.sql, expression=wanted))
 
     def _in(self, node: exp.In) -> Value:
         subject = self.lower(node.this)
@@ -330,8 +330,13 @@ class Lowering:
         left, right = self.text(node.left), self.text(node.right)
         if isinstance(node, exp.RegexpLike | exp.RegexpILike):
             flags = [exp.Literal.string("i")] if isinstance(node, exp.RegexpILike) else []
-            return Value(function("regexp_like", left.sql, right.sql, *flags), "bool")
-        return Value(type(node)(this=left.sql, expression=right.sql), "bool")
+            return _negated(node, function("regexp_like", left.sql, right.sql, *flags))
+        return _negated(node, type(node)(this=left.sql, expression=right.sql))
+
+
+def _negated(node: exp.Expr, condition: exp.Expr) -> Value:
+    """``IS NOT`` and ``NOT LIKE`` are marks of the node, not a NOT around it."""
+    return Value(exp.Not(this=condition) if node.args.get("negate") else condition, "bool")
 
 
 def _parts(node: exp.Expr) -> list[exp.Expr]:

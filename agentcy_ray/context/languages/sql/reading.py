@@ -16,6 +16,7 @@ from sqlglot.errors import ParseError, SqlglotError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from agentcy_ray.context.languages.refusals import check_length, nearest, refuse
+from agentcy_ray.context.languages.sql.parts import PARTS
 
 _STARTS = frozenset({TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN})
 _WRITES = frozenset({
@@ -49,21 +50,14 @@ class _Reader(Postgres):
         }
 
 
-_ALLOWED: tuple[type[exp.Expr], ...] = (
-    exp.Select, exp.Union, exp.Intersect, exp.Except, exp.CTE, exp.With, exp.Subquery, exp.From,
-    exp.Join, exp.Where, exp.Group, exp.Having, exp.Order, exp.Ordered, exp.Limit, exp.Offset,
-    exp.Distinct, exp.Table, exp.TableAlias, exp.Unnest, exp.Values, exp.Tuple, exp.Alias,
-    exp.Column, exp.Identifier, exp.Star, exp.Literal, exp.Boolean, exp.Null, exp.Paren, exp.And,
-    exp.Or, exp.Not, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Is, exp.In, exp.Between,
-    exp.Like, exp.ILike, exp.Escape, exp.RegexpLike, exp.RegexpILike, exp.NullSafeEQ,
-    exp.NullSafeNEQ, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.DPipe, exp.Case,
-    exp.If, exp.Cast, exp.TryCast, exp.DataType, exp.DataTypeParam, exp.Extract, exp.Substring,
-    exp.Trim, exp.StrPosition, exp.Interval, exp.Var, exp.JSONExtract, exp.JSONExtractScalar,
-    exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.Bracket, exp.Array,
-    exp.Anonymous, exp.Filter, exp.WithinGroup, exp.Window, exp.WindowSpec, exp.Exists,
-    exp.Placeholder, exp.Parameter, exp.Concat, exp.CurrentTimestamp, exp.Coalesce,
-)  # fmt: skip
 _INSTEAD: dict[str, str] = {
+    "qualify": "filter by where over a sub-query",
+    "laterals": "use a join, or unnest in the select list",
+    "into": "only reading is allowed",
+    "locks": "only reading is allowed",
+    "materialized": "leave it out",
+    "symmetric": "write the smaller bound first",
+    "windows": "write the window out behind over",
     "Qualify": "filter by where over a sub-query",
     "Lateral": "use a join, or unnest in the select list",
     "TableSample": "use limit",
@@ -84,13 +78,6 @@ _INSTEAD: dict[str, str] = {
     "AtTimeZone": "all times are UTC",
     "Fetch": "use limit",
 }
-
-
-_REFUSED = (
-    "into", "locks", "laterals", "qualify", "windows", "distribute", "sort", "cluster", "connect",
-    "kind", "hint", "operation_modifiers",
-)  # fmt: skip
-"""Parts of a SELECT that other dialects know."""
 
 
 def read(source: str) -> exp.Query:
@@ -145,16 +132,18 @@ def _check_tokens(source: str, tokens: list[Token]) -> None:
 
 
 def _check_nodes(source: str, query: exp.Query) -> None:
+    """Nothing of the tree may be unknown here: what is not looked at would be lost silently."""
     for node in query.walk():
-        if not isinstance(node, _ALLOWED):
-            name = type(node).__name__
+        name = type(node).__name__
+        known = PARTS.get(type(node))
+        if known is None:
             reject(source, node, f"{name} is not supported", _INSTEAD.get(name, ""))
+        for key, value in node.args.items():
+            if value not in (None, False, [], "") and key not in known:
+                word = key.strip("_").replace("_", " ")
+                reject(source, node, f"{word} is not supported", _INSTEAD.get(key, ""))
         if isinstance(node, exp.Table):
             _check_table(source, node)
-        if isinstance(node, exp.Select):
-            for key in _REFUSED:
-                if node.args.get(key):
-                    reject(source, node, f"{key} is not supported")
 
 
 def _check_table(source: str, node: exp.Table) -> None:

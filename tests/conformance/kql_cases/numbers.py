@@ -1,0 +1,41 @@
+# ruff: noqa: E501  # a query is easier to read in one piece
+"""Arithmetic, conversions and choices."""
+
+from __future__ import annotations
+
+from tests.conformance.kql_cases.fixture import Case
+
+CASES = (
+    Case(
+        "print 7 / 2, 7 / 2.0, 7 % 3, -7 / 2, 1 / 0, 1.0 / 0, 2 * 3 + 4, 2 * (3 + 4), 1 - -1",
+        ((3, 3.5, 1, -3, None, None, 10, 14, 2),),
+    ),
+    Case(
+        "print max_of(1, 2.5), min_of(3, 4), round(2.567, 1), sqrt(16), pow(2, 10), abs(-3), sign(-2.5), log(1), floor(7, 2), ceiling(1.2), bin(17, 5), bin(-3, 5), bin(2.7, 0.5)",
+        ((2.5, 3, 2.6, 4.0, 1024.0, 3, -1, 0.0, 6, 2, 15, -5, 2.5),),
+    ),
+    Case(
+        "print tobool('true'), toint('x'), todouble('1.5'), tostring(true), int(5), long(null), real(1), tolong('12.7'), tobool(0)",
+        ((True, None, 1.5, "true", 5, None, 1.0, 12, False),),
+    ),
+    Case(
+        "print iff(true, 1, 2.5), case(false, 'a', true, 'b', 'c'), coalesce(int(null), 7), isnull(int(null)), not(true), true and not(false)",
+        ((1.0, "b", 7, True, False, True),),
+    ),
+    Case(
+        "nodes "
+        "| project x = iff(props.tier == 1, 'one', 'other'), y = case(props.tier == 1, 1, props.tier == 2, 2, 0), coalesce(props.lang, 'none') "
+        "| sort by x asc, y asc, Column1 asc",
+        (
+            ("one", 1, "none"),
+            ("one", 1, "python"),
+            ("other", 0, "none"),
+            ("other", 2, "Go"),
+        ),
+        ordered=True,
+    ),
+    Case(
+        "print 1 < 2, 'a' < 'b', 1 == 1.0, datetime(2026-01-01) < datetime(2026-01-02), 1h > 1m",
+        ((True, True, True, True, True),),
+    ),
+)
