@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 
 from agentcy_ray.context.advanced.layout import SEPARATOR
-from agentcy_ray.context.advanced.sql import NODE, counts, entities, listed, named, over, quoted
+from agentcy_ray.context.advanced.reads import nodes_by_id
+from agentcy_ray.context.advanced.sql import counts, listed, over, quoted, texts
 from agentcy_ray.context.advanced.store import Store
-from agentcy_ray.context.advanced.values import labels_of, nodes_of
+from agentcy_ray.context.advanced.values import labels_of
 from agentcy_ray.context.basic.search import answer_of, words_of
 from agentcy_ray.context.engine import Scope, SearchAnswer, SearchQuery
 
-# The keys are columns before anything is sorted: an expression that occurs in two of them makes the
-# engine lose track of the order, and refuse its own plan.
+# Only ids come out of it: the other columns of all hits need not be sorted. The keys are columns
+# before anything is sorted: an expression that occurs in two of them makes the engine lose track of
+# the order, and refuse its own plan.
 _PAGE = """
-SELECT {columns} FROM (
+SELECT id FROM (
   SELECT *, CASE WHEN folded = {whole} THEN 0 WHEN starts_with(folded, {whole}) THEN 1
     WHEN strpos(folded, {whole}) > 0 THEN 2 ELSE 3 END AS place
-  FROM (SELECT *, lower("name") AS folded FROM _nodes WHERE {condition})
+  FROM (SELECT id, lower("name") AS folded FROM _nodes WHERE {condition})
 ) ORDER BY place, folded, id LIMIT {limit} OFFSET {offset}
 """
 _GROUPS = """
@@ -48,7 +50,7 @@ async def search(store: Store, scope: Scope, query: SearchQuery) -> SearchAnswer
     condition = " AND ".join(conditions)
     nodes = over(scope, {"context_nodes": []}, search=True)
     page = _PAGE.format(
-        columns=named(NODE), condition=condition, whole=quoted(" ".join(words)),
+        condition=condition, whole=quoted(" ".join(words)),
         limit=query.limit, offset=query.offset,
     )  # fmt: skip
     groups, hits = await asyncio.gather(
@@ -56,10 +58,10 @@ async def search(store: Store, scope: Scope, query: SearchQuery) -> SearchAnswer
             scope.org_id, f"WITH {nodes} {_GROUPS.format(condition=condition)}",
             counts("label_set", "source_id", "hour"),
         ),
-        store.read(scope.org_id, f"WITH {nodes} {page}", entities(NODE)),
+        store.read(scope.org_id, f"WITH {nodes} {page}", texts("id")),
     )  # fmt: skip
     return answer_of(
-        tuple(nodes_of(hits)),
+        tuple(await nodes_by_id(store, scope, hits["id"].to_pylist())),
         [
             {
                 "labels": labels_of(row["label_set"]),

@@ -108,7 +108,8 @@ async def archive(
 async def prune(store: Store, org_id: UUID, source_id: UUID, before: datetime, at: datetime) -> int:
     """Let entities that were archived before a time be gone, for readers of archived ones too."""
     total = 0
-    for kind in TABLES:
+    kinds: tuple[EntityKind, ...] = ("edge", "node")
+    for kind in kinds:
         source = f"source_id = {quoted(source_id.hex)}"
         over_time = f"op = 'archive' AND archived_at < {quoted(stamp(before))}"
         while True:
