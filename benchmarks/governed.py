@@ -60,7 +60,7 @@ class Governed:
         """
         script = ">".join([f"demo.lookup*{calls}"] * turns)
         model = scripted_reference(
-            tools=script, args={"demo.lookup": {"id": "service-0"}}, tokens=4
+            tools=script, args={"demo.lookup": {"id": "service-0"}}, tokens=4, usage=100
         )
         claimed = await self.claimed_runs(runs, model)
         began = time.perf_counter()

@@ -26,6 +26,7 @@ class RunControl:
     def __init__(self) -> None:
         self._reason: StopReason | None = None
         self._stopped = asyncio.Event()
+        self._guarded: set[asyncio.Future[Any]] = set()
 
     @property
     def reason(self) -> StopReason | None:
@@ -37,6 +38,8 @@ class RunControl:
         if self._reason is None or reason == "lost":
             self._reason = reason
         self._stopped.set()
+        for task in self._guarded:
+            task.cancel()
 
     def check(self) -> None:
         """Raise ``Stopped`` when the run is to stop."""
@@ -57,15 +60,12 @@ class RunControl:
             work.close()
             raise Stopped(self._reason)
         task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self._stopped.wait())
+        self._guarded.add(task)
         try:
-            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            assert self._reason is not None
-            raise Stopped(self._reason)
+            return await task
+        except asyncio.CancelledError:
+            if self._reason is not None and task.cancelled():
+                raise Stopped(self._reason) from None
+            raise
         finally:
-            stopped.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
+            self._guarded.discard(task)

@@ -46,7 +46,8 @@ class DeltaWriter:
         self._enough = asyncio.Event()
         self._closing = False
         self._said: list[str] = []
-        self._task = asyncio.create_task(self._run(), name="delta-writer")
+        self._task: asyncio.Task[None] | None = None
+        """Runs from the first words on: most turns that call tools have none."""
 
     @property
     def said(self) -> str:
@@ -70,7 +71,9 @@ class DeltaWriter:
         self._hold(EventType.THINKING_DELTA, text)
 
     def _hold(self, kind: EventType, text: str) -> None:
-        if self._task.done():
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="delta-writer")
+        elif self._task.done():
             self._task.result()
         self._waiting.append((kind, text))
         self._size += len(text)
@@ -87,7 +90,8 @@ class DeltaWriter:
         self._closing = True
         self._some.set()
         self._enough.set()
-        await self._task
+        if self._task is not None:
+            await self._task
 
     async def _run(self) -> None:
         while True:

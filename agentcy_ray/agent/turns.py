@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from pydantic import Field
@@ -35,11 +36,19 @@ FROM run_events WHERE run_id = $1
 """
 
 
+_REPLY = tuple(ToolReply.model_fields)
+
+
 class StoredResult(Record):
     """What a tool call brought: the model's reply and the pieces that got keys by it."""
 
     reply: ToolReply
     evidence: tuple[Evidence, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """As it is kept; half the work of a model's own way."""
+        reply = {name: getattr(self.reply, name) for name in _REPLY}
+        return {"reply": reply, "evidence": [piece.model_dump() for piece in self.evidence]}
 
 
 class Turn(Record):
@@ -138,5 +147,5 @@ class TurnStore:
         Raises:
             LeaseLostError: the run has a newer owner, or has ended.
         """
-        kept = {str(index): result.model_dump(mode="json") for index, result in results.items()}
+        kept = {str(index): result.document() for index, result in results.items()}
         await self._log.append(key, events, results=NewResults(number, kept))

@@ -42,8 +42,9 @@ PAUSE_SECS = 0.1
 _HEAD = """
 SELECT audit_head_seq, audit_head_hash FROM organizations WHERE id = $1 FOR NO KEY UPDATE
 """
-# The rows are read out of the very bytes that were hashed. The time limit frees the organisation's
-# chain from a process that stops between here and COMMIT.
+# The rows are read out of the very bytes that were hashed; objects as text, of which Postgres makes
+# jsonb twice as fast as of a piece of json. The time limit frees the organisation's chain from a
+# process that stops between here and COMMIT.
 _APPEND = """
 WITH head AS (
   UPDATE organizations SET audit_head_seq = $4, audit_head_hash = $5
@@ -53,13 +54,13 @@ WITH head AS (
 INSERT INTO audit_log (org_id, seq, id, ts, user_id, api_key_id, category, action, decision,
                        resource, policy_id, rule, reasons, input, context, prev_hash, hash)
 SELECT head.id, seq, e.id, ts, user_id, api_key_id, category, action, decision,
-       resource, policy_id, rule, reasons, input, context,
+       resource::jsonb, policy_id, rule, reasons, input::jsonb, context::jsonb,
        substring($7::bytea, (32 * (seq - $2) - 31)::int, 32),
        substring($7::bytea, (32 * (seq - $2) + 1)::int, 32)
 FROM head, json_to_recordset($6::text::json) AS e (
   seq bigint, id uuid, ts timestamptz, user_id uuid, api_key_id uuid, category text, action text,
-  decision text, resource jsonb, policy_id text, rule text, reasons text[], input jsonb,
-  context jsonb)
+  decision text, resource text, policy_id text, rule text, reasons text[], input text,
+  context text)
 """
 _PRESENT = "SELECT id FROM audit_log WHERE org_id = $1 AND id = ANY($2::uuid[])"
 

@@ -15,6 +15,7 @@ The name is a comma-separated list of ``key=value``; values are percent-encoded.
 ``obey``         ``true``: carry out ``CALL connector.tool {json}`` found in tool results, as a
                  model that has been talked round would
 ``fail``         fail with ``llm_error`` after this many tokens of the answer
+``usage``        tokens that every turn is said to have read, instead of an estimate
 ``seed``         chooses the words (0)
 ===============  ==================================================================================
 
@@ -27,8 +28,9 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote, unquote
@@ -75,9 +77,15 @@ class ScriptedModel:
     repeat: bool = False
     obey: bool = False
     fail_after: int | None = None
+    usage: int | None = None
     seed: int = 0
+    _ready: dict[int, tuple[ToolUse, ...]] = field(
+        default_factory=dict[int, tuple[ToolUse, ...]], compare=False, repr=False
+    )
+    """Calls of turns, once made."""
 
     @classmethod
+    @lru_cache(64)  # many runs at a time speak to the same one
     def parse(cls, name: str) -> ScriptedModel:
         """Read the part after ``scripted:``.
 
@@ -109,6 +117,7 @@ class ScriptedModel:
                 repeat=values.get("repeat") == "true",
                 obey=values.get("obey") == "true",
                 fail_after=int(values["fail"]) if "fail" in values else None,
+                usage=int(values["usage"]) if "usage" in values else None,
                 seed=int(values.get("seed", "0")),
             )
         except (ValueError, TypeError) as error:
@@ -151,16 +160,15 @@ class ScriptedModel:
             yield ToolCallReady(call)
             parts.append(call)
         message = ModelMessage(role="assistant", parts=tuple(parts))
-        usage = Usage(
-            in_tokens=sum(
-                estimate_tokens(_text(part)) for said in request.messages for part in said.parts
-            ),
-            out_tokens=sum(estimate_tokens(_text(part)) for part in parts),
-            cost_usd=0.0,
-        )
-        yield Done(message, usage, "tool_calls" if calls else "end_turn")
+        yield Done(message, self._usage(request, parts), "tool_calls" if calls else "end_turn")
 
-    def _calls(self, turn: int, request: ModelRequest) -> list[ToolUse]:
+    def _usage(self, request: ModelRequest, parts: Sequence[Part]) -> Usage:
+        if self.usage is not None:
+            return Usage(in_tokens=self.usage, out_tokens=len(parts))
+        read = sum(estimate_tokens(_text(part)) for said in request.messages for part in said.parts)
+        return Usage(in_tokens=read, out_tokens=sum(estimate_tokens(_text(part)) for part in parts))
+
+    def _calls(self, turn: int, request: ModelRequest) -> Sequence[ToolUse]:
         if self.obey:
             injected = _injected(request)
             if injected:
@@ -171,9 +179,12 @@ class ScriptedModel:
             names = self.turns[turn % len(self.turns)]
         else:
             names = self.turns[turn] if turn < len(self.turns) else ()
-        return [
-            _call(turn, index, name, self.args.get(name, {})) for index, name in enumerate(names)
-        ]
+        if turn not in self._ready:
+            self._ready[turn] = tuple(
+                _call(turn, index, name, self.args.get(name, {}))
+                for index, name in enumerate(names)
+            )
+        return self._ready[turn]
 
     def _answer(self, request: ModelRequest) -> str:
         if self.text is not None:
@@ -190,7 +201,8 @@ def _text(part: Part) -> str:
 
 
 _KEYS = (
-    "ttft", "itl", "tokens", "text", "say", "think", "tools", "repeat", "obey", "fail", "seed",
+    "ttft", "itl", "tokens", "text", "say", "think", "tools", "repeat", "obey", "fail", "usage",
+    "seed",
 )  # fmt: skip
 
 
