@@ -17,7 +17,8 @@ import benchmarks
 from benchmarks.figures import Figure
 
 PARTS = {
-    "__main__", "figures", "fixtures", "governed", "http_load", "kyma_process", "memory", "peers",
+    "__main__", "arrow_api", "figures", "fixtures", "governed", "http_load", "kyma_process",
+    "memory", "peers",
     "platform",
     "sse_client", "sse_controls", "stores", "bare_serve",
 }  # fmt: skip

@@ -19,6 +19,9 @@ from agentcy_ray.context.languages.planned import Planned, column_types, decode,
 from agentcy_ray.context.tables import arrow_field
 from agentcy_ray.core.errors import CapabilityError, InvalidError, QueryTimeoutError
 
+_AS_THEY_ARE = frozenset({"text", "integer", "float", "boolean", "timestamp"})
+"""Kinds of columns that Arrow has a type for."""
+
 
 class Planner(Protocol):
     """A language: text into SQL on the current relations."""
@@ -102,11 +105,17 @@ async def stream_query(
     planned = await _plan(planners, scope, query)
     left = query.limit
     schema: pa.Schema | None = None
+    at_once = all(each.kind in _AS_THEY_ARE for each in planned.columns)
     async with aclosing(_batches(store, scope, query, planned)) as batches:
         async for batch in batches:
             if schema is not None and (not batch.num_rows or left <= 0):
                 continue
-            made = await asyncio.to_thread(to_arrow, batch.slice(0, left), planned)
+            rows = batch.slice(0, left)
+            made = (
+                to_arrow(rows, planned)
+                if at_once  # nothing is copied, and a thread would take longer to wake
+                else await asyncio.to_thread(to_arrow, rows, planned)
+            )
             schema = schema or _schema(made, planned)
             yield pa.RecordBatch.from_arrays(made.columns, schema=schema)
             left -= made.num_rows
