@@ -113,6 +113,18 @@ async def test_a_picture_counts_what_it_shows(owner: httpx.AsyncClient) -> None:
     assert absent.status_code == 404
 
 
+async def test_an_editor_is_told_what_the_language_and_the_graph_have(
+    owner: httpx.AsyncClient,
+) -> None:
+    given = (await owner.get("/context/completion", params={"realm": "towns"})).json()
+    assert given["labels"] == ["Country", "Town"]
+    assert given["types"] == ["LIES_IN"]
+    assert "size" in given["properties"]
+    assert "MATCH" in given["keywords"]
+    refused = await owner.get("/context/completion", params={"language": "kql"})
+    assert refused.json()["error"]["code"] == "capability_unsupported"
+
+
 async def test_basic_shows_its_own_examples_and_takes_no_native_query(
     owner: httpx.AsyncClient, platform: Platform
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -9,11 +10,13 @@ from pydantic import BaseModel, Field
 
 from agentcy_ray.api.arrow_stream import MEDIA_TYPE, arrow_response, wants_arrow
 from agentcy_ray.api.permit import Allowed, permit
-from agentcy_ray.api.routes.context import Reader, engine_of, scope_of
+from agentcy_ray.api.routes.context import Reader, Realms, engine_of, scope_of
+from agentcy_ray.context.basic.engine import ADVANCED
 from agentcy_ray.context.engine import Column, Language, NativeResult
 from agentcy_ray.context.engine import Query as EngineQuery
+from agentcy_ray.context.languages.completion import Completion, completion
 from agentcy_ray.context.languages.cypher.grouping import chart_of
-from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.core.errors import CapabilityError, InvalidError
 from agentcy_ray.core.ids import QueryId, new_id
 
 router = APIRouter(prefix="/context", tags=["context"])
@@ -122,6 +125,24 @@ async def examples(caller: Reader, request: Request) -> list[Example]:
     """Ready queries in the languages of the engine."""
     can = await engine_of(request).capabilities_of(caller.org_id)
     return [example for example in EXAMPLES if getattr(can, example.language)]
+
+
+@router.get("/completion")
+async def complete(
+    caller: Reader, request: Request, realms: Realms, language: Language = "cypher"
+) -> Completion:
+    """What an editor may offer: keywords, functions, tables, and what the graph holds."""
+    engine = engine_of(request)
+    can = await engine.capabilities_of(caller.org_id)
+    if not getattr(can, language):
+        raise CapabilityError(
+            f"the {can.engine} engine does not answer {language}; for it set {ADVANCED}",
+            capability=language,
+            engine=can.engine,
+            set=ADVANCED,
+        )
+    schema = await engine.schema(await scope_of(request, caller, realms))
+    return await asyncio.to_thread(completion, language, schema)
 
 
 @router.post(

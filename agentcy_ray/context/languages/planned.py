@@ -24,9 +24,13 @@ from typing import Any, Literal, cast
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute
 from sqlglot import Dialect, Expr
 
 from agentcy_ray.context.languages.facts import ITEM, MARK
+
+pc: Any = pyarrow.compute
+"""Made at import, so a type checker cannot see its functions."""
 
 Kind = Literal[
     "text", "integer", "float", "boolean", "timestamp",
@@ -65,6 +69,12 @@ _TAG_TYPES = {
     "s": "string", "t": "string", "b": "bool", "l": "list", "d": "map", "m": "map",
     "N": "node", "R": "edge", "P": "path",
 }  # fmt: skip
+_TEXT_TAGS = pa.array(["s", "t", "k"])
+_JSON_TAGS = pa.array(["b", "m"])
+_ESCAPED = r'["\\\x00-\x1f]'
+"""Characters of a text that JSON escapes."""
+_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""A number that is written as JSON has it."""
 _FLOAT_SIGNS = frozenset(".eEnNiI")
 
 
@@ -147,16 +157,28 @@ def to_arrow(batch: pa.RecordBatch, planned: Planned) -> pa.RecordBatch:
         if each.kind in _SCALARS:
             arrays.append(values.cast(_SCALARS[each.kind]))
             continue
-        arrays.append(
-            pa.array(
-                [
-                    None if text is None else orjson.dumps(value(text)).decode()
-                    for text in values.to_pylist()
-                ],
-                pa.string(),
-            )
-        )
+        arrays.append(_json_texts(values))
     return pa.RecordBatch.from_arrays(arrays, names=[each.name for each in planned.columns])
+
+
+def _json_texts(tagged: pa.Array) -> pa.Array:
+    """Tagged texts as JSON texts; what needs no reading is done for all rows at once."""
+    tagged = tagged.cast(pa.string())
+    tag = pc.utf8_slice_codeunits(tagged, 0, 1)
+    rest = pc.utf8_slice_codeunits(tagged, 1)
+    quoted = pc.binary_join_element_wise('"', rest, '"', "")
+    plain = pc.invert(pc.match_substring_regex(rest, _ESCAPED))
+    texts = pc.and_(pc.is_in(tag, value_set=_TEXT_TAGS), plain)
+    ready = pc.or_(
+        pc.is_in(tag, value_set=_JSON_TAGS),
+        pc.and_(pc.equal(tag, "n"), pc.match_substring_regex(rest, _NUMBER)),
+    )
+    known = pc.if_else(texts, quoted, pc.if_else(ready, rest, None))
+    others = pc.and_(pc.is_valid(tagged), pc.is_null(known))
+    if not pc.any(others).as_py():
+        return known
+    read = [orjson.dumps(value(text)).decode() for text in tagged.filter(others).to_pylist()]
+    return pc.replace_with_mask(known, others, pa.array(read, pa.string()))
 
 
 def _column(values: pa.ChunkedArray, kind: Kind) -> list[Any]:
