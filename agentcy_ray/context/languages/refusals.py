@@ -19,6 +19,7 @@ def refuse(source: str, at: int, token: str, reason: str, instead: str = "") -> 
     Raises:
         QueryRejectedError: always; ``details`` hold token, line, column (from 1) and ``instead``.
     """
+    token = str(token)  # a parser's token would not cross processes
     line = source.count("\n", 0, at) + 1
     column = at - source.rfind("\n", 0, at)
     shown = token if len(token) <= 40 else f"{token[:37]}..."
@@ -44,6 +45,6 @@ def check_length(source: str) -> None:
 
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
     """``did you mean …`` for a word that is close to known ones, else the empty string."""
-    by_fold = {each.lower(): each for each in known}
+    by_fold = {each.lower(): each for each in known if each != word}
     found = get_close_matches(word.lower(), by_fold, n=most, cutoff=0.6)
     return f"did you mean {' or '.join(by_fold[each] for each in found)}?" if found else ""

@@ -108,13 +108,15 @@ def aligned(left: Value, right: Value, fail: Fail, *, ordering: bool) -> tuple[V
     if {left.kind, right.kind} <= NUMERIC:
         return left, right
     if "dynamic" in (left.kind, right.kind):
-        return _with_dynamic(left, right, ordering=ordering)
+        return _with_dynamic(left, right, fail, ordering=ordering)
     needed = _advice(left.kind, right.kind)
     return fail(f"a {left.kind} is not compared with a {right.kind}", needed)
 
 
-def _with_dynamic(left: Value, right: Value, *, ordering: bool) -> tuple[Value, Value]:
+def _with_dynamic(left: Value, right: Value, fail: Fail, *, ordering: bool) -> tuple[Value, Value]:
     other = right if left.kind == "dynamic" else left
+    if other.kind == "timespan":
+        fail("properties hold no timespans", "compare todouble(x) with a number")
     kind: Kind = "real" if other.kind in NUMERIC else other.kind
     if kind in ("string", "bool") and not ordering:
         return _tagged(left), _tagged(right)  # by tag, so that the text "true" is not the value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 from sqlglot import exp
@@ -34,6 +34,11 @@ class Declared:
     parameters: Mapping[str, Value]
     plan_query: Callable[[tree.Query], Frame]
     """Plans a sub-query; set by the planner, which knows the stages."""
+
+    def let(self, node: tree.Name) -> tree.Let | None:
+        """The ``let`` that a name stands for; only those written before it are known."""
+        found = self.lets.get(node.name)
+        return found if found is not None and found.value.end <= node.at else None
 
 
 @dataclass(slots=True)
@@ -219,7 +224,7 @@ class Lowering:
                 return node.query
             case tree.Name() if node.name in self.columns or node.name in self.declared.parameters:
                 return None
-            case tree.Name() if (found := self.declared.lets.get(node.name)) is not None:
+            case tree.Name() if (found := self.declared.let(node)) is not None:
                 lone = found.value
                 if lone.operators or not isinstance(lone.source, tree.Expression):
                     return lone
@@ -236,10 +241,10 @@ class Lowering:
             return found
         if (parameter := self.declared.parameters.get(node.name)) is not None:
             return parameter
-        if (let := self.declared.lets.get(node.name)) is not None:
+        if (let := self.declared.let(node)) is not None:
             if self.query_of(node) is not None:
                 self.fail(node, "a table stands where a value is expected", "write toscalar(…)")
-            return self.lower(_lone(let.value))
+            return replace(self, columns={}, sides={}).lower(_lone(let.value))
         if node.name in self.sides:
             self.fail(node, "a column is expected", f"write {node.name}.<column>")
         if node.name in self.inputs:

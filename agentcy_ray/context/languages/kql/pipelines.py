@@ -41,7 +41,6 @@ class Pipelines:
         self.declared = Declared(lets, {}, self.query)
         self.render: tree.Render | None = None
         self._depth = 0
-        self._expanding: list[str] = []
 
     def declare(self, parameters: Mapping[str, Value]) -> None:
         """Bind the declared parameters."""
@@ -120,8 +119,8 @@ class Pipelines:
 
     def _table(self, node: tree.Expression) -> Frame:
         if isinstance(node, tree.Name):
-            if node.name in self.declared.lets:
-                return self._let(node)
+            if (let := self.declared.let(node)) is not None:
+                return self._let(node, let)
             if node.name in TABLES:
                 return self.plan.table(node.name)
         found = self.lowering(None).query_of(node)
@@ -134,20 +133,13 @@ class Pipelines:
             nearest(shown, known) or "use context_nodes, context_edges or context_events",
         )  # fmt: skip
 
-    def _let(self, node: tree.Name) -> Frame:
+    def _let(self, node: tree.Name, let: tree.Let) -> Frame:
         """A ``let`` is planned at each use, so that filters of one use stay its own."""
-        let = self.declared.lets[node.name]
-        if node.name in self._expanding or (node.at <= let.value.end and let.at <= node.at):
-            self.refuse(node.at, node.name, "a let cannot use itself")
         lowering = self.lowering(None)
         if lowering.query_of(node) is None:
             self.refuse(node.at, node.name, "a value stands where a table is expected",
                         f"write print {node.name}")  # fmt: skip
-        self._expanding.append(node.name)
-        try:
-            return self.query(let.value)
-        finally:
-            self._expanding.pop()
+        return self.query(let.value)
 
     # -- sources that are not tables
 

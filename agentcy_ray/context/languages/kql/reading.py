@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import NoReturn
@@ -71,6 +72,22 @@ _WORDS = {
     "not": "write not(…) or !in", "inner": "write join kind=inner (…) on id",
     "as": "write name = expression",
 }  # fmt: skip
+_COMPARING = (
+    "and", "or", "in", "has", "contains", "startswith", "endswith", "between", "matches regex",
+)  # fmt: skip
+_FOLLOWS = {
+    "by": ("sort", "order", "top", "summarize"), "on": ("join", "lookup", "make-series"),
+    "from": ("range", "make-series"), "step": ("range", "make-series"), "to": ("range",),
+}  # fmt: skip
+_OPENS = {")": "(", "]": "["}
+_SLIPS = (
+    (r"(cluster|database|external_table|externaldata)\s*\(.*$",
+     "only context_nodes, context_edges and context_events can be read"),
+    (r"\bnot$", "write not(…) or !in"),
+    (r"^set\b", "options are not supported: leave the set statement out"),
+    (r"let\s+\w+\s*=\s*\([^)]*(\)\s*\{)?$",
+     "functions of a query's own are not supported: use let x = …;"),
+)  # fmt: skip
 _OPERATOR_WORD = {"WHERE", "SUMMARIZE", "EXTEND"}
 
 
@@ -126,29 +143,39 @@ def _explain(source: str, error: UnexpectedInput) -> NoReturn:
     if before.endswith(";") and whole != "end of the query":
         refuse(source, at, whole, "only one query may stand after the declarations",
                "send one query at a time")  # fmt: skip
-    instead = _WORDS.get(whole.lower(), "") or _SIGNS.get(word[:1], "")
-    if not instead and "graph-match" in before.rpartition("|")[2]:
+    stage = before.rpartition("|")[2]
+    instead = _WORDS.get(whole.lower(), "") or _SIGNS.get(word[:1], "") or _known_slip(before)
+    if not instead and "graph-match" in stage:
         instead = "write graph-match (a)-[e*1..3]->(b) where … project a.id, b.id"
     if not instead and before:
-        instead = _after(expected, whole)
+        instead = _after(expected, whole, stage)
     refuse(source, at, whole, "not expected here", instead)
 
 
-def _after(expected: set[str], word: str) -> str:
-    """Advice from what the grammar would have accepted."""
-    signs = {"RPAR": ")", "RSQB": "]", "COMMA": ",", "EQUAL": "=", "LPAR": "("}
-    if "MEMBER" in expected:
-        known = ("and", "or", "in", "has", "contains", "startswith", "endswith", "between", "by")
-        if advice := nearest(word, known):
+def _known_slip(before: str) -> str:
+    """Advice for what is written before the unexpected token."""
+    for pattern, advice in _SLIPS:
+        if re.search(pattern, before):
             return advice
-    wanted = [signs[each] for each in sorted(expected) if each in signs]
-    words = [each.lower() for each in ("BY", "ON", "STEP", "FROM", "EDGE_OUT") if each in expected]
+    return ""
+
+
+def _after(expected: set[str], word: str, stage: str) -> str:
+    """Advice from what the grammar would have accepted."""
+    if "MEMBER" in expected and (advice := nearest(word, _COMPARING)):
+        return advice
     if {"NAME", "NUMBER"} <= expected:
         return "an expression is expected"
-    if "NAME" in expected and not wanted:
-        return "a name is expected"
-    options = [*words, *wanted]
-    return f"expected {' or '.join(options)}" if options else ""
+    operator = (stage.split() or [""])[0]
+    words = [each for each, owners in _FOLLOWS.items() if operator in owners]
+    wanted = [each for each in words if each.upper() in expected]
+    open_ = [sign for sign, name in ((")", "RPAR"), ("]", "RSQB")) if name in expected and (
+        stage.count(_OPENS[sign]) > stage.count(sign)
+    )]  # fmt: skip
+    options = [*open_, *wanted]
+    if options:
+        return f"expected {' or '.join(options)}"
+    return "a name is expected" if "NAME" in expected else ""
 
 
 def _word_at(source: str, at: int) -> str:

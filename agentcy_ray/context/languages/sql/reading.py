@@ -118,9 +118,10 @@ def _check_tokens(source: str, tokens: list[Token]) -> None:
     first = tokens[0]
     if first.token_type not in _STARTS:
         word = first.text.lower()
-        reason = "only reading is allowed" if word in _WRITES else "a query begins with select"
-        refuse(source, first.start, first.text, reason,
-               nearest(word, ("select", "with")) or "write select … or with …")  # fmt: skip
+        if word in _WRITES:
+            refuse(source, first.start, first.text, "only reading is allowed", "write select …")
+        advice = nearest(word, ("select", "with")) or "write select … or with …"
+        refuse(source, first.start, first.text, "a query begins with select", advice)
     for token in tokens:
         if token.token_type == TokenType.SEMICOLON:
             refuse(source, token.start, ";", "several statements", "send one query at a time")
@@ -140,8 +141,8 @@ def _check_nodes(source: str, query: exp.Query) -> None:
             reject(source, node, f"{name} is not supported", _INSTEAD.get(name, ""))
         for key, value in node.args.items():
             if value not in (None, False, [], "") and key not in known:
-                word = key.strip("_").replace("_", " ")
-                reject(source, node, f"{word} is not supported", _INSTEAD.get(key, ""))
+                word = {"locks": "for update"}.get(key, key.strip("_").replace("_", " "))
+                reject(source, node, f"{word} is not supported here", _INSTEAD.get(key, ""))
         if isinstance(node, exp.Table):
             _check_table(source, node)
 
@@ -178,6 +179,9 @@ def _explain(source: str, error: ParseError) -> NoReturn:
     word = str(found.get("highlight") or "")
     lines = source.split("\n")
     start = sum(len(each) + 1 for each in lines[: line - 1]) + column - len(word)
+    if str(found.get("description")).startswith("Required keyword"):
+        refuse(source, max(0, start), word or source[:20], "something is missing after this",
+               "complete the clause")  # fmt: skip
     reason = str(found.get("description") or "not expected here").rstrip(".").split("<")[0].strip()
     refuse(source, max(0, min(start, len(source))), word or source[:20],
            reason[:1].lower() + reason[1:], nearest(word, KEYWORDS))  # fmt: skip
