@@ -53,6 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=names())
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--size", type=int, help="how much data, of benchmarks that can be scaled")
     options = parser.parse_args()
     if options.name is None:
         Console().print("\n".join(names()))
@@ -60,7 +61,8 @@ def main() -> int:
     module = importlib.import_module(f"benchmarks.{options.name}")
     # On the event loop that Ray gives to replicas.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures: list[Figure] = runner.run(module.run())
+        scale = () if options.size is None else (options.size,)
+        figures: list[Figure] = runner.run(module.run(*scale))
     show(figures)
     if options.json:
         options.json.write_bytes(

@@ -41,11 +41,15 @@ if TYPE_CHECKING:
     from agentcy_ray.stores.objects import ObjectStore
 
 PARTS: tuple[str, ...] = ("nodes", "edges", "other_nodes", "other_edges")
-BATCH_ROWS = 20_000
+SAVED_PARTS, BATCH_ROWS, LEAST_ROWS = 400, 20_000, 500
+"""A cursor is saved for each so manieth part of the rows, so that a worker that is killed has
+written less than a hundredth of the whole in vain; but for so many rows at most and at least."""
 _KINDS: dict[str, tuple[Kind, EntityKind, pa.Schema]] = {
     "nodes": ("nodes", "node", NODES),
     "edges": ("edges", "edge", EDGES),
 }
+AT_ONCE = 2
+"""Parts that are written at once: one is encoded while the engine takes the other."""
 _SOURCES = "SELECT id, current_package_id FROM sources"
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +109,7 @@ class Backfill:
         hours = await leaving.event_hours(org_id)
         self._rows = int(self.migration.counts.get("rows", 0)) if cursor else 0
         total = len(nodes) + len(edges) + sum(hours.values())
+        self._part = max(LEAST_ROWS, min(BATCH_ROWS, total // SAVED_PARTS))
         self._pace = Pace(self.beat, total, min(self._rows, total))
         await self._save(None, 0, {"total": total})
         packages = await self._packages()
@@ -192,12 +197,17 @@ class Backfill:
 
         async with aclosing(ahead(iter(windows))) as tables:
             async for table in tables:
-                self.beat.check()
-                last = str(table["id"][-1])
                 found = await asyncio.to_thread(_matched, table, mine, schema)
-                await overlapped(found.parts(BATCH_ROWS), write)
-                await self._save({**place, "after": last}, found.rows.num_rows)
-                self.probe(kind)
+                parts = found.parts(self._part)
+                for start in range(0, len(parts), AT_ONCE):
+                    self.beat.check()
+                    some = parts[start : start + AT_ONCE]
+                    await overlapped(some, write, AT_ONCE)
+                    last = some[-1].rows.column("id")[-1].as_py()
+                    await self._save(
+                        {**place, "after": last}, sum(part.rows.num_rows for part in some)
+                    )
+                    self.probe(kind)
 
     async def _others(
         self, entity: EntityKind, mine: Part, place: dict[str, Any], after: str
