@@ -22,6 +22,7 @@ FEW = settings(
 )
 
 
+@pytest.mark.requirement("CTX-01")
 async def test_a_node_comes_back_as_it_went_in(engine: ContextEngine, org: UUID) -> None:
     graph = Graph(org)
     properties = {
@@ -93,6 +94,7 @@ def _approximate(value: object) -> object:
     return value
 
 
+@pytest.mark.requirement("CTX-01")
 async def test_the_same_batch_twice_leaves_the_same_graph(engine: ContextEngine, org: UUID) -> None:
     graph = small(org)
     await write(engine, graph)
@@ -104,6 +106,7 @@ async def test_the_same_batch_twice_leaves_the_same_graph(engine: ContextEngine,
     assert (once.nodes, once.edges) == (4, 4)
 
 
+@pytest.mark.requirement("KYMA-07")
 async def test_an_update_replaces_properties_and_keeps_the_first_sight(
     engine: ContextEngine, org: UUID
 ) -> None:
@@ -135,6 +138,7 @@ async def test_an_update_may_change_the_secondary_labels(engine: ContextEngine, 
     assert {node.name for node in around.nodes} == {"a", "b", "c"}
 
 
+@pytest.mark.requirement("KYMA-07")
 async def test_archived_entities_are_hidden_until_they_are_seen_again(
     engine: ContextEngine, org: UUID
 ) -> None:

@@ -76,6 +76,7 @@ async def count(engine: AdvancedEngine, org: UUID, table: str) -> int:
     return int(answer.rows[0][0])
 
 
+@pytest.mark.requirement("KYMA-07")
 async def test_a_row_that_arrives_late_does_not_undo_a_later_one(engine: AdvancedEngine) -> None:
     graph = Graph(uuid4())
     id_ = graph.node("a", step="new")
@@ -153,6 +154,7 @@ async def test_events_are_added_once_and_counted_by_the_hour(engine: AdvancedEng
         await engine.append_events(org, malformed)
 
 
+@pytest.mark.requirement("CTX-10")
 async def test_arrow_batches_have_one_schema_and_stop_at_the_limit(engine: AdvancedEngine) -> None:
     scope = Scope(org_id=uuid4())
     many = Query(
@@ -182,6 +184,7 @@ async def test_a_language_that_it_does_not_plan_and_a_limit_that_is_over(
         await engine.query(scope, Query(language="sql", text=endless, timeout_ms=200))
 
 
+@pytest.mark.requirement("KYMA-05")
 async def test_everything_reads_alike_without_flight(without_flight: AdvancedEngine) -> None:
     engine, graph = without_flight, small(uuid4())
     graph.node("d", "Service", "Critical", text="Straße", deep={"a": [1, None]})

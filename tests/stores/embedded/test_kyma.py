@@ -24,6 +24,7 @@ from tests.stores.embedded.probing import Start, until
 TICKET = flight.Ticket(b'{"database":"d","query":"SELECT label FROM t","language":"sql"}')
 
 
+@pytest.mark.requirement("KYMA-06")
 async def test_it_runs_where_the_settings_ask_for_it_and_give_no_address(own: Settings) -> None:
     advanced = own.model_copy(update={"context_engine": "advanced"})
     elsewhere = advanced.model_copy(update={"kyma_base_url": "http://kyma:8080"})
@@ -42,6 +43,7 @@ async def test_the_engine_that_was_used_before_runs_beside_the_one_of_the_settin
     assert embedded_servers(own) == {"postgres", "redis", "graph", "kyma"}
 
 
+@pytest.mark.requirement("KYMA-06")
 async def test_both_ports_are_on_loopback_and_ask_for_the_token(
     start: Start, own: Settings
 ) -> None:
