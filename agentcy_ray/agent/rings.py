@@ -14,6 +14,7 @@ from agentcy_ray.agent.follow import run_channel
 from agentcy_ray.agent.run_writer import Stored
 from agentcy_ray.core.clock import rfc3339
 from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.core.events import TERMINAL
 from agentcy_ray.stores.bell import Bell
 
 INLINE_BYTES = 8 * 1024
@@ -27,6 +28,8 @@ class Rings:
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
         self._waiting: dict[UUID, list[Stored]] = {}
+        self._unheard: set[UUID] = set()
+        """Runs whose last ring nobody heard; who listens by now fetches what the next one tells of."""
         self._task: asyncio.Task[None] | None = None
 
     def add(self, run_id: UUID, stored: Sequence[Stored]) -> None:
@@ -40,17 +43,26 @@ class Rings:
     async def _run(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, {}
-            rings = [(run_channel(run_id), _payload(all_)) for run_id, all_ in waiting.items()]
+            rings = [
+                (run_channel(run_id), _payload(all_, inline=run_id not in self._unheard))
+                for run_id, all_ in waiting.items()
+            ]
             try:
-                await self._bell.ring_all(rings)
+                heard = await self._bell.ring_all(rings)
             except AgentcyError as error:  # a ring is a hint; readers poll, and the events stand
                 _log.warning("ring_refused", reason=error.message)
+                continue
+            for run_id, count in zip(waiting, heard or (), strict=False):
+                if count or waiting[run_id][-1].type in TERMINAL:
+                    self._unheard.discard(run_id)
+                else:
+                    self._unheard.add(run_id)
 
 
-def _payload(stored: Sequence[Stored]) -> dict[str, Any]:
-    """``{"seq": last}``, and the events themselves where they are small."""
+def _payload(stored: Sequence[Stored], *, inline: bool) -> dict[str, Any]:
+    """``{"seq": last}``, and the events themselves where they are small and somebody listens."""
     payload: dict[str, Any] = {"seq": stored[-1].seq}
-    if sum(len(item.text) for item in stored) <= INLINE_BYTES:
+    if inline and sum(len(item.text) for item in stored) <= INLINE_BYTES:
         payload["events"] = [
             {
                 "seq": item.seq,

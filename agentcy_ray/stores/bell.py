@@ -91,18 +91,20 @@ class Bell:
         Returns False, without waiting, while Redis is away: whoever listens then lives by
         time-outs and finds the news in Postgres.
         """
-        return await self.ring_all([(channel, payload)])
+        return await self.ring_all([(channel, payload)]) is not None
 
-    async def ring_all(self, rings: Sequence[tuple[str, dict[str, Any]]]) -> bool:
-        """Ring (channel, payload) pairs in their order, in one round trip; answers as ``ring``."""
+    async def ring_all(self, rings: Sequence[tuple[str, dict[str, Any]]]) -> Sequence[int] | None:
+        """Ring (channel, payload) pairs in their order, in one round trip.
+
+        Answers how many processes heard each; None, without waiting, while Redis is away.
+        """
         if time.monotonic() < self._mute_until:
-            return False
+            return None
         try:
-            await self._store.publish(rings)
+            return await self._store.publish(rings)
         except StoreUnavailableError:
             self._mute_until = time.monotonic() + RECONNECT_SECS[-1]
-            return False
-        return True
+            return None
 
     @asynccontextmanager
     async def listen(self, *channels: str) -> AsyncGenerator[Ear]:

@@ -237,3 +237,24 @@ async def test_the_log_goes_with_its_conversation(world: World) -> None:
     await world.conversations.delete(world.principal, run.conversation_id)
     async with world.db.system() as connection:
         assert await connection.fetchval("SELECT count(*) FROM run_events") == 0
+
+
+async def test_events_travel_with_the_ring_once_somebody_has_heard_one(world: World) -> None:
+    run = await world.start()
+    await world.claim()
+    rings = world.log._rings
+    run = await world.runs.get(world.principal, run.id)
+
+    async def written(text: str) -> None:
+        await world.log.append(run.key, [(DELTA, {"delta": text})])
+        if rings._task is not None:
+            await rings._task
+
+    await written("unheard")
+    async with world.bell.listen(run_channel(run.id)) as ear:
+        await written("heard of")
+        await written("heard")
+        first, second = await ear.next(10), await ear.next(10)
+    assert first == {"seq": 3}
+    assert second is not None
+    assert [event["data"]["delta"] for event in second["events"]] == ["heard"]
