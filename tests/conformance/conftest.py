@@ -78,6 +78,20 @@ async def _advanced(settings: Settings, *, external: bool) -> AdvancedEngine:
     return AdvancedEngine(store, PLANNERS, embedded=not external, own_bucket=external)
 
 
+Pair = tuple[ContextEngine, ContextEngine]
+
+
+@pytest.fixture(scope="session")
+async def pair(settings: Settings, endpoints: Endpoints) -> AsyncIterator[Pair]:
+    """The Basic and the Advanced engine, both embedded, to be asked the same."""
+    basic = open_engine(settings, endpoints)
+    await basic.prepare()
+    advanced = await _advanced(settings, external=False)
+    yield basic, advanced
+    await advanced.close()
+    await basic.close()
+
+
 @pytest.fixture
 def org() -> UUID:
     """A fresh organisation, hence an empty graph."""

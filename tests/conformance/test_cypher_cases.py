@@ -39,6 +39,7 @@ def _shape(rows: list[Any], *, ordered: bool) -> list[str]:
     return texts if ordered else sorted(texts)
 
 
+@pytest.mark.requirement("CTX-03")
 @pytest.mark.parametrize("theme", THEMES, ids=lambda path: path.stem)
 async def test_a_query_gives_the_rows_that_its_case_says(
     engine: ContextEngine, staff: Graph, theme: Path

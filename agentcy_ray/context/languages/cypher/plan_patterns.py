@@ -397,6 +397,8 @@ class PatternPlanner(ExpressionPlanner):
             fields = frame.bindings[node.variable or ""].fields
             assert fields is not None
             ends.append(fields["id"])
+        # There is no path to find from a node to itself; see ``scope``.
+        frame.filter(sql.compare("<>", ends[0], ends[1]))
         order = (sql.function("array_length", ids), sql.function("array_to_string", ids, " "))
         rank = exp.Window(
             this=sql.function("row_number"),
@@ -411,7 +413,7 @@ class PatternPlanner(ExpressionPlanner):
 
 
 def named_shortest(clause: tree.Match, mint: Any) -> tree.Match:
-    """The same clause with names for what ``shortestPath`` is ranked by."""
+    """The same clause with names for the ends that ``shortestPath`` is ranked by."""
     path = clause.paths[0]
     if not path.shortest:
         return clause

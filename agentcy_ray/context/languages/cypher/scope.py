@@ -119,6 +119,9 @@ class Scoper:
         within = visible | _variables(paths)
         ends = [p for path in paths for p in self._node_predicates(path)]
         ends += [p for path in clause.paths for p in self._extra(path, within)]
+        if paths[0].shortest:  # servers differ in what leads from a node to itself: nothing does
+            start, end = (tree.Variable(cast("str", node.variable)) for node in paths[0].nodes)
+            ends.append(tree.Binary("<>", start, end))
         inner = [p for path in paths for p in self._path_predicates(path)]
         where = [] if clause.where is None else [self._inside(clause.where, within)]
         bare = tuple(self._bare(path, visible) for path in paths)
