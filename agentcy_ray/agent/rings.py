@@ -29,7 +29,7 @@ class Rings:
         self._bell = bell
         self._waiting: dict[UUID, list[Stored]] = {}
         self._unheard: set[UUID] = set()
-        """Runs whose last ring nobody heard; who listens by now fetches what the next one tells of."""
+        """Runs whose last ring nobody heard; who listens by now fetches what it hears of."""
         self._task: asyncio.Task[None] | None = None
 
     def add(self, run_id: UUID, stored: Sequence[Stored]) -> None:
