@@ -9,7 +9,8 @@ import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from agentcy_ray.api.ingest_paths import BY_BEARER, BY_TOKEN, OTLP
 from agentcy_ray.api.openapi import PREFIX
@@ -85,7 +86,15 @@ def _status(error: AgentcyError) -> Response:
     return Response(orjson.dumps(body), error.status, headers, "application/json")
 
 
+class _Counted(Route):
+    """A plain route that requests are counted under, as those of FastAPI are."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, found if match is Match.NONE else {**found, "route": self}
+
+
 def install(app: FastAPI) -> None:
     """Add the routes."""
     for path, handler in ((BY_TOKEN, by_token), (BY_BEARER, by_bearer), (OTLP, otlp)):
-        app.router.routes.append(Route(PREFIX + path, handler, methods=["POST"]))
+        app.router.routes.append(_Counted(PREFIX + path, handler, methods=["POST"]))
