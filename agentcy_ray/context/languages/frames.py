@@ -99,6 +99,8 @@ class Frame:
     reference: Reference | None = None
     keys: tuple[str, ...] = ()
     """The columns by which the rows were grouped last, for charts."""
+    limit: int | None = None
+    """Only so many of the rows, the first by ``order``; not yet in the CTE (see ``Plan.cut``)."""
 
     def find(self, name: str) -> Field | None:
         """The column of that name."""
@@ -177,20 +179,27 @@ class Plan:
         *,
         where: exp.Expr | None = None,
         keep_order: bool = True,
-        limit: exp.Expr | None = None,
         reference: Reference | None = None,
     ) -> Frame:
-        """Add a CTE that reads one frame: new columns, a filter, a limit; the order stays."""
+        """Add a CTE that reads one frame: new columns, a filter; order and limit stay."""
         order = frame.order if keep_order else ()
         chosen = exp.select(*selected(columns), *(column(key.name) for key in order))
         chosen = chosen.from_(frame.relation)
         if where is not None:
             chosen = chosen.where(where)
-        if limit is not None:
-            if order:
-                chosen = chosen.order_by(*frame.ordered)
-            chosen = chosen.limit(limit)
-        return replace(self.stage(chosen, columns, order, reference), keys=frame.keys)
+        made = self.stage(chosen, columns, order, reference)
+        return replace(made, keys=frame.keys, limit=frame.limit)
+
+    def cut(self, frame: Frame) -> Frame:
+        """The frame with its limit put into a CTE, so that stages may be built on it."""
+        if frame.limit is None:
+            return frame
+        columns = frame.values()
+        own = [*selected(columns), *(column(key.name) for key in frame.order)]
+        names = [each.alias_or_name for each in own]
+        first = exp.select(*own).from_(frame.relation)
+        rows = cut(first, names, frame.ordered, frame.limit)
+        return replace(self.stage(rows, columns, frame.order), keys=frame.keys)
 
     def table(self, name: str, base: Callable[[str], Value] | None = None) -> Frame:
         """A table's current rows, as far as the scope shows them; ``base`` makes the columns."""
@@ -238,6 +247,42 @@ def selected(columns: Sequence[tuple[str, Value]]) -> list[exp.Expr]:
         if value.facts is not None:
             items.append(_item(value.facts.copy(), f"_facts:{name}"))
     return items
+
+
+def cut(
+    rows: exp.Select,
+    shown: Sequence[str],
+    order: Sequence[exp.Ordered],
+    limit: int,
+    offset: int = 0,
+) -> exp.Select:
+    """The first rows of a query behind an offset, by an order over its columns, counted again.
+
+    DataFusion before 45 pushes filters below a limit, and a limit into each partition. Neither
+    goes through a window, so that one on top says which rows there are.
+    """
+    keys = [each.copy() for each in order]
+    first = rows.order_by(*keys, copy=False) if keys else rows
+    first = first.limit(limit + offset, copy=False)
+    rank = exp.Window(
+        this=function("row_number"),
+        order=exp.Order(expressions=[each.copy() for each in keys]) if keys else None,
+    )
+    names = [column(name) for name in shown]
+    ranked = exp.select(*names, exp.alias_(rank, "_take")).from_(first.subquery("_first"))
+    chosen = exp.select(*(each.copy() for each in names)).from_(ranked.subquery("_ranked"))
+    place = exp.column("_take")
+    chosen = chosen.where(exp.LTE(this=place, expression=exp.Literal.number(limit + offset)))
+    if offset:
+        chosen = chosen.where(exp.GT(this=place.copy(), expression=exp.Literal.number(offset)))
+    return chosen
+
+
+def some_row() -> exp.Expr:
+    """``count(1) > 0``, true of every group. A filter between a grouping and a limit: DataFusion
+    before 45 cannot put every limit into a grouping, and fails where it tries.
+    """  # fmt: skip
+    return exp.GT(this=function("count", 1), expression=exp.Literal.number(0))
 
 
 def _item(sql: exp.Expr, name: str) -> exp.Expr:

@@ -142,5 +142,31 @@ CASES = (
         ),
         ordered=True,
     ),
+    Case("nodes | distinct id | take 2 | count", ((2,),)),
+    Case(
+        "nodes | summarize max(name) by id | top 2 by max_name | project max_name",
+        (
+            ("Core team",),
+            ("orders-db",),
+        ),
+    ),
+    Case(
+        "nodes | top 2 by name asc | where name != 'Billing worker' | project name",
+        (("Checkout API",),),
+    ),
+    Case(
+        "edges | join kind=inner (nodes | top 1 by name asc) on $left.src == $right.id "
+        "| project type",
+        (("READS",),),
+    ),
+    Case(
+        "nodes | sort by name asc | take 3 | extend n = row_number(), after = next(name) "
+        "| take 2 | project name, n, after",
+        (
+            ("Billing worker", 1, "Checkout API"),
+            ("Checkout API", 2, "Core team"),
+        ),
+        ordered=True,
+    ),
     Case("print tier = 1 | extend double = tier * 2", ((1, 2),)),
 )

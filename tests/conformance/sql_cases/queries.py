@@ -135,5 +135,20 @@ CASES = (
         ),
         ordered=True,
     ),
+    Case("select count(*) from (select * from nodes limit 2) x", ((2,),)),
+    Case(
+        "select name from (select name from nodes order by name limit 2 offset 1) x "
+        "where name like 'Core%'",
+        (("Core team",),),
+    ),
+    Case("select count(*) from (select distinct id from nodes limit 3) x", ((3,),)),
+    Case("select max(name) m from nodes group by id order by m desc limit 1", (("orders-db",),)),
+    Case(
+        "select name from (select name, props from nodes "
+        "order by props -> 'tier' desc nulls last, name limit 1) x "
+        "where props ->> 'lang' = 'Go'",
+        (("Billing worker",),),
+    ),
+    Case("select distinct id = 'x' as is_x from nodes order by is_x limit 5", ((False,),)),
     Case("select id from nodes where archived_at is not null", ()),
 )

@@ -11,6 +11,8 @@ from sqlglot import exp
 from agentcy_ray.context.languages.frames import TABLES, Frame, Plan, selected
 from agentcy_ray.context.languages.kql import expanding, graphs, joins, series, stages, tree
 from agentcy_ray.context.languages.kql.expressions import Declared, Lowering
+from agentcy_ray.context.languages.kql.rewriting import rewritten
+from agentcy_ray.context.languages.kql.sequences import NEIGHBOURS
 from agentcy_ray.context.languages.refusals import MAX_DEPTH, nearest, refuse
 from agentcy_ray.context.languages.values import (
     KINDS,
@@ -98,11 +100,13 @@ class Pipelines:
                         self.refuse(operator.at, "render", "render comes last")
                     self.render = operator
                 case _:
+                    if not _row_by_row(operator):
+                        frame = self.plan.cut(frame)
                     frame = _STAGES[type(operator)](self, frame, operator)
         if graph is not None:
             self.refuse(graph.at, "make-graph", "a graph is not a table",
                         "write graph-match (a)-[e]->(b) project a.id, b.id after it")  # fmt: skip
-        return frame
+        return frame if self._depth == 1 else self.plan.cut(frame)
 
     def _source(self, source: Any) -> Frame:
         match source:
@@ -206,3 +210,15 @@ class Pipelines:
         assert whole is not None
         typed = [(name, Value(value.sql, value.kind)) for name, value in columns]
         return self.plan.stage(whole, typed)
+
+
+def _row_by_row(operator: tree.Operator) -> bool:
+    """Whether a limit before the operator may as well be one after it."""
+    if isinstance(operator, tree.Pick | tree.Rename | tree.Take):
+        return True
+    if not isinstance(operator, tree.Project | tree.Extend):
+        return False
+    found: list[tree.Expression] = []
+    for each in operator.items:
+        rewritten(each.expression, found.append)
+    return not any(isinstance(each, tree.Call) and each.name in NEIGHBOURS for each in found)

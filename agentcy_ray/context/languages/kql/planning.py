@@ -82,7 +82,7 @@ def _answer(frame: Frame, row_limit: int) -> exp.Select:
     rows = exp.select(*selected(columns)).from_(frame.relation)
     if frame.order:
         rows = rows.order_by(*frame.ordered)
-    return rows.limit(row_limit + 1)
+    return rows.limit(row_limit + 1 if frame.limit is None else min(row_limit + 1, frame.limit))
 
 
 def _refuse_value(text: str, node: tree.Expression) -> None:

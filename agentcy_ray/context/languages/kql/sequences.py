@@ -26,6 +26,9 @@ from agentcy_ray.context.languages.values import (
 if TYPE_CHECKING:
     from agentcy_ray.context.languages.kql.functions import Called
 
+NEIGHBOURS = frozenset({"row_number", "prev", "next", "row_cumsum"})
+"""Functions that look at the rows around."""
+
 Build = Callable[["Called"], Value]
 
 # -- lists

@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
 from agentcy_ray.context.languages.facts import function
-from agentcy_ray.context.languages.frames import Frame, selected
+from agentcy_ray.context.languages.frames import Frame, selected, some_row
 from agentcy_ray.context.languages.kql import aggregates, tree
 from agentcy_ray.context.languages.kql.stages import automatic_name, named_values
 from agentcy_ray.context.languages.values import (
@@ -45,7 +45,9 @@ def make_series(pipes: Pipelines, frame: Frame, stage: tree.MakeSeries) -> Frame
     points = _points(pipes, stage, span, step)
     counted, values = _counted(pipes, frame, stage, axis, span, step, keys)
     if keys:
-        found = exp.select(*(column(name) for name, _ in keys)).from_(counted.relation).distinct()
+        found = exp.select(*(column(name) for name, _ in keys)).from_(counted.relation)
+        places = [exp.Literal.number(at + 1) for at in range(len(keys))]
+        found = found.group_by(*places).having(some_row())
     else:
         found = exp.select(exp.alias_(exp.Literal.number(1), "_"))
     groups = pipes.plan.stage(found, keys)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from agentcy_ray.context.languages.facts import function
-from agentcy_ray.context.languages.frames import Frame, OrderKey, renamed, selected
+from agentcy_ray.context.languages.frames import Frame, OrderKey, renamed, selected, some_row
 from agentcy_ray.context.languages.kql import aggregates, tree
 from agentcy_ray.context.languages.kql.functions import KEEPS_NAME
 from agentcy_ray.context.languages.refusals import nearest
@@ -184,7 +184,8 @@ def take(pipes: Pipelines, frame: Frame, stage: tree.Take) -> Frame:
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_TAKE:
         pipes.refuse(stage.count.at, pipes.text_of(stage.count),
                      f"the number of rows is 0 to {MAX_TAKE}", "write take 100")  # fmt: skip
-    return pipes.plan.select(frame, frame.values(), limit=exp.Literal.number(count))
+    most = count if frame.limit is None else min(count, frame.limit)
+    return replace(frame, limit=most, reference=None)
 
 
 # -- grouping
@@ -194,8 +195,8 @@ def distinct(pipes: Pipelines, frame: Frame, stage: tree.Distinct) -> Frame:
     """``distinct``."""
     columns = named_values(pipes.lowering(frame), stage.items) if stage.items else frame.values()
     plain = [(name, without_facts(value)) for name, value in columns]
-    chosen = exp.select(*selected(plain)).from_(frame.relation).distinct()
-    return pipes.plan.stage(chosen, plain)
+    chosen = exp.select(*selected(plain)).from_(frame.relation)
+    return pipes.plan.stage(_by_first(chosen, len(plain)), plain)
 
 
 def count(pipes: Pipelines, frame: Frame, stage: tree.Count) -> Frame:
@@ -239,15 +240,19 @@ def _grouped(
     """The grouping; fields of picked ``rows`` are taken out by a stage of their own."""
     direct = [each for each in columns if not _is_field(each[1])]
     chosen = exp.select(*selected(direct), *rows).from_(frame.relation)
-    if keys and len(columns) > keys:
-        chosen = chosen.group_by(*(exp.Literal.number(at + 1) for at in range(keys)))
-    elif keys:
-        chosen = chosen.distinct()
+    if keys:
+        chosen = _by_first(chosen, keys)
     result = pipes.plan.stage(chosen, direct)
     if not rows:
         return result
     known = dict(result.values())
     return pipes.plan.select(result, [(name, known.get(name, value)) for name, value in columns])
+
+
+def _by_first(rows: exp.Select, keys: int) -> exp.Select:
+    """The rows grouped by their first columns."""
+    places = [exp.Literal.number(at + 1) for at in range(keys)]
+    return rows.group_by(*places).having(some_row())
 
 
 def _is_field(value: Value) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from sqlglot import exp
 
 from agentcy_ray.context.languages.current import column
-from agentcy_ray.context.languages.frames import Plan
+from agentcy_ray.context.languages.frames import Plan, cut, some_row
 from agentcy_ray.context.languages.refusals import nearest
 from agentcy_ray.context.languages.sql.expressions import Lowering
 from agentcy_ray.context.languages.sql.functions import FUNCTIONS
@@ -85,7 +85,7 @@ class Queries:
                 items.append(exp.alias_(held.copy(), f"_facts:{name}", quoted=True))
             path = value.path if held is not None else None
             found.append(Column(name, value.kind, value.item, path))
-        rows = bounded(body, items, [name for name, _ in named])
+        rows = bounded(body, items, [name for name, _ in named], outermost=False)
         return rows, tuple(found)
 
     def with_(
@@ -145,7 +145,8 @@ class Queries:
             items.append(column(each.name))
             if each.path is not None:
                 items.append(column(f"_facts:{each.name}"))
-        return bounded(body, items, [each.name for each in columns]), columns
+        names = [each.name for each in columns]
+        return bounded(body, items, names, outermost=False), columns
 
     def around(self, node: exp.Expr, rows: exp.Query, columns: tuple[Column, ...]) -> Body:
         """A SELECT of everything around a query, with the bounds that stand behind it."""
@@ -186,8 +187,13 @@ class Queries:
                     items.append(exp.alias_(held, f"_facts:{one.name}", quoted=True))
                 found.append(replace(one, kind=kind, path=one.path if carried else None))
             sides.append(exp.select(*items).from_(exp.Subquery(this=rows, alias=alias("_one"))))
-        whole = type(node)(this=sides[0], expression=sides[1], distinct=distinct)
-        return whole, tuple(found)
+        if not (distinct and isinstance(node, exp.Union)):
+            return type(node)(this=sides[0], expression=sides[1], distinct=distinct), tuple(found)
+        both = exp.Union(this=sides[0], expression=sides[1], distinct=False)
+        once = exp.select(*(column(each.name) for each in found))
+        once = once.from_(exp.Subquery(this=both, alias=alias("_both")))
+        places = [exp.Literal.number(at + 1) for at in range(len(found))]
+        return once.group_by(*places).having(some_row()), tuple(found)
 
     # -- SELECT
 
@@ -335,26 +341,43 @@ class Queries:
         return count
 
 
-def bounded(body: Body, items: list[exp.Expr], names: Sequence[str]) -> exp.Select:
-    """The SELECT with its items, order and limits; an order by an item uses its name."""
-    rows = body.rows
-    computed = {at: key for at, (key, _) in enumerate(body.order) if not isinstance(key, int)}
-    if computed and rows.args.get("distinct") is None:
-        # The keys are columns first: some engines cannot merge by an expression.
-        keys = [exp.alias_(key, f"_order:{at}", quoted=True) for at, key in computed.items()]
-        inner = rows.select(*items, *keys, append=False, copy=False)
-        shown = [column(each.alias_or_name) for each in items]
-        rows = exp.select(*shown).from_(exp.Subquery(this=inner, alias=alias("_ordered")))
-        body.order = [
-            (column(f"_order:{at}") if at in computed else key, ordered)
-            for at, (key, ordered) in enumerate(body.order)
-        ]
-    else:
-        rows = rows.select(*items, append=False, copy=False)
-    for key, ordered in body.order:
+def bounded(
+    body: Body, items: list[exp.Expr], names: Sequence[str], *, outermost: bool = True
+) -> exp.Select:
+    """The SELECT with its items, order and limits; an order by an item uses its name.
+
+    Order keys that are no item become columns first, and DISTINCT a grouping: engines before
+    DataFusion 45 fail at some merges by an expression and at some limits of groups.
+    """
+    rows, order = body.rows, list(body.order)
+    shown = [column(each.alias_or_name) for each in items]
+    distinct = rows.args.get("distinct") is not None
+    if rows.args.get("group") is not None and rows.args.get("having") is None:
+        rows.set("having", exp.Having(this=some_row()))
+    rows.set("distinct", None)
+    keys: list[exp.Expr] = []
+    for at, (key, ordered) in enumerate(order):
+        if not isinstance(key, int):
+            keys.append(exp.alias_(key, f"_order:{at}", quoted=True))
+            order[at] = (column(f"_order:{at}"), ordered)
+    rows = rows.select(*items, *keys, append=False, copy=False)
+    if distinct:
+        places = [exp.Literal.number(at + 1) for at in range(len(items) + len(keys))]
+        inner = exp.Subquery(this=rows, alias=alias("_all"))
+        rows = exp.select(*shown, *(column(each.alias_or_name) for each in keys)).from_(inner)
+        rows = rows.group_by(*places).having(some_row())
+    sorting: list[exp.Ordered] = []
+    for key, ordered in order:
         item = ordered.copy()
         item.set("this", column(names[key]) if isinstance(key, int) else key)
-        rows = rows.order_by(item, copy=False)
+        sorting.append(item)
+    if not outermost and body.limit is not None:
+        names = [each.name for each in shown]
+        rows = exp.select("*").from_(exp.Subquery(this=rows, alias=alias("_inner")))
+        return cut(rows, names, sorting, body.limit, body.offset or 0)
+    if keys:
+        rows = exp.select(*shown).from_(exp.Subquery(this=rows, alias=alias("_ordered")))
+    rows = rows.order_by(*sorting, copy=False) if sorting else rows
     if body.limit is not None:
         rows = rows.limit(body.limit, copy=False)
     return rows.offset(body.offset, copy=False) if body.offset else rows
