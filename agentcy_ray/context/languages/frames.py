@@ -53,6 +53,8 @@ SCHEMA: dict[Table, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Columns that a query sees, in order."""
+_CONVERTED = frozenset({"props", "label_set", "duration_ms"})
+"""Columns that a query sees in another type than the table has them."""
 _NEVER_NULL = frozenset({"id", "src", "dst", "type", "realm", "labels", "source_id"})
 
 
@@ -212,7 +214,7 @@ class Plan:
 
     def pushable(self, reference: Reference, names: Iterable[str]) -> bool:
         """Whether a predicate over these columns may hide rows before the newest is chosen."""
-        return set(names) <= IMMUTABLE[reference.table] - {"props"}
+        return set(names) <= IMMUTABLE[reference.table] - _CONVERTED
 
     def finish(self, last: exp.Select) -> exp.Select:
         """The whole statement: what the scope shows, the stages, and the last one's columns."""

@@ -6,6 +6,12 @@ from __future__ import annotations
 from tests.conformance.kql_cases.fixture import Case
 
 CASES = (
+    Case("events | where duration_ms > 50 | count", ((6,),)),
+    Case(
+        "events | where duration_ms == 100 or duration_ms < 10 | project event_id | sort by event_id asc",
+        (("e00",), ("e10",)),
+        ordered=True,
+    ),
     Case("nodes | count", ((4,),)),
     Case(
         "context_nodes | where labels == 'Service' | project name, tier = props.tier "
