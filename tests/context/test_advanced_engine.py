@@ -20,7 +20,12 @@ from agentcy_ray.context.engine import Query, Scope, SearchQuery
 from agentcy_ray.context.factory import open_kyma
 from agentcy_ray.context.languages.planned import OutputColumn, Planned
 from agentcy_ray.core.batches import EVENTS
-from agentcy_ray.core.errors import CapabilityError, InvalidError, QueryTimeoutError
+from agentcy_ray.core.errors import (
+    CapabilityError,
+    InvalidError,
+    QueryRejectedError,
+    QueryTimeoutError,
+)
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import ensure_embedded
 from agentcy_ray.stores.endpoints import Endpoints
@@ -203,3 +208,12 @@ async def test_everything_reads_alike_without_flight(without_flight: AdvancedEng
     assert (await engine.archive(graph.org, "node", [graph.id("d")], LATER)).rows == 1
     exported = [batch async for batch in engine.export_nodes(graph.org, graph.source)]
     assert sum(batch.num_rows for batch in exported) == 4
+
+
+async def test_what_the_engine_refuses_in_a_planned_query_is_the_callers_to_change(
+    engine: AdvancedEngine,
+) -> None:
+    with pytest.raises(QueryRejectedError, match="no_such_function"):
+        await engine.query(
+            Scope(org_id=uuid4()), Query(language="sql", text="SELECT no_such_function(1) AS c0")
+        )

@@ -17,7 +17,13 @@ from agentcy_ray.context.engine import Column, Language, NativeResult, Query, Qu
 from agentcy_ray.context.kyma.http import Budgets
 from agentcy_ray.context.languages.planned import Planned, column_types, decode, to_arrow
 from agentcy_ray.context.tables import arrow_field
-from agentcy_ray.core.errors import CapabilityError, InvalidError, QueryTimeoutError
+from agentcy_ray.core.errors import (
+    CapabilityError,
+    EngineRefusedError,
+    InvalidError,
+    QueryRejectedError,
+    QueryTimeoutError,
+)
 
 _AS_THEY_ARE = frozenset({"text", "integer", "float", "boolean", "timestamp"})
 """Kinds of columns that Arrow has a type for."""
@@ -142,17 +148,25 @@ async def _plan(planners: Planners, scope: Scope, query: Query) -> Planned:
 async def _batches(
     store: Store, scope: Scope, query: Query, planned: Planned
 ) -> AsyncGenerator[pa.RecordBatch]:
-    """The answer as it comes, of the planned columns; an empty batch first."""
+    """The answer as it comes, of the planned columns; an empty batch first.
+
+    The limit is the client's to keep: a timeout of asyncio belongs to one task, and who streams an
+    answer may go on with it in another.
+    """
     yield pa.RecordBatch.from_pylist([], schema=planned.schema)
+    stream = store.batches(scope.org_id, planned.sql, planned.schema, timeout_ms=query.timeout_ms)
     try:
-        async with asyncio.timeout(query.timeout_ms / 1000):
-            stream = store.batches(
-                scope.org_id, planned.sql, planned.schema, timeout_ms=query.timeout_ms
-            )
-            async with aclosing(stream) as parts:
-                async for batch in parts:
-                    yield batch
-    except (TimeoutError, QueryTimeoutError):
+        async with aclosing(stream) as parts:
+            async for batch in parts:
+                yield batch
+    except EngineRefusedError as error:
+        if error.details.get("status") != 400:
+            raise
+        # It was asked in a language of ours, so what is at fault is in the caller's text.
+        raise QueryRejectedError(
+            f"{error.message}; change the part of the query that it names", **error.details
+        ) from error
+    except QueryTimeoutError:
         raise QueryTimeoutError(
             f"the query ran past {query.timeout_ms} ms and was stopped; "
             "narrow it, or raise timeout_ms",

@@ -82,9 +82,7 @@ class Store:
         self, org_id: UUID, sql: str, schema: pa.Schema, *, timeout_ms: int
     ) -> AsyncGenerator[pa.RecordBatch]:
         """Batches of an answer as they come, of the columns of ``schema``. Raises as ``read``."""
-        database = await self.found(
-            org_id
-        )  # what is counted where nothing is, is 0 and not nothing
+        database = await self.found(org_id)  # a count of nothing is 0, and not nothing
         stream = self.client.batches(database, sql, timeout_ms=timeout_ms, schema=schema)
         async with aclosing(stream) as parts:
             async for batch in parts:
