@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # a query is easier to read in one piece
 # a query is easier to read in one piece
 """Filters, columns, order and limits."""
 
