@@ -8,38 +8,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
 from sqlglot import Expr
 
-from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages.cypher import operators, sql, values
+from agentcy_ray.context.languages.cypher.plan_list_functions import (
+    Arguments,
+    Handler,
+    count_of,
+    head,
+    is_empty,
+    last,
+    range_of,
+    reverse,
+    size,
+    split,
+    tail,
+)
 from agentcy_ray.context.languages.cypher.plan_properties import keys_of, labels_of
 from agentcy_ray.context.languages.cypher.refusal import refuse
 from agentcy_ray.context.languages.cypher.values import NUMERIC, Value
-from agentcy_ray.context.languages.facts import ITEM, body
-
-LISTED = 24
-"""Ranges up to this length are known item by item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """A call with its planned arguments."""
-
-    name: str
-    given: list[Value]
-    scope: Scope
-
-    @property
-    def first(self) -> Value:
-        """The first argument."""
-        return self.given[0]
-
-
-Handler = Callable[[Arguments], Value | None]
+from agentcy_ray.context.languages.facts import body
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,114 +197,8 @@ def _length(call: Arguments) -> Value | None:
     value = call.first
     if value.parts is not None:
         there = sql.is_null(value.sql, negated=True)
-        return values.integer(sql.case((there, _count(value.parts[1]))))
-    return _size(call)
-
-
-# -- lists ------------------------------------------------------------------------------------
-
-
-def _count(value: Value) -> Expr:
-    if value.items is not None:
-        return sql.number(len(value.items))
-    return sql.cast(sql.function("array_length", value.sql), "bigint")
-
-
-def _size(call: Arguments) -> Value | None:
-    value = call.first
-    match value.kind:
-        case "list":
-            return values.integer(_count(value))
-        case "text":
-            return values.integer(sql.cast(sql.function("character_length", value.sql), "bigint"))
-        case "any":
-            tagged = values.to_any(value)
-            length = sql.function("array_length", values.items_of(tagged))
-            chars = sql.function("character_length", body(tagged))
-            return values.integer(
-                sql.case((values.has_tag(tagged, "l"), sql.cast(length, "bigint")),
-                         (values.has_tag(tagged, "s"), sql.cast(chars, "bigint")))
-            )  # fmt: skip
-        case "map" if value.entries is not None:
-            return values.integer(sql.number(len(value.entries)))
-        case _:
-            return None
-
-
-def _is_empty(call: Arguments) -> Value | None:
-    size = _size(call)
-    return None if size is None else values.boolean(
-        sql.compare("=", size.sql, sql.number(0))
-    )  # fmt: skip
-
-
-def _head(call: Arguments) -> Value:
-    return _nth(call.first, 0)
-
-
-def _last(call: Arguments) -> Value:
-    return _nth(call.first, -1)
-
-
-def _nth(value: Value, at: int) -> Value:
-    if value.items is not None:
-        return value.items[at] if value.items else values.null()
-    found = values.as_list(value)
-    item = sql.function("array_element", found.sql, sql.number(1 if at == 0 else -1))
-    return values.item_value(item, found.item)
-
-
-def _tail(call: Arguments) -> Value:
-    value = call.first
-    if value.items is not None:
-        return values.list_of(list(value.items[1:]))
-    found = values.as_list(value)
-    length = sql.cast(sql.function("array_length", found.sql), "bigint")
-    rest = sql.function("array_slice", found.sql, sql.number(2), length)
-    short = sql.compare("<", length, sql.number(2))
-    return values.array_of(sql.case((short, sql.empty_array()), default=rest), found.item)
-
-
-def _reverse(call: Arguments) -> Value | None:
-    value = call.first
-    if value.items is not None:
-        return values.list_of(list(reversed(value.items)))
-    if value.kind == "list":
-        return values.array_of(sql.function("array_reverse", value.sql), value.item)
-    if value.kind == "text":
-        return values.text(sql.function("reverse", value.sql))
-    if value.kind == "any":
-        tagged = values.to_any(value)
-        turned = values.array_of(sql.function("array_reverse", values.items_of(tagged)))
-        text = sql.joined([sql.lit("s"), sql.function("reverse", body(tagged))])
-        return Value("any", sql.case((values.has_tag(tagged, "l"), values.to_any(turned)),
-                                     (values.has_tag(tagged, "s"), text)))  # fmt: skip
-    return None
-
-
-def _range(call: Arguments) -> Value:
-    bounds = [each.constant for each in call.given]
-    if all(isinstance(each, int) for each in bounds):
-        start, end = bounds[0], bounds[1]
-        step = bounds[2] if len(bounds) == 3 else 1
-        if step == 0:
-            refuse("range", "the step of range is 0", "write another step")
-        listed = range(start, end + (1 if step > 0 else -1), step)
-        if len(listed) <= LISTED:
-            return values.list_of([values.constant(each) for each in listed])
-    steps = [values.as_integer(each) for each in call.given]
-    series = sql.function("generate_series", *steps)
-    flat = sql.function("array_to_string", series, sql.lit(f"{ITEM}n"))
-    items = sql.function("string_to_array", sql.joined([sql.lit("n"), flat]), sql.lit(ITEM))
-    none = sql.compare("=", sql.function("array_length", series), sql.number(0))
-    return values.array_of(sql.case((none, sql.empty_array()), default=items), "integer")
-
-
-def _split(call: Arguments) -> Value:
-    text, sign = (values.as_text(each) for each in call.given)
-    marked = sql.function("replace", text, sign, sql.lit(f"{ITEM}s"))
-    items = sql.function("string_to_array", sql.joined([sql.lit("s"), marked]), sql.lit(ITEM))
-    return values.array_of(items, "text")
+        return values.integer(sql.case((there, count_of(value.parts[1]))))
+    return size(call)
 
 
 # -- texts and numbers ------------------------------------------------------------------------
@@ -415,16 +300,16 @@ FUNCTIONS: dict[str, Function] = {
     "nodes": Function(_nodes, _ONE, _PATHS),
     "relationships": Function(_relationships, _ONE, _PATHS),
     "length": Function(_length, _ONE, _PATHS),
-    "size": Function(_size, _ONE, "give a list or a text"),
-    "char_length": Function(_size, _ONE, "give a text"),
-    "character_length": Function(_size, _ONE, "give a text"),
-    "isEmpty": Function(_is_empty, _ONE, "give a list or a text"),
-    "head": Function(_head, _ONE),
-    "last": Function(_last, _ONE),
-    "tail": Function(_tail, _ONE),
-    "reverse": Function(_reverse, _ONE, "give a list or a text"),
-    "range": Function(_range, (2, 3)),
-    "split": Function(_split, _TWO),
+    "size": Function(size, _ONE, "give a list or a text"),
+    "char_length": Function(size, _ONE, "give a text"),
+    "character_length": Function(size, _ONE, "give a text"),
+    "isEmpty": Function(is_empty, _ONE, "give a list or a text"),
+    "head": Function(head, _ONE),
+    "last": Function(last, _ONE),
+    "tail": Function(tail, _ONE),
+    "reverse": Function(reverse, _ONE, "give a list or a text"),
+    "range": Function(range_of, (2, 3)),
+    "split": Function(split, _TWO),
     "substring": Function(_substring, (2, 3)),
     "left": Function(_left, _TWO),
     "right": Function(_right, _TWO),

@@ -8,7 +8,7 @@ end is hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -16,7 +16,9 @@ from sqlglot import Expr, exp
 
 from agentcy_ray.context.languages.cypher import operators, sql, tree, values
 from agentcy_ray.context.languages.cypher.frames import Frame, Seed, columns_of
-from agentcy_ray.context.languages.cypher.plan_expressions import ExpressionPlanner, imports
+from agentcy_ray.context.languages.cypher.plan_expressions import ExpressionPlanner
+from agentcy_ray.context.languages.cypher.plan_ids import known_ids, pattern_ids
+from agentcy_ray.context.languages.cypher.plan_lists import imports
 from agentcy_ray.context.languages.cypher.plan_properties import label_test, property_of
 from agentcy_ray.context.languages.cypher.plan_walks import (
     Steps,
@@ -25,6 +27,7 @@ from agentcy_ray.context.languages.cypher.plan_walks import (
     nodes_relation,
     reached_from,
     trail_of,
+    unlisted,
     walk_edges,
 )
 from agentcy_ray.context.languages.cypher.refusal import refuse
@@ -73,7 +76,7 @@ class PatternPlanner(ExpressionPlanner):
         if shortest:
             self._only_shortest(clause.paths[0], inner, [there for _, there in pairs])
         found = {
-            name: _unlisted(value)
+            name: unlisted(value)
             for name, value in inner.bindings.items()
             if name not in frame.bindings
         }
@@ -106,7 +109,7 @@ class PatternPlanner(ExpressionPlanner):
         return values.entity("node", fields)
 
     def _match(self, clause: tree.Match, frame: Frame) -> None:
-        walk = _Walk(dict(self._known_ids(clause)), [], [])
+        walk = _Walk(dict(known_ids(clause, self.params)), [], [])
         for path in clause.paths:
             walk.whole = path.variable is not None
             self._path(path, frame, walk)
@@ -114,60 +117,13 @@ class PatternPlanner(ExpressionPlanner):
         if clause.where is not None:
             frame.filter(self.condition(clause.where, frame))
 
-    def _known_ids(self, clause: tree.Match) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Ids that the pattern or its ``WHERE`` gives for a variable."""
-        waiting = [clause.where]
-        while waiting:
-            each = waiting.pop()
-            match each:
-                case tree.Binary(operator="AND", left=left, right=right):
-                    waiting += [left, right]
-                case tree.Binary(operator="=" | "IN", left=tree.Property(
-                    subject=tree.Variable(name=name), key="id"
-                ), right=right):  # fmt: skip
-                    if (ids := self._ids(right)) is not None:
-                        yield name, ids
-                case tree.Binary(operator="=", left=left, right=tree.Property(
-                    subject=tree.Variable(name=name), key="id"
-                )):  # fmt: skip
-                    if (ids := self._ids(left)) is not None:
-                        yield name, ids
-                case _:
-                    pass
-
-    def _ids(self, expression: tree.Expression) -> tuple[str, ...] | None:
-        match expression:
-            case tree.Constant(value=value):
-                found: Any = value
-            case tree.Parameter(name=name):
-                found = self.params[name]
-            case tree.ListOf(items=items):
-                parts = [self._ids(item) for item in items]
-                if any(part is None for part in parts):
-                    return None
-                return tuple(id_ for part in parts for id_ in part or ())
-            case _:
-                return None
-        if isinstance(found, str):
-            return (found,)
-        if isinstance(found, list) and all(isinstance(each, str) for each in found):
-            return tuple(cast("list[str]", found))
-        return None
-
-    def _pattern_ids(self, node: tree.NodePattern, walk: _Walk) -> tuple[str, ...] | None:
-        entries = node.properties.entries if node.properties else ()
-        for key, value in entries:
-            if key == "id" and (ids := self._ids(value)) is not None:
-                return ids
-        return walk.ids.get(node.variable or "")
-
     # -- paths
 
     def _path(self, path: tree.Path, frame: Frame, walk: _Walk) -> None:
         count = len(path.nodes)
         anchor = next(
             (at for at, node in enumerate(path.nodes)
-             if node.variable in frame.bindings or self._pattern_ids(node, walk)), 0,
+             if node.variable in frame.bindings or pattern_ids(node, walk.ids, self.params)), 0,
         )  # fmt: skip
         nodes: dict[int, Value] = {anchor: self._start(path.nodes[anchor], frame, walk)}
         segments: dict[int, _Segment] = {}
@@ -186,7 +142,7 @@ class PatternPlanner(ExpressionPlanner):
     def _start(self, node: tree.NodePattern, frame: Frame, walk: _Walk) -> Value:
         bound = self._bound_node(node, frame)
         if bound is None:
-            ids = self._pattern_ids(node, walk)
+            ids = pattern_ids(node, walk.ids, self.params)
             seed = None if ids is None else Seed(ids)
             fields, query = nodes_relation(self.plan, [] if seed is None else [seed.holds("id")])
             if frame.unit:
@@ -312,7 +268,7 @@ class PatternPlanner(ExpressionPlanner):
             assert bound.fields is not None
             frame.filter(sql.compare("=", far, bound.fields["id"]))
         else:
-            ids = self._pattern_ids(node, walk)
+            ids = pattern_ids(node, walk.ids, self.params)
             reached = reached_from(_seed(start, frame), relationship.types, direction)
             fields = self._join_node(far, [Seed(ids)] if ids is not None else [], reached, frame)
             bound = self._bind(node, fields, Seed(ids) if ids is not None else reached, frame)
@@ -376,7 +332,7 @@ class PatternPlanner(ExpressionPlanner):
             assert bound.fields is not None
             frame.filter(sql.compare("=", at, bound.fields["id"]))
         else:
-            known = self._pattern_ids(node, walk)
+            known = pattern_ids(node, walk.ids, self.params)
             end_seed = Seed(known) if known is not None else found.seed
             fields = self._join_node(at, [], end_seed, frame)
             bound = self._bind(node, fields, end_seed, frame)
@@ -441,11 +397,3 @@ def _whole_path(first: Value, segments: list[_Segment]) -> Value:
         nodes = operators.plus(nodes, segment.after)
         edges = segment.edges if edges.items == () else operators.plus(edges, segment.edges)
     return Value("path", text, parts=(replace(nodes, item="node"), replace(edges, item="edge")))
-
-
-def _unlisted(value: Value) -> Value:
-    """A path or list whose parts are columns, so that all of it is null where nothing matched."""
-    if value.parts is not None:
-        nodes, edges = (replace(part, items=None) for part in value.parts)
-        return replace(value, parts=(nodes, edges))
-    return replace(value, items=None) if value.items is not None else value

@@ -6,29 +6,29 @@ frame's ``keys`` say which that is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 from sqlglot import Expr, exp
 
 from agentcy_ray.context.languages.cypher import operators, sql, tree, values
 from agentcy_ray.context.languages.cypher.frames import Frame, columns_of, united
-from agentcy_ray.context.languages.cypher.functions import AGGREGATES
 from agentcy_ray.context.languages.cypher.plan_aggregates import aggregate
-from agentcy_ray.context.languages.cypher.plan_expressions import collected, imports
+from agentcy_ray.context.languages.cypher.plan_grouping import (
+    Aggregated,
+    Order,
+    aggregates,
+    or_none,
+    over_groups,
+    row_count,
+    with_aliases,
+    with_variables,
+)
+from agentcy_ray.context.languages.cypher.plan_lists import collected, imports
 from agentcy_ray.context.languages.cypher.plan_patterns import PatternPlanner, named_shortest
+from agentcy_ray.context.languages.cypher.plan_walks import unlisted
 from agentcy_ray.context.languages.cypher.refusal import refuse
 from agentcy_ray.context.languages.cypher.values import Value
-
-Order = tuple[tuple[tree.Expression, bool], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Aggregated(tree.Expression):
-    """Stands for an aggregate whose result is a variable of the grouped frame."""
-
-    name: str
 
 
 class QueryPlanner(PatternPlanner):
@@ -191,7 +191,7 @@ class QueryPlanner(PatternPlanner):
                 refuse(name, f"the variable {name} is not defined", "bind it before CALL")
         inner, pairs = frame.imported(names)
         found = self.query(clause.query, inner)
-        results = {name: _free(value) for name, value in found.bindings.items()}
+        results = {name: unlisted(value) for name, value in found.bindings.items()}
         for name in results:
             if name in frame.bindings:
                 refuse(name, f"CALL returns {name}, which is bound outside", "rename it by AS")
@@ -205,8 +205,8 @@ class QueryPlanner(PatternPlanner):
             taken = {column.name for column in columns}
             names = sorted(name for name in frame.bindings if name not in taken)
             columns = [tree.Column(tree.Variable(n), n, n) for n in names] + columns
-        order = _with_aliases(clause.order, columns)
-        if any(_aggregates(column.expression) for column in columns):
+        order = with_aliases(clause.order, columns)
+        if any(aggregates(column.expression) for column in columns):
             scope, order = self._aggregate(columns, order, frame)
         else:
             found = {c.name: self.expression(c.expression, frame) for c in columns}
@@ -227,16 +227,16 @@ class QueryPlanner(PatternPlanner):
         self, columns: list[tree.Column], order: Order, frame: Frame
     ) -> tuple[dict[str, Value], Order]:
         """Group by the columns without aggregates; gives what ``ORDER BY`` may speak of."""
-        keys = [column for column in columns if not _aggregates(column.expression)]
+        keys = [column for column in columns if not aggregates(column.expression)]
         known = {column.expression: tree.Variable(column.name) for column in keys}
-        calls: dict[tree.Call, _Aggregated] = {}
+        calls: dict[tree.Call, Aggregated] = {}
 
         def take(expression: tree.Expression) -> tree.Expression:
             """The expression over the grouped frame."""
-            return _replaced(expression, known, calls, self.plan.mint)
+            return over_groups(expression, known, calls, self.plan.mint)
 
-        mixed = {c.name: take(c.expression) for c in columns if _aggregates(c.expression)}
-        sorting = tuple((_variables(take(each)), descending) for each, descending in order)
+        mixed = {c.name: take(c.expression) for c in columns if aggregates(c.expression)}
+        sorting = tuple((with_variables(take(each)), descending) for each, descending in order)
         grouping = frame.keep({c.name: self.expression(c.expression, frame) for c in keys})
         arguments = {
             call: [self.expression(each, frame) for each in call.arguments] for call in calls
@@ -265,7 +265,7 @@ class QueryPlanner(PatternPlanner):
             })  # fmt: skip
         frame.bindings = made
         finished = {
-            name: self.expression(_variables(expression), frame)
+            name: self.expression(with_variables(expression), frame)
             for name, expression in mixed.items()
         }
         kept = frame.keep(finished)
@@ -336,7 +336,7 @@ class QueryPlanner(PatternPlanner):
         whole.columns = [*keys, *columns]
         frame.become(whole)
         frame.keys, frame.base = list(keys), base
-        return {name: _or_none(value, names.get(name, "")) for name, value in made.items()}
+        return {name: or_none(value, names.get(name, "")) for name, value in made.items()}
 
     def _distinct(self, frame: Frame) -> None:
         """One row for each combination of the bindings."""
@@ -371,8 +371,8 @@ class QueryPlanner(PatternPlanner):
             frame.order = fixed
         if clause.skip is None and clause.limit is None:
             return
-        skip = 0 if clause.skip is None else self._count(clause.skip, "SKIP")
-        limit = None if clause.limit is None else self._count(clause.limit, "LIMIT")
+        skip = 0 if clause.skip is None else row_count(clause.skip, self.params, "SKIP")
+        limit = None if clause.limit is None else row_count(clause.limit, self.params, "LIMIT")
         # The engine may compute a step twice, so which rows are cut must not be left to chance.
         steady = [*frame.order, *(
             exp.Ordered(this=values.key_of(value), nulls_first=False)
@@ -397,110 +397,3 @@ class QueryPlanner(PatternPlanner):
         if limit is not None:
             query = query.limit(limit, copy=False)
         frame.advance(query.offset(skip, copy=False) if skip else query)
-
-    def _count(self, expression: tree.Expression, word: str) -> int:
-        found: Any = None
-        match expression:
-            case tree.Constant(value=value):
-                found = value
-            case tree.Parameter(name=name):
-                found = self.params[name]
-            case _:
-                found = None
-        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-            refuse(word, f"{word} takes a whole number or a parameter that is one",
-                   f"write {word} 10")  # fmt: skip
-        return found
-
-
-def _free(value: Value) -> Value:
-    """A value without what was known of it only inside the subquery."""
-    if value.parts is not None:
-        nodes, edges = (replace(part, items=None) for part in value.parts)
-        return replace(value, parts=(nodes, edges))
-    return value
-
-
-def _or_none(value: Value, name: str) -> Value:
-    """An aggregate's value where it had no rows."""
-    match name:
-        case "count":
-            return replace(value, sql=sql.function("coalesce", value.sql, sql.number(0)))
-        case "sum":
-            none = {"integer": sql.number(0), "float": sql.number(0.0)}.get(
-                value.kind, sql.lit("n0")
-            )
-            return replace(value, sql=sql.function("coalesce", value.sql, none))
-        case "collect":
-            return replace(value, sql=sql.function("coalesce", value.sql, sql.empty_array()))
-        case "stDev" | "stDevP":
-            return replace(value, sql=sql.function("coalesce", value.sql, sql.number(0.0)))
-        case _:
-            return value
-
-
-def _aggregates(expression: Any) -> bool:
-    """Whether an aggregate stands in an expression, subqueries aside."""
-    match expression:
-        case tree.Call(name=name) if name in AGGREGATES:
-            return True
-        case tree.Subquery():
-            return False
-        case tuple():
-            return any(_aggregates(each) for each in cast("tuple[Any, ...]", expression))
-        case _:
-            if is_dataclass(expression) and not isinstance(expression, type):
-                return any(_aggregates(getattr(expression, f.name)) for f in fields(expression))
-            return False
-
-
-def _replaced(
-    value: Any,
-    known: dict[tree.Expression, tree.Variable],
-    calls: dict[tree.Call, _Aggregated],
-    mint: Any,
-) -> Any:
-    """The same expression over a grouped frame: groups by their names, aggregates by stand-ins."""
-    if isinstance(value, tree.Expression):
-        if value in known:
-            return known[value]
-        if isinstance(value, tree.Call) and value.name in AGGREGATES:
-            if value not in calls:
-                calls[value] = _Aggregated(mint("_aggregate"))
-            return calls[value]
-    if isinstance(value, tuple):
-        return tuple(_replaced(e, known, calls, mint) for e in cast("tuple[Any, ...]", value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{
-            f.name: _replaced(getattr(value, f.name), known, calls, mint) for f in fields(value)
-        })  # fmt: skip
-    return value
-
-
-def _variables(value: Any) -> Any:
-    """Stand-ins as the variables that the grouped frame calls them by."""
-    if isinstance(value, _Aggregated):
-        return tree.Variable(value.name)
-    if isinstance(value, tuple):
-        return tuple(_variables(each) for each in cast("tuple[Any, ...]", value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _variables(getattr(value, f.name)) for f in fields(value)})
-    return value
-
-
-def _with_aliases(order: Order, columns: Iterable[tree.Column]) -> Order:
-    """Sort keys in which an expression that is also a column stands by the column's name."""
-    known = {column.expression: tree.Variable(column.name) for column in columns
-             if not isinstance(column.expression, tree.Variable)}  # fmt: skip
-    return tuple((_renamed(expression, known), descending) for expression, descending in order)
-
-
-def _renamed(value: Any, known: dict[tree.Expression, tree.Variable]) -> Any:
-    if isinstance(value, tree.Expression) and value in known:
-        return known[value]
-    if isinstance(value, tuple):
-        return tuple(_renamed(each, known) for each in cast("tuple[Any, ...]", value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _renamed(getattr(value, f.name), known)
-                                 for f in fields(value)})  # fmt: skip
-    return value

@@ -8,7 +8,7 @@ with the number of hops. The rows that began a walk are joined to its ends after
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from sqlglot import Expr, exp
@@ -269,3 +269,11 @@ def _longer(items: Expr, item: Expr, at_end: bool) -> Expr:
 def _text(value: Expr) -> Expr:
     """A text of the one type that both parts of a recursive step must share."""
     return sql.function("arrow_cast", value, "Utf8")
+
+
+def unlisted(value: Value) -> Value:
+    """A path or list whose parts are columns, so that all of it is null where nothing matched."""
+    if value.parts is not None:
+        nodes, edges = (replace(part, items=None) for part in value.parts)
+        return replace(value, parts=(nodes, edges))
+    return replace(value, items=None) if value.items is not None else value
