@@ -41,7 +41,7 @@ from agentcy_ray.stores.secrets import resolve_secrets
 from benchmarks.figures import Figure, alternate, compared
 from benchmarks.kyma_process import DATABASE, Kyma, running_kyma
 
-ROWS, BATCH, ROUNDS = 1_000_000, 50_000, 9
+ROWS, BATCH, ROUNDS = 2_000_000, 50_000, 9
 QUESTION = "context_events | project at, label, body, event_id, service, duration_ms"
 
 
