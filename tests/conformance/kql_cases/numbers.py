@@ -7,6 +7,18 @@ from tests.conformance.kql_cases.fixture import Case
 
 CASES = (
     Case(
+        "nodes | where name == 'Checkout API' | project props.cost * 2, props.cost+props.tier, props.tier*3",
+        ((3.0, 2.5, 3.0),),
+    ),
+    Case(
+        "print l = dynamic([1, 2, 3]), i = 1 | project l[i * 2], l[i*1], i between (i *1 .. i* 5)",
+        ((3, 2, True),),
+    ),
+    Case(
+        "nodes | summarize n = count() | extend share = n * 100.0 / toscalar(nodes | count) | project share",
+        ((100.0,),),
+    ),
+    Case(
         "print 7 / 2, 7 / 2.0, 7 % 3, -7 / 2, 1 / 0, 1.0 / 0, 2 * 3 + 4, 2 * (3 + 4), 1 - -1",
         ((3, 3.5, 1, -3, None, None, 10, 14, 2),),
     ),
