@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -94,7 +95,7 @@ async def test_many_calls_share_one_session_and_its_work_folder_is_private(
 
 
 async def test_a_probe_asks_the_session_and_carries_nothing_out(pool, source, bench):
-    asked = request(source, "stir").model_copy(update={"probe": True})
+    asked = replace(request(source, "stir"), probe=True)
     assert (await pool.call(asked)).value == {"fate": "not_done", "result": None}
     assert bench.effects == []
     await pool.call(request(source, "stir"))
@@ -184,7 +185,7 @@ async def test_a_connector_that_breaks_is_an_outcome_and_gets_a_new_session(pool
     outcome = await pool.call(request(source))
     assert outcome.error_code == "connector_error"
     assert "ZeroDivisionError" in outcome.error_message
-    assert "canary" not in outcome.model_dump_json()
+    assert "canary" not in repr(outcome)
     assert bench.closed == 1
 
 
@@ -261,7 +262,7 @@ async def test_a_secret_of_the_source_leaves_its_session_redacted(pool, source, 
         "[redacted]": ["[redacted][redacted]", 5, None, True],
     }
     bench.error = SourceConfigError(f"{CANARY} was refused", kind="credentials", tried=[CANARY])
-    assert "canary" not in (await pool.call(request(source))).model_dump_json()
+    assert "canary" not in repr(await pool.call(request(source)))
     with pytest.raises(SourceConfigError) as caught:
         async with pool.session(source.org_id, source.id) as session:
             await session.check()
