@@ -8,11 +8,11 @@ for (see ``store``), and go to both engines while the organisation moves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 import pyarrow as pa
@@ -124,11 +124,10 @@ class EngineRouter:
         async with self._writing(org_id) as (engine, both):
             if not both:
                 return await engine.upsert_nodes(org_id, batch, seen_at, fresh=fresh)
-            written, _ = await asyncio.gather(
+            return await _both(
                 self.engines.basic.upsert_nodes(org_id, batch, seen_at, fresh=fresh),
                 self.engines.advanced.upsert_nodes(org_id, batch, seen_at),
             )
-            return written
 
     async def upsert_edges(
         self, org_id: UUID, batch: pa.RecordBatch, seen_at: datetime, *, fresh: bool = False
@@ -140,11 +139,10 @@ class EngineRouter:
         async with self._writing(org_id) as (engine, both):
             if not both:
                 return await engine.upsert_edges(org_id, batch, seen_at, fresh=fresh)
-            written, _ = await asyncio.gather(
+            return await _both(
                 self.engines.basic.upsert_edges(org_id, batch, seen_at, fresh=fresh),
                 self.engines.advanced.upsert_edges(org_id, batch, seen_at, fresh=True),
             )
-            return written
 
     async def append_events(self, org_id: UUID, batch: pa.RecordBatch) -> Written:
         """Add a batch of schema ``EVENTS``.
@@ -273,3 +271,12 @@ class EngineRouter:
         await self._routes.close()
         await self.engines.basic.close()
         await self.engines.advanced.close()
+
+
+async def _both(*writes: Awaitable[Written]) -> Written:
+    """What the first write answers, once all have ended: none may go on after the lock is free."""
+    done = await asyncio.gather(*writes, return_exceptions=True)
+    for each in done:
+        if isinstance(each, BaseException):
+            raise each
+    return cast("Written", done[0])

@@ -37,6 +37,18 @@ async def test_a_migration_cancelled_before_its_cut_over_leaves_basic_as_it_was(
         await moving.requests.cancel(house.principal, migration.id)
     assert ended.value.code == "state_conflict"
 
+    house.source.graph.drop(("Item", "i3"))
+    await house.sync()
+    async with house.db.tenant(house.org_id) as connection:
+        await connection.execute(
+            "UPDATE jobs SET status = 'cancelled' WHERE id = $1", migration.job_id
+        )
+    again = await moving.move()
+    assert again.id != migration.id
+    assert again.checksums["repaired"] > 0, "what the first one left, and Basic has no more, goes"
+    basic, advanced = await moving.both()
+    assert advanced == basic
+
 
 async def test_one_that_nobody_carries_out_yet_is_cancelled_at_once(make_moving: MakeMoving):
     moving = await make_moving()
