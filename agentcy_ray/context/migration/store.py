@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from agentcy_ray.stores.postgres import Database
 
-HANG_SECS = 900
-"""A transaction that holds a lock and says nothing for so long is ended by the server."""
+WRITE_SECS, ALONE_SECS = 900, 3600
+"""A transaction that holds the lock, in common or alone, and says nothing for so long is ended by
+the server: its process is gone, and the network did not say so."""
 
 _COLUMNS = (
     "id, org_id, status, job_id, cursor, counts, checksums, differences, error, created_by,"
@@ -95,7 +96,7 @@ async def together(
 ) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
     """A transaction during which nobody changes where the organisation's writes go."""
     async with db.tenant(org_id) as connection:
-        await connection.execute(_TOGETHER, org_id, str(HANG_SECS * 1000))
+        await connection.execute(_TOGETHER, org_id, str(WRITE_SECS * 1000))
         yield connection
 
 
@@ -103,7 +104,7 @@ async def together(
 async def alone(db: Database, org_id: UUID) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
     """A transaction during which nobody writes into the organisation's graph."""
     async with db.tenant(org_id) as connection:
-        await connection.execute(_ALONE, org_id, str(HANG_SECS * 1000))
+        await connection.execute(_ALONE, org_id, str(ALONE_SECS * 1000))
         yield connection
 
 
