@@ -95,4 +95,51 @@ CASES = (
         ),
         ordered=True,
     ),
+    Case(
+        "select labels, count(*) as n from nodes group by labels having n > 1 order by n * -1",
+        (("Service", 2),),
+    ),
+    Case(
+        "select string_agg(distinct label, ',' order by label) x from events", (("error,request",),)
+    ),
+    Case(
+        "select array_agg(distinct severity order by severity) s from events",
+        ((["error", "info"],),),
+    ),
+    Case(
+        "select labels, count(*) from nodes group by labels order by count(*) desc, labels limit 1",
+        (("Service", 2),),
+    ),
+    Case(
+        "select distinct name from nodes order by length(name) limit 2",
+        (
+            ("orders-db",),
+            ("Core team",),
+        ),
+        ordered=True,
+    ),
+    Case(
+        "select date_bin(interval '2 hours', at) b, count(*) from events group by b order by b",
+        (
+            ("2026-06-01T00:00:00.000000Z", 5),
+            ("2026-06-01T02:00:00.000000Z", 5),
+            ("2026-06-01T04:00:00.000000Z", 2),
+        ),
+        ordered=True,
+    ),
+    Case(
+        "select count(*) filter (where severity = 'error') * 100.0 / count(*) share from events",
+        ((33.333333333333336,),),
+    ),
+    Case(
+        "select name, rank() over (order by (props ->> 'tier')::int desc nulls last) r "
+        "from nodes order by r, name",
+        (
+            ("Billing worker", 1),
+            ("Checkout API", 2),
+            ("orders-db", 2),
+            ("Core team", 4),
+        ),
+        ordered=True,
+    ),
 )

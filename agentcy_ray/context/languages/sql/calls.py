@@ -117,13 +117,14 @@ def _sql(
         parts[0] = values.case((condition, parts[0]))
     if name == "approx_percentile_cont":
         parts[0] = values.cast(parts[0], "real")
-    if distinct:
-        parts = [exp.Distinct(expressions=parts)]
     if name == "string_agg":  # as an array, since not every engine orders it
-        item = exp.Order(this=parts[0], expressions=order) if order else parts[0]
+        item = exp.Distinct(expressions=parts[:1]) if distinct else parts[0]
+        item = exp.Order(this=item, expressions=order) if order else item
         none = exp.EQ(this=function("count", arguments[0].copy), expression=exp.Literal.number(0))
         whole = function("array_to_string", function("array_agg", item), arguments[1].copy)
         return values.case((none, values.null("string")), default=whole)
+    if distinct:
+        parts = [exp.Distinct(expressions=parts)]
     if order:
         parts[-1] = exp.Order(this=parts[-1], expressions=order)
     sql = function(_RENAMED.get(name, name), *parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
 
 from sqlglot import exp
@@ -33,6 +33,8 @@ class Lowering:
     now: int
     query: Lower
     """Lowers a sub-query."""
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    """Items of the select list, for names in HAVING and ORDER BY that no relation has."""
 
     def fail(self, node: exp.Expr, reason: str, instead: str = "") -> NoReturn:
         """Refuse the query at a node."""
@@ -100,6 +102,9 @@ class Lowering:
         found = self.sight.resolve(name, relation)
         if found is not None:
             return found
+        if relation is None and name in self.outputs:
+            item = self.outputs[name]
+            return replace(item, sql=exp.Paren(this=item.copy))
         if relation is None and name in _NOW:
             return constant("datetime", self.now)
         if relation is None and name == "current_date":

@@ -210,13 +210,14 @@ class Queries:
         columns = self._items(node, lowering, sight)
         keys, grouped = self._group(node, rows, lowering, columns)
         if (having := node.args.get("having")) is not None:
-            rows.set("having", exp.Having(this=lowering.condition(having.this)))
+            named = replace(lowering, outputs=dict(columns))
+            rows.set("having", exp.Having(this=named.condition(having.this)))
         if (distinct := node.args.get("distinct")) is not None:
             if distinct.args.get("on") is not None:
                 self.refuse(distinct, "distinct on is not supported", "use row_number() over (…)")
             rows.set("distinct", exp.Distinct())
             grouped = True
-        order = self._order(node, lowering, columns)
+        order = self._order(node, replace(lowering, outputs=dict(columns)), columns)
         limit, offset = (self._count(node, lowering, key) for key in ("limit", "offset"))
         return Body(rows, columns, grouped, keys, order, limit, offset)
 
