@@ -31,6 +31,7 @@ from agentcy_ray.connectors.roots import allow_root
 from agentcy_ray.core.errors import AgentcyError, BackendError, ConflictError, NotFoundError
 from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.serve.launch import Running, read_running
+from agentcy_ray.stores.embedded import stop_embedded
 from agentcy_ray.stores.embedded.ports import is_free
 
 
@@ -93,6 +94,7 @@ def demo(
     finally:
         if once and started:
             stop_process(running.pid)
+            asyncio.run(stop_embedded(settings))  # one that had to be killed left them
 
 
 def default_repository() -> Path:

@@ -70,7 +70,8 @@ def command(process: psutil.Process) -> str:
 
 def environment(state_dir: Path) -> dict[str, str]:
     """This process's variables without ours, and with the state folder."""
-    ours = ("AGENTCY_", "DATABASE_", "REDIS_", "NEO4J_", "LLM_", "RAY_", "PYTHONDONTWRITE")
+    stores = ("DATABASE_", "REDIS_", "NEO4J_", "KYMA_", "CONTEXT_")
+    ours = ("AGENTCY_", *stores, "LLM_", "RAY_", "PYTHONDONTWRITE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     # A dead worker is missed after seconds instead of a minute.
     short = {"JOB_LEASE_SECS": "6", "JOB_HEARTBEAT_SECS": "1"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import httpx2 as httpx
 import orjson
@@ -131,21 +133,28 @@ def test_doctor_holds_versions_against_the_minimums(machine: Machine) -> None:
     assert all(row["remedy"] for row in checks.values() if row["state"] != "ok")
 
 
-@pytest.mark.requirement("RUN-06")
-def test_nothing_is_left_when_up_ends(workdir: object, repository: object) -> None:
-    import tempfile
-    from pathlib import Path
-
+@pytest.mark.requirement("RUN-06", "KYMA-06")
+def test_a_demo_on_the_advanced_engine_does_the_main_job_and_leaves_nothing_behind(
+    repository: Path,
+) -> None:
     with tempfile.TemporaryDirectory(prefix="ae2e-") as folder:
         state_dir = Path(folder) / "s"
-        command = [sys.executable, "-m", "agentcy_ray.cli"]
-        env = environment(state_dir)
-        subprocess.run(
-            [*command, "up", "--detach"], env=env, check=True, capture_output=True,
-            timeout=WAIT_SECS,
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "agentcy_ray.cli", "demo", str(repository), "--yes"),
+                *("--once", "--engine", "advanced", "--json"),
+                *("--question", "How long do the retries of part 3 wait?"),
+            ],
+            env=environment(state_dir), check=True, capture_output=True, timeout=WAIT_SECS,
         )  # fmt: skip
-        subprocess.run([*command, "down"], env=env, check=True, capture_output=True,
-                       timeout=WAIT_SECS)  # fmt: skip
+        facts = orjson.loads(done.stdout)
+        assert facts["engine"] == "advanced"
+        assert facts["sync"]["counts"]["nodes"]["added"] == 12 + 12 + 3
+        assert facts["stats"]["labels"]["GitCommit"] == 12
+        assert ["Ada", 12, 12] in [row[:3] for row in facts["traversal"]["rows"]]
+        assert "4 seconds" in facts["answer"]["text"]
+        assert facts["answer"]["citations"]
+        assert facts["action"]["status"] == "completed"
         left = [
             " ".join(process.info["cmdline"] or [])[:120]
             for process in psutil.process_iter(["cmdline"])
