@@ -8,6 +8,7 @@ no plan is refused with the place in the text; nothing is answered approximately
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import Expr, exp
@@ -16,6 +17,7 @@ from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages.cypher import sql, tree, values
 from agentcy_ray.context.languages.cypher.clauses import QueryParser
 from agentcy_ray.context.languages.cypher.frames import Frame, Plan
+from agentcy_ray.context.languages.cypher.plan_grouping import row_count
 from agentcy_ray.context.languages.cypher.plan_queries import QueryPlanner
 from agentcy_ray.context.languages.cypher.refusal import UnplannableError
 from agentcy_ray.context.languages.cypher.tokens import reject
@@ -51,12 +53,15 @@ def plan(
                           token=token)  # fmt: skip
     steps = Plan(scope, include_archived=include_archived)
     try:
-        found = QueryPlanner(steps, params).query(query, steps.start())
-        names = _names(query, found)
-        select, columns = _final(found, names, query, row_limit)
+        body, skip, limit = _outermost(query, params)
+        found = QueryPlanner(steps, params).query(body, steps.start())
+        select, columns = _final(found, _names(query, found))
     except UnplannableError as error:
         at = _offset(parser, error.token)
         reject(text, at, error.token or "query", error.reason, error.instead)
+    select = select.limit(row_limit + 1 if limit is None else limit, copy=False)
+    if skip:
+        select = select.offset(skip, copy=False)
     select.set("with_", exp.With(expressions=steps.steps, recursive=steps.recurs))
     return Planned(to_sql(select), columns)
 
@@ -70,8 +75,19 @@ def _names(query: tree.Query, found: Frame) -> list[tuple[str, str]]:
     return [(name, shown.get(name, name)) for name in found.bindings]
 
 
+def _outermost(query: tree.Query, params: Mapping[str, Any]) -> tuple[tree.Query, int, int | None]:
+    """The query without the ``SKIP`` and ``LIMIT`` of its last clause, which end the SQL."""
+    *before, last = query.parts[0]
+    if len(query.parts) > 1 or not isinstance(last, tree.Projection):
+        return query, 0, None
+    skip = 0 if last.skip is None else row_count(last.skip, params, "SKIP")
+    limit = None if last.limit is None else row_count(last.limit, params, "LIMIT")
+    bare = replace(last, skip=None, limit=None)
+    return replace(query, parts=((*before, bare),)), skip, limit
+
+
 def _final(
-    found: Frame, names: list[tuple[str, str]], query: tree.Query, row_limit: int
+    found: Frame, names: list[tuple[str, str]]
 ) -> tuple[exp.Select, tuple[OutputColumn, ...]]:
     selected: list[Expr] = []
     columns: list[OutputColumn] = []
@@ -82,10 +98,6 @@ def _final(
     select = exp.select(*selected, copy=False).from_(found.name, copy=False)
     if found.order:
         select = select.order_by(*found.order, copy=False)
-    last = query.parts[0][-1]
-    cut = isinstance(last, tree.Projection) and last.limit is not None
-    if len(query.parts) > 1 or not cut:
-        select = select.limit(row_limit + 1, copy=False)
     return select, tuple(columns)
 
 

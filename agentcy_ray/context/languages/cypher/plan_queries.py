@@ -374,26 +374,23 @@ class QueryPlanner(PatternPlanner):
         skip = 0 if clause.skip is None else row_count(clause.skip, self.params, "SKIP")
         limit = None if clause.limit is None else row_count(clause.limit, self.params, "LIMIT")
         # The engine may compute a step twice, so which rows are cut must not be left to chance.
-        steady = [*frame.order, *(
-            exp.Ordered(this=values.key_of(value), nulls_first=False)
-            for value in frame.bindings.values() if value.constant is values.UNSET
-        )] if not clause.final or frame.keys else list(frame.order)  # fmt: skip
-        if frame.keys:
-            rank = self.plan.mint("x")
-            window = exp.Window(
-                this=sql.function("row_number"),
-                partition_by=[sql.col(key) for key in frame.keys],
-                order=exp.Order(expressions=steady) if steady else None,
-            )
-            frame.add({rank: window})
-            tests = [sql.compare(">", sql.col(rank), sql.number(skip))]
-            if limit is not None:
-                tests.append(sql.compare("<=", sql.col(rank), sql.number(skip + limit)))
-            frame.filter(sql.all_of(tests))
-            return
-        query = frame.select()
-        if steady:
-            query = query.order_by(*steady, copy=False)
+        # Rows are counted: DataFusion 44 filters before an inner LIMIT what is filtered after it.
+        steady = [
+            *frame.order,
+            *(
+                exp.Ordered(this=values.key_of(value), nulls_first=False)
+                for value in frame.bindings.values()
+                if value.constant is values.UNSET
+            ),
+        ]
+        rank = self.plan.mint("x")
+        window = exp.Window(
+            this=sql.function("row_number"),
+            partition_by=[sql.col(key) for key in frame.keys],
+            order=exp.Order(expressions=steady) if steady else None,
+        )
+        frame.add({rank: window})
+        tests = [sql.compare(">", sql.col(rank), sql.number(skip))]
         if limit is not None:
-            query = query.limit(limit, copy=False)
-        frame.advance(query.offset(skip, copy=False) if skip else query)
+            tests.append(sql.compare("<=", sql.col(rank), sql.number(skip + limit)))
+        frame.filter(sql.all_of(tests))

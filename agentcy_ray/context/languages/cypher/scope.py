@@ -79,8 +79,8 @@ class Scoper:
                     visible |= _returned(clause.query)
                 case tree.Projection():
                     projected = self._projection(clause, visible, top=top)
-                    done.append(projected)
                     visible = frozenset(column.name for column in projected.columns)
+                    done += _cut_first(projected, sorted(visible))
         return tuple(done)
 
     def _projection(
@@ -281,6 +281,13 @@ def _leading(node: tree.NodePattern, visible: frozenset[str]) -> tree.LabelExpre
         return node.labels
     keys = {key for key, _ in node.properties.entries} if node.properties else set[str]()
     return ENTITY if node.labels is None or keys & INDEXED else node.labels
+
+
+def _cut_first(clause: tree.Projection, names: list[str]) -> list[tree.Clause]:
+    """``WHERE`` after ``LIMIT`` as a clause of its own: the embedded server filters first."""
+    if clause.where is None or (clause.limit is None and clause.skip is None):
+        return [clause]
+    return [replace(clause, where=None), replace(_importing(names), where=clause.where)]
 
 
 def _importing(names: Iterable[str]) -> tree.Projection:
