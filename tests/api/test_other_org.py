@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentcy_ray.api.openapi import PREFIX, permissions
-from agentcy_ray.core.ids import encode
+from agentcy_ray.core.ids import encode, new_id
 from tests.api.platform import Platform, ask
 
 BODIES: dict[str, Any] = {
@@ -77,6 +77,11 @@ async def things(platform: Platform) -> Things:
     new = {"name": "private", "kind": "webhook", "realm": "data"}
     pipeline = (await owner.post("/context/pipelines", json=new)).json()
     token = await owner.post(f"/context/pipelines/{pipeline['id']}/tokens", json={})
+    move = new_id()
+    await platform.sql(
+        "INSERT INTO engine_migrations (id, org_id, status) VALUES ($1, $2, 'cancelled')",
+        move, platform.org_id,
+    )  # fmt: skip
     return Things(
         {
             "source_id": source["id"], "sync_run_id": run["id"], "conversation_id": conversation,
@@ -86,6 +91,7 @@ async def things(platform: Platform) -> Things:
             "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
             "request_id": access["id"], "artifact_id": encode("art", artifact.id),
             "pipeline_id": pipeline["id"], "token_id": token.json()["id"],
+            "migration_id": encode("mig", move),
         },
         package["id"],
     )  # fmt: skip
