@@ -111,10 +111,10 @@ CASES = (
         (("Service", 2),),
     ),
     Case(
-        "select distinct name from nodes order by length(name) limit 2",
+        "select distinct name from nodes order by length(name), name limit 2",
         (
-            ("orders-db",),
             ("Core team",),
+            ("orders-db",),
         ),
         ordered=True,
     ),
