@@ -14,8 +14,9 @@ from agentcy_ray.context.languages.facts import function, joined, text_of
 from agentcy_ray.context.languages.frames import Plan
 from agentcy_ray.context.languages.planned import OutputColumn, Planned, sql_name, to_sql
 from agentcy_ray.context.languages.refusals import refuse
+from agentcy_ray.context.languages.sql.bodies import Body, bounded
 from agentcy_ray.context.languages.sql.reading import read
-from agentcy_ray.context.languages.sql.selects import Body, Queries, bounded
+from agentcy_ray.context.languages.sql.selects import Queries
 from agentcy_ray.context.languages.values import OUTPUT, Value, case, cast, nanoseconds_of
 
 
