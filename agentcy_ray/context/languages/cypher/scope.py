@@ -21,6 +21,9 @@ ENTITY = tree.Label("Entity")
 INDEXED = frozenset({"id", "name", "url", "external_id"})
 """Properties that are indexed on ``Entity``, not on each label."""
 
+HIDDEN = ("org", "_labels", "_text", "_json", "_src", "_dst")
+"""Properties that are stored beside the caller's, see ``basic/layout.py``."""
+
 _TRUE, _FALSE, _NULL = tree.Constant(True), tree.Constant(False), tree.Constant(None)
 
 
@@ -256,8 +259,18 @@ class Scoper:
             return tuple(self._inside(each, visible) for each in cast("tuple[Any, ...]", value))
         if is_dataclass(value) and not isinstance(value, type):
             changed = {f.name: self._inside(getattr(value, f.name), visible) for f in fields(value)}
-            return replace(value, **changed)
+            made = replace(value, **changed)
+            return self._own_keys(made) if isinstance(made, tree.Call) else made
         return value
+
+    def _own_keys(self, call: tree.Call) -> Expression:
+        """``keys(n)`` without the properties that only we store."""
+        if call.name != "keys" or any(isinstance(each, tree.MapOf) for each in call.arguments):
+            return call
+        key = tree.Variable(self._mint())
+        hidden = tree.ListOf(tuple(tree.Constant(name) for name in HIDDEN))
+        shown = tree.Unary("NOT", tree.Binary("IN", key, hidden))
+        return tree.ListComprehension(key.name, call, shown, None)
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:
