@@ -75,7 +75,10 @@ def _call(
         arguments = [_as_list(lowering, node, arguments[0])]
         item_kind = arguments[0].item
         kind, item = (item_kind, "null") if name == "unnest" else (kind, item)
-    sql = _sql(name, found, arguments, condition, distinct, _ordered(lowering, order))
+    sorting = _ordered(lowering, order)
+    if distinct and sorting and (len(sorting) > 1 or sorting[0].this != arguments[0].sql):
+        lowering.fail(node, "distinct items are ordered by themselves only", "order by the same")
+    sql = _sql(name, found, arguments, condition, distinct, sorting)
     return Value(values.cast(sql, kind) if found.gives == "long" else sql, kind, item=item)
 
 
@@ -118,11 +121,12 @@ def _sql(
     if name == "approx_percentile_cont":
         parts[0] = values.cast(parts[0], "real")
     if name == "string_agg":  # as an array, since not every engine orders it
-        item = exp.Distinct(expressions=parts[:1]) if distinct else parts[0]
-        item = exp.Order(this=item, expressions=order) if order else item
+        items = _array(parts[0], distinct, order)
         none = exp.EQ(this=function("count", arguments[0].copy), expression=exp.Literal.number(0))
-        whole = function("array_to_string", function("array_agg", item), arguments[1].copy)
+        whole = function("array_to_string", items, arguments[1].copy)
         return values.case((none, values.null("string")), default=whole)
+    if name == "array_agg":
+        return _array(parts[0], distinct, order)
     if distinct:
         parts = [exp.Distinct(expressions=parts)]
     if order:
@@ -131,6 +135,18 @@ def _sql(
     if name == "contains":
         return exp.GT(this=sql, expression=exp.Literal.number(0))
     return sql
+
+
+def _array(item: exp.Expr, distinct: bool, order: list[exp.Ordered]) -> exp.Expr:
+    """``array_agg``; distinct items, ordered by themselves, are sorted afterwards."""
+    if not distinct:
+        item = exp.Order(this=item, expressions=order) if order else item
+        return function("array_agg", item)
+    items = function("array_agg", exp.Distinct(expressions=[item]))
+    if not order:
+        return items
+    way = "DESC" if order[0].args.get("desc") else "ASC"
+    return function("array_sort", items, way)
 
 
 def _as(value: Value, wanted: str) -> Value:

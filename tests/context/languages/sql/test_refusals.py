@@ -14,6 +14,12 @@ from agentcy_ray.core.errors import QueryRejectedError
 
 SCOPE = Scope(org_id=UUID(int=5))
 REFUSED = (
+    (
+        "select array_agg(distinct name order by id) from nodes",
+        "array_agg",
+        8,
+        "distinct items are ordered by themselves only",
+    ),
     ("insert into context_nodes values (1)", "insert", 1, "write select …"),
     ("update context_nodes set name = 'x'", "update", 1, "write select …"),
     ("delete from context_nodes", "delete", 1, "write select …"),
