@@ -27,6 +27,10 @@ Row = dict[str, Any]
 Cells = dict[str, Sequence[Any]]
 
 
+_NEVER_ADDED = frozenset({"at", "label", "body", "props"})
+"""A typed table that lacks one of these drops it."""
+
+
 class Rows:
     """The rows of one ingest body, and the columns that they bring along.
 
@@ -36,7 +40,7 @@ class Rows:
 
     def __init__(self, body: bytes, columns: Columns, *, evolve: bool, new_columns: int) -> None:
         self._columns = list(columns)
-        self._known = {c.name.lower() for c in columns}
+        self._known = {*_NEVER_ADDED, *(c.name.lower() for c in columns)}
         self._room = new_columns if evolve else 0
         self._shapes: set[tuple[str, ...]] = set()
         self._blocks: list[dict[str, pa.Array]] = []

@@ -274,9 +274,14 @@ class EngineRouter:
 
 
 async def _both(*writes: Awaitable[Written]) -> Written:
-    """What the first write answers, once all have ended: none may go on after the lock is free."""
+    """What the first write changed, with what any of them refused.
+
+    All have ended by then: none may go on after the lock is free.
+    """
     done = await asyncio.gather(*writes, return_exceptions=True)
     for each in done:
         if isinstance(each, BaseException):
             raise each
-    return cast("Written", done[0])
+    written = cast("list[Written]", done)
+    refused = {each.id: each for one in written for each in one.refused}
+    return written[0].model_copy(update={"refused": tuple(refused.values())})
