@@ -51,9 +51,9 @@ async def test_a_batch_has_one_result_for_each_call_in_order(platform: Platform)
 async def test_a_call_that_waits_for_a_person_does_not_hold_its_batch_up(
     platform: Platform,
 ) -> None:
-    publish = call("restart_service", "demo", service="service-1")
+    restart = call("restart_service", "demo", service="service-1") | {"source": "waiting-room"}
     source = await platform.source(name="waiting-room", connector="demo", config={})
-    answer = await post(platform, {"calls": [publish, call()]})
+    answer = await post(platform, {"calls": [restart, call()]})
     waiting, done = answer.json()["results"]
     assert (waiting["status"], done["status"]) == ("pending_approval", "completed")
     assert waiting["approval_id"].startswith("apr_")
