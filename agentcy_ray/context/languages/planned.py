@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 import orjson
@@ -183,8 +182,8 @@ def _json_texts(tagged: pa.Array) -> pa.Array:
 
 def _column(values: pa.ChunkedArray, kind: Kind) -> list[Any]:
     if kind == "timestamp":
-        moments = values.cast(pa.timestamp("us"), safe=False).to_pylist()
-        return [None if each is None else _stamp(each) for each in moments]
+        moments = values.cast(pa.timestamp("us"), safe=False)
+        return pc.strftime(moments, format="%Y-%m-%dT%H:%M:%SZ").to_pylist()
     if kind in _SCALARS:
         return values.cast(_SCALARS[kind]).to_pylist()
     return [None if text is None else value(text) for text in values.to_pylist()]
@@ -280,7 +279,3 @@ def _fields(rest: str, names: Sequence[str]) -> dict[str, str]:
 def _without_nulls(text: str) -> dict[str, Any]:
     properties = cast("dict[str, Any]", orjson.loads(text)) if text else {}
     return {key: each for key, each in properties.items() if each is not None}
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
