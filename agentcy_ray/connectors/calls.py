@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -105,18 +106,18 @@ class Order:
             self.reply(self, (self.number, encoded, code, message, transient, millis))
 
 
-class Caller:
+class Caller(ABC):
     """The single call, for dispatchers that send many."""
 
+    @abstractmethod
     async def send(
         self, requests: Sequence[ToolRequest], told: Callable[[ToolRequest, Told], None]
     ) -> None:
         """Execute calls; ``told`` hears what came of each."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def abandon(self, calls: Sequence[ToolRequest]) -> None:
         """Stop waiting for reads in flight."""
-        raise NotImplementedError
 
     async def call(self, request: ToolRequest) -> ToolOutcome:
         """Execute one call; a caller that is cancelled leaves a read abandoned.
