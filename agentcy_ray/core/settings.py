@@ -174,6 +174,19 @@ class Settings(BaseModel):
     embedding_model: str = _setting("local:all-MiniLM-L6-v2", "embedder of an org's first space")
     embedding_batch: int = _setting(64, "texts per model call", ge=1)
     embedding_device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where it runs")
+    embedding_retired_days: int = _setting(
+        7, "days that a space which no longer answers is kept, and written, for a roll-back", ge=0
+    )
+    embedding_min_recall: float = _setting(
+        0.95, "recall@10 against exact search that a swap asks of the new space", ge=0, le=1
+    )
+    embedding_min_overlap: float = _setting(
+        0.3, "share of hits that both spaces of a swap must have in common", ge=0, le=1
+    )
+    embedding_query_sample: int = _setting(
+        500, "queries of an organisation kept to compare spaces by; 0 = none", ge=0, le=10_000
+    )
+    embedding_query_days: int = _setting(30, "days that a sampled query is kept", ge=1)
     chunk_tokens: int = _setting(384, "tokens per chunk", ge=32, le=8192)
     chunk_overlap: int = _setting(48, "tokens shared by neighbours", ge=0)
     hnsw_m: int = _setting(16, "HNSW links per node", ge=4)

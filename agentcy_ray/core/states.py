@@ -51,6 +51,11 @@ ENGINE_MIGRATION = _machine(
     "planned→backfilling backfilling→verifying verifying→cutover cutover→done"
     " planned|backfilling|verifying→failed|cancelled failed→backfilling"
 )
+EMBEDDING_SWAP = _machine(
+    "planned→backfilling backfilling→checking checking→ready|cut_over ready→checking|cut_over"
+    " cut_over→done|rolled_back planned|backfilling|checking|ready→failed|cancelled"
+    " failed→backfilling"
+)
 
 MACHINES: Mapping[str, Machine] = {
     "source": SOURCE,
@@ -61,6 +66,7 @@ MACHINES: Mapping[str, Machine] = {
     "job": JOB,
     "embedding_space": EMBEDDING_SPACE,
     "engine_migration": ENGINE_MIGRATION,
+    "embedding_swap": EMBEDDING_SWAP,
 }
 
 

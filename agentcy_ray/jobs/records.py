@@ -21,6 +21,7 @@ KINDS: Mapping[str, QueueName] = {
     "source_purge": "sync",
     "embed_backfill": "embed",
     "embed_reindex": "embed",
+    "embed_swap": "embed",
     "task_run": "tasks",
     "workflow_run": "tasks",
     "lifecycle_dispatch": "tasks",
