@@ -29,7 +29,7 @@ from agentcy_ray.core.ids import decode
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 from agentcy_ray.llm.scripted import scripted_reference
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
 from agentcy_ray.stores.endpoints import resolve_endpoints
 from benchmarks.figures import Figure, absolute, compared
 from benchmarks.stores import Bench, fresh_stores
@@ -166,8 +166,8 @@ class _NoEmbedder:
 
     info = EmbedderInfo("local:none", "none/8", 8, 512)
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        return np.ones((len(texts), 8), np.float32)
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        return vectors_of(np.ones((len(texts), 8), np.float32))
 
 
 async def _services(settings: Settings, dispatcher: _Clock) -> Services:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from agentcy_ray.core.batches import CHUNKS
 from agentcy_ray.core.ids import new_id
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
 from agentcy_ray.retrieval.passages import chunk_key
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery
@@ -41,8 +41,8 @@ class _Given:
         self.info = EmbedderInfo("local:given", f"given/{DIM}", DIM, 512)
         self._vectors = vectors
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        return np.stack([self._vectors[text] for text in texts])
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        return vectors_of(np.stack([self._vectors[text] for text in texts]))
 
 
 async def run() -> list[Figure]:
@@ -119,7 +119,7 @@ async def _fill(bench: Bench, space: Space, vectors: Matrix) -> None:
             for i in range(start, start + 2_000)
         ]  # fmt: skip
         batch = pa.RecordBatch.from_pylist(rows, schema=CHUNKS)
-        await index.upsert(space, batch, vectors[start : start + 2_000])
+        await index.upsert(space, batch, vectors_of(vectors[start : start + 2_000]))
 
 
 def _near(rng: np.random.Generator, centres: np.ndarray, count: int) -> Matrix:

@@ -32,7 +32,7 @@ from agentcy_ray.ingest.service import source_opener
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.worker import Beat
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.secrets import resolve_secrets
@@ -50,13 +50,13 @@ class _NoVectors:
 
     info = EmbedderInfo("local:none", "none/8", 8, 512)
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        return np.ones((len(texts), 8), np.float32)
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        return vectors_of(np.ones((len(texts), 8), np.float32))
 
     async def existing_keys(self, space: Space, node_ids: Sequence[str]) -> set[str]:
         return set()
 
-    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Matrix) -> int:
+    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> int:
         return chunks.num_rows
 
     async def refresh(self, space: Space, chunks: pa.RecordBatch) -> int:

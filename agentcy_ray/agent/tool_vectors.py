@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agentcy_ray.agent.tool_index import Rows, Scores
 from agentcy_ray.core.errors import AgentcyError
-from agentcy_ray.retrieval.embedder import Embedder, Matrix
+from agentcy_ray.retrieval.embedder import Embedder, Matrix, matrix_of
 from agentcy_ray.stores.postgres import Database
 
 WAIT_SECS = 0.25
@@ -152,7 +152,7 @@ class ToolVectors:
 
     async def _embed_question(self, question: str) -> None:
         try:
-            vectors = await self._embedder.embed([question])
+            vectors = matrix_of(await self._embedder.embed([question]))
         except AgentcyError as error:
             self._failed(error)
             return
@@ -186,7 +186,7 @@ class ToolVectors:
         known = await self._stored(signature, keys)
         lacking = [i for i, key in enumerate(keys) if key not in known]
         if lacking:
-            fresh = await self._embedder.embed([texts[i] for i in lacking])
+            fresh = matrix_of(await self._embedder.embed([texts[i] for i in lacking]))
             made = {keys[i]: vector for i, vector in zip(lacking, fresh, strict=True)}
             await self._keep(signature, made)
             known |= made

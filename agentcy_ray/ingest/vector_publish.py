@@ -27,7 +27,7 @@ from agentcy_ray.retrieval.passages import chunk_batch
 
 if TYPE_CHECKING:
     from agentcy_ray.retrieval.chunking import Chunker
-    from agentcy_ray.retrieval.embedder import Embedder, Matrix
+    from agentcy_ray.retrieval.embedder import Embedder, Vectors
     from agentcy_ray.retrieval.index import VectorIndex
     from agentcy_ray.retrieval.spaces import Space
 
@@ -62,7 +62,7 @@ class _Embedded:
     """A group of chunks with their vectors; ``done`` is the window that it completes."""
 
     chunks: pa.RecordBatch | None
-    vectors: Matrix | None
+    vectors: Vectors | None
     done: _Chunked | None
 
 

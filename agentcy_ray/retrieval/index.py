@@ -9,15 +9,15 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from agentcy_ray.retrieval.embedder import Matrix
+from agentcy_ray.retrieval.embedder import Vectors
 from agentcy_ray.retrieval.spaces import Space
 
 
 class VectorIndex(Protocol):
     """Where the chunks of a space lie. Every method may be repeated: keys are derived, not made."""
 
-    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Matrix) -> int:
-        """Write rows of ``CHUNKS`` with their vectors, shape (rows, dim); returns rows written."""
+    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> int:
+        """Write rows of ``CHUNKS`` with a vector each; returns rows written."""
         ...
 
     async def refresh(self, space: Space, chunks: pa.RecordBatch) -> int:

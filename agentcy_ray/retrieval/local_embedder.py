@@ -29,7 +29,7 @@ import numpy as np
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.chunking import load_tokenizer
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -87,8 +87,8 @@ class LocalEmbedder:
         info = _describe(reference, model, folder)
         return cls(model, info, batch=settings.embedding_batch, workers=workers)
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        """Vectors of ``texts`` in their order, shape (texts, dim), float32, unit length.
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of ``texts`` in their order, of unit length.
 
         Texts longer than ``info.max_tokens`` are embedded by their beginning.
 
@@ -115,7 +115,7 @@ class LocalEmbedder:
                 "EMBEDDING_BATCH",
                 reference=self.info.reference,
             ) from error
-        return vectors
+        return vectors_of(vectors)
 
     def close(self) -> None:
         """End the worker threads; nothing may be embedded after it."""

@@ -14,7 +14,7 @@ from pgvector import HalfVector, Vector
 
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.embedder import Matrix
+from agentcy_ray.retrieval.embedder import Vectors, matrix_of
 from agentcy_ray.retrieval.spaces import Space
 from agentcy_ray.stores.postgres import Database
 
@@ -73,21 +73,22 @@ class PgVectorIndex:
         self._db = db
         self._rows = min(COPY_ROWS, settings.pipeline_batch_size)
 
-    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Matrix) -> int:
+    async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> int:
         """Write rows of ``CHUNKS`` with their vectors; returns rows written or brought up to date.
 
         Raises:
-            InvalidError: the matrix does not fit the chunks or the space.
+            InvalidError: the vectors do not fit the chunks or the space.
         """
-        if vectors.shape != (chunks.num_rows, space.dim):
+        if (len(vectors), vectors.type.list_size) != (chunks.num_rows, space.dim):
             raise InvalidError(
-                f"{chunks.num_rows} chunks of a space of {space.dim} dimensions came with a matrix "
-                f"of shape {vectors.shape}; embed them with the space's own embedder"
+                f"{chunks.num_rows} chunks of a space of {space.dim} dimensions came with "
+                f"{len(vectors)} vectors of {vectors.type.list_size}; embed them with the space's "
+                "own embedder"
             )
         written = 0
         for start in range(0, chunks.num_rows, self._rows):
-            part = slice(start, start + self._rows)
-            rows = _records(space, chunks.slice(start, self._rows), vectors[part])
+            part = vectors.slice(start, self._rows)
+            rows = _records(space, chunks.slice(start, self._rows), part)
             async with self._db.tenant(space.org_id) as connection:
                 stage = _STAGE.format(table=space.table_name, vector=", embedding")
                 await connection.execute(stage)
@@ -158,7 +159,7 @@ def _affected(tag: str) -> int:
 
 
 def _records(
-    space: Space, chunks: pa.RecordBatch, vectors: Matrix | None
+    space: Space, chunks: pa.RecordBatch, vectors: Vectors | None
 ) -> Iterator[tuple[Any, ...]]:
     """Rows in the order of ``_COPIED``; vectors stay numpy until they are bytes on the wire."""
     columns = {name: chunks.column(name).to_pylist() for name in chunks.schema.names}
@@ -171,10 +172,10 @@ def _records(
     if vectors is None:
         yield from rows
     elif space.storage == "halfvec":
-        for row, vector in zip(rows, vectors.astype(np.float16), strict=True):
+        for row, vector in zip(rows, matrix_of(vectors).astype(np.float16), strict=True):
             yield (*row, HalfVector(vector))
     else:
-        for row, vector in zip(rows, vectors, strict=True):
+        for row, vector in zip(rows, matrix_of(vectors), strict=True):
             yield (*row, Vector(vector))
 
 

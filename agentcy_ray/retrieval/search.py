@@ -13,7 +13,7 @@ from agentcy_ray.core.errors import InvalidError, QueryTimeoutError
 from agentcy_ray.core.org_cache import OrgCache
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.bm25 import bm25
-from agentcy_ray.retrieval.embedder import Embedder, Matrix
+from agentcy_ray.retrieval.embedder import Embedder, matrix_of
 from agentcy_ray.retrieval.queries import Hit, HitSource, HybridQuery, RagQuery, SearchHits
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.retrieval.statements import (
@@ -136,9 +136,9 @@ class SearchService:
             space = await self._active.get(org_id)
         if space is None or seen == ():
             return None
-        vectors: Matrix = await self._embedder.embed([text[:EMBEDDED_CHARS]])
+        vectors = await self._embedder.embed([text[:EMBEDDED_CHARS]])
         space.require(self._embedder.info)  # known once it has answered, if it is far away
-        return space, vectors[0], seen
+        return space, matrix_of(vectors)[0], seen
 
     async def _rows(
         self, space: Space, top_k: int, build: Build, nodes: Callable[[list[Any]], int]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError
 
 from agentcy_ray.core.errors import EmbedderUnavailableError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.embedder import Embedder, EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import Embedder, EmbedderInfo, Vectors, no_vectors
 from agentcy_ray.runtime.cluster import NAMESPACE
 
 SPLIT_TEXTS = 32
@@ -42,7 +43,7 @@ class EmbeddingActor:
         """Identity of the model; waits until it is loaded."""
         return (await self._model()).info
 
-    async def embed(self, texts: list[str]) -> Matrix:
+    async def embed(self, texts: list[str]) -> Vectors:
         """Vectors of ``texts``, in their order."""
         return await (await self._model()).embed(texts)
 
@@ -91,7 +92,7 @@ class EmbeddingPool:
             self._info = info
         return self._info
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of ``texts``; a block goes to each actor when there are many.
 
         Raises:
@@ -99,16 +100,18 @@ class EmbeddingPool:
         """
         info = await self.ready()
         if not texts:
-            return np.empty((0, info.dim), dtype=np.float32)
+            return no_vectors(info.dim)
         parts = max(1, min(len(self._names), len(texts) // SPLIT_TEXTS))
+        # Dealt out in turns, since callers sort by length: every actor gets long and short ones.
         blocks = [list(texts[i::parts]) for i in range(parts)]
         answers = await asyncio.gather(*(self._embed(block) for block in blocks))
-        vectors = np.empty((len(texts), info.dim), dtype=np.float32)
-        for i, answer in enumerate(answers):
-            vectors[i::parts] = answer
-        return vectors
+        if parts == 1:
+            return answers[0]
+        starts = np.cumsum([0, *map(len, blocks)])
+        rows = np.arange(len(texts))
+        return pa.concat_arrays(answers).take(pa.array(starts[rows % parts] + rows // parts))
 
-    async def _embed(self, texts: list[str]) -> Matrix:
+    async def _embed(self, texts: list[str]) -> Vectors:
         # An actor that died comes back by itself; embedding is pure, so asking again is safe.
         for attempt in range(ATTEMPTS):
             name = min(self._names, key=lambda n: self._busy[n])

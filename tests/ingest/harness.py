@@ -20,7 +20,7 @@ from agentcy_ray.ingest.runner import SyncRunner, no_probe
 from agentcy_ray.ingest.syncs import SyncRun, SyncRuns
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.worker import Beat
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
 from agentcy_ray.stores.objects import ObjectStore
 from agentcy_ray.stores.postgres import Database
 from tests.ingest.memory_source import EdgeKey, Graph, MemorySource, NodeKey
@@ -36,7 +36,7 @@ class WordEmbedder:
     error: Exception | None = None
     info: EmbedderInfo = field(default_factory=lambda: EmbedderInfo("words", "words/1", 16, 512))
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str]) -> Vectors:
         if self.error is not None and texts:
             raise self.error
         self.texts += texts
@@ -46,7 +46,7 @@ class WordEmbedder:
             for word in text.split():
                 vectors[row, sum(word.encode()) % self.info.dim] += 1
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, 1e-9)
+        return vectors_of(vectors / np.maximum(norms, 1e-9))
 
 
 @dataclass

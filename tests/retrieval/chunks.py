@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from agentcy_ray.core.batches import CHUNKS
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
 from agentcy_ray.retrieval.passages import chunk_key
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.postgres import Database
@@ -61,9 +61,9 @@ class ChosenEmbedder:
         self.chosen = dict(chosen or {})
         self.embedded: list[str] = []
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str]) -> Vectors:
         self.embedded += texts
-        return units(np.stack([self._vector(text) for text in texts]))
+        return vectors_of(units(np.stack([self._vector(text) for text in texts])))
 
     def _vector(self, text: str) -> Any:
         if text in self.chosen:

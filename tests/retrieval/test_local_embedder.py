@@ -11,6 +11,7 @@ import pytest
 
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.embedder import matrix_of
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder, bundled_tokenizer
 from tests.retrieval.chunks import units
 
@@ -32,11 +33,12 @@ def refuse(*args, **kwargs):
 
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.embedder import matrix_of
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from tests.retrieval.test_local_embedder import TEXTS
 
 embedder = LocalEmbedder.load(Settings.load({}), threads=1)
-alone = [asyncio.run(embedder.embed([text])) for text in TEXTS]
+alone = [matrix_of(asyncio.run(embedder.embed([text]))) for text in TEXTS]
 sys.stdout.buffer.write(np.concatenate(alone).tobytes())
 embedder.close()
 """
@@ -46,7 +48,7 @@ embedder.close()
 async def test_another_process_without_network_gives_the_same_vectors(
     embedder: LocalEmbedder,
 ) -> None:
-    here = await embedder.embed(TEXTS)
+    here = matrix_of(await embedder.embed(TEXTS))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", OTHER_PROCESS,
         stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
@@ -64,7 +66,7 @@ async def test_vectors_are_those_of_sentence_transformers(embedder: LocalEmbedde
     model = SentenceTransformer(str(MODEL_DIR), device="cpu", local_files_only=True)
     model.max_seq_length = 512
     plain = units(np.asarray(model.encode(TEXTS, show_progress_bar=False)))
-    ours = await embedder.embed(TEXTS)
+    ours = matrix_of(await embedder.embed(TEXTS))
     assert (plain * ours).sum(axis=1).min() >= 0.9999
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1.0, atol=1e-5)
     assert ours.dtype == np.float32
@@ -72,19 +74,19 @@ async def test_vectors_are_those_of_sentence_transformers(embedder: LocalEmbedde
 
 async def test_vectors_come_in_the_order_of_the_texts(embedder: LocalEmbedder) -> None:
     texts = [f"{'long ' * (i * 7 % 60)}text number {i}" for i in range(100)]
-    together = await embedder.embed(texts)
-    alone = np.concatenate([await embedder.embed([text]) for text in texts[::20]])
+    together = matrix_of(await embedder.embed(texts))
+    alone = np.concatenate([matrix_of(await embedder.embed([text])) for text in texts[::20]])
     assert (together[::20] * alone).sum(axis=1).min() >= 0.9999
 
 
-async def test_no_texts_make_an_empty_matrix(embedder: LocalEmbedder) -> None:
-    assert (await embedder.embed([])).shape == (0, 384)
+async def test_no_texts_make_no_vectors(embedder: LocalEmbedder) -> None:
+    assert matrix_of(await embedder.embed([])).shape == (0, 384)
 
 
 async def test_the_whole_of_a_chunk_is_read(embedder: LocalEmbedder, settings: Settings) -> None:
     assert embedder.info.max_tokens >= settings.chunk_tokens + 2
     start = "common beginning " * 180  # 360 tokens
-    one, other = await embedder.embed([start + "about cats", start + "about taxes"])
+    one, other = matrix_of(await embedder.embed([start + "about cats", start + "about taxes"]))
     assert one @ other < 0.9999
 
 
@@ -95,7 +97,7 @@ async def test_a_question_is_answered_while_bulk_work_waits_its_turn(
     await asyncio.sleep(0)
     await embedder.embed(["a question"])
     assert not bulk.done()
-    assert (await bulk).shape == (120, 384)
+    assert matrix_of(await bulk).shape == (120, 384)
 
 
 async def test_the_identity_names_reference_weights_and_length(embedder: LocalEmbedder) -> None:

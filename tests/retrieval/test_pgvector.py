@@ -10,6 +10,7 @@ import pytest
 
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.embedder import matrix_of, no_vectors
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery
 from agentcy_ray.retrieval.search import SearchService
@@ -104,7 +105,7 @@ async def test_the_vectors_of_the_table_are_those_that_were_written(
             f"SELECT node_id, embedding FROM {space.table_name} ORDER BY node_id"
         )
     read = np.stack([row["embedding"].to_numpy() for row in stored]).astype(np.float32)
-    np.testing.assert_allclose(read, vectors, atol=1e-3)
+    np.testing.assert_allclose(read, matrix_of(vectors), atol=1e-3)
 
 
 @pytest.mark.requirement("EMB-05")
@@ -196,9 +197,9 @@ async def test_text_that_postgres_cannot_hold_is_written_without_the_nul_charact
     assert await index.upsert(space, batch([row]), await chosen.embed(["x"])) == 1
 
 
-async def test_a_matrix_of_the_wrong_shape_is_refused(index: PgVectorIndex, space: Space) -> None:
-    with pytest.raises(InvalidError, match="matrix of shape"):
-        await index.upsert(space, batch([chunk("n_a", "one")]), np.zeros((1, 3), np.float32))
+async def test_vectors_of_the_wrong_length_are_refused(index: PgVectorIndex, space: Space) -> None:
+    with pytest.raises(InvalidError, match="0 vectors of 3"):
+        await index.upsert(space, batch([chunk("n_a", "one")]), no_vectors(3))
 
 
 @pytest.mark.requirement("TEN-06")
@@ -229,7 +230,7 @@ async def test_text_search_of_a_request_uses_the_trigram_index(
 async def test_hybrid_is_one_statement_over_vector_distance_and_trigram_similarity(
     space: Space, chosen: ChosenEmbedder
 ) -> None:
-    vector = (await chosen.embed(["payment"]))[0]
+    vector = matrix_of(await chosen.embed(["payment"]))[0]
     made = hybrid_statement(space, vector, None, HybridQuery(query="payment service"), 40)
     assert "embedding <=> " in made.sql
     assert "word_similarity(" in made.sql

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.embedder import Matrix
+from agentcy_ray.retrieval.embedder import Matrix, vectors_of
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.search import SearchService
@@ -67,7 +67,7 @@ async def corpus(make_org: MakeOrg, spaces: SpaceStore, index: PgVectorIndex) ->
         )
         for i in range(ROWS)
     ]  # fmt: skip
-    await index.upsert(space, batch(rows), vectors)
+    await index.upsert(space, batch(rows), vectors_of(vectors))
     return Corpus(org, space, vectors, queries, realms, labels, days, embedder)
 
 

@@ -8,7 +8,7 @@ from agentcy_ray.agent.tool_search import ToolGroup, ToolSearch
 from agentcy_ray.agent.tool_vectors import ToolVectors
 from agentcy_ray.core.errors import EmbedderUnavailableError
 from agentcy_ray.core.tools import CatalogEntry, Effect, ToolSpec
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
 
 MEANINGS = {"cat": 0, "feline": 0, "dog": 1, "hound": 1, "ship": 2, "vessel": 2}
 
@@ -24,7 +24,7 @@ class Embedder:
         self.go.set()
         self.away = False
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str]) -> Vectors:
         await self.go.wait()
         if self.away:
             raise EmbedderUnavailableError("the model is away")
@@ -33,7 +33,7 @@ class Embedder:
         for row, text in enumerate(texts):
             meant = [MEANINGS[word] for word in text.split() if word in MEANINGS]
             vectors[row, meant[0] if meant else 3] = 1.0
-        return vectors
+        return vectors_of(vectors)
 
 
 def tools(*words: str, connector: str = "zoo") -> ToolGroup:
