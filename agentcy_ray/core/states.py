@@ -45,7 +45,8 @@ JOB = _machine(
     " retry_wait→queued dead→queued"
 )
 EMBEDDING_SPACE = _machine(
-    "building→ready|failed failed→building ready→active active→retired retired→active|dropped"
+    "building→ready|failed ready→failed failed→building|dropped ready→active active→retired"
+    " retired→active|dropped"
 )
 ENGINE_MIGRATION = _machine(
     "planned→backfilling backfilling→verifying verifying→cutover cutover→done"
@@ -55,6 +56,10 @@ EMBEDDING_SWAP = _machine(
     "planned→backfilling backfilling→checking checking→ready|cut_over ready→checking|cut_over"
     " cut_over→done|rolled_back planned|backfilling|checking|ready→failed|cancelled"
     " failed→backfilling"
+)
+EMBED_BACKFILL = _machine(
+    "queued→running|paused|cancelled|failed running→queued|paused|done|failed|cancelled"
+    " paused→queued|cancelled failed→queued"
 )
 
 MACHINES: Mapping[str, Machine] = {
@@ -67,6 +72,7 @@ MACHINES: Mapping[str, Machine] = {
     "embedding_space": EMBEDDING_SPACE,
     "engine_migration": ENGINE_MIGRATION,
     "embedding_swap": EMBEDDING_SWAP,
+    "embed_backfill": EMBED_BACKFILL,
 }
 
 
