@@ -39,7 +39,7 @@ async def tenants(make_database: MakeDatabase) -> AsyncIterator[Tenants]:
             "INSERT INTO organizations (id, name, display_name) VALUES ($1, $2, $2)",
             [(ours, "ours"), (theirs, "theirs")],
         )
-        await connection.fetchval("SELECT create_vector_table($1, 3, 'vector', 16, 64)", theirs)
+        await connection.fetchval("SELECT create_vector_table($1, 3, 'vector')", theirs)
         await fill(connection, ours)
         rows = await fill(connection, theirs)
     yield Tenants(db, url, ours, theirs, rows)
