@@ -6,6 +6,7 @@ other is told. A space's table goes with its row or with the status ``dropped``,
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,9 @@ from agentcy_ray.retrieval.space import (
 from agentcy_ray.stores.postgres import Database
 
 __all__ = ["Space", "SpaceStore"]
+
+Along = Callable[[Any, Space, Space | None], Awaitable[None]]
+"""(connection, space, the one that was active) → what else belongs to an activation."""
 
 _COLUMNS = (
     "id, org_id, embedder, signature, revision, dim, distance, storage, chunking, backend, "
@@ -227,7 +231,9 @@ class SpaceStore:
                 connection, space, "failed", ", error = $4, written_since = NULL", error
             )
 
-    async def activate(self, org_id: UUID, space_id: UUID, grace: timedelta) -> Space:
+    async def activate(
+        self, org_id: UUID, space_id: UUID, grace: timedelta, *, along: Along | None = None
+    ) -> Space:
         """Search this space from now on and retire the former one, in one transaction.
 
         Activating a retired one is the roll-back; it has been written all along.
@@ -236,6 +242,8 @@ class SpaceStore:
             org_id: whose.
             space_id: of a ready space, or of a retired one within its grace.
             grace: how long the former one is written and kept.
+            along: done in the same transaction, with the space as it was before and the one that
+                was active, or None; what it raises undoes the move.
 
         Raises:
             NotFoundError: no such space.
@@ -251,7 +259,10 @@ class SpaceStore:
                 s.id == space.id for s in _spaces(await connection.fetch(_WRITABLE, org_id))
             ):
                 raise _cannot(space, "activated")
+            former = _space(await connection.fetchrow(_ACTIVE, org_id))
             await connection.execute(_RETIRE, org_id, grace)
+            if along is not None:
+                await along(connection, space, former)
             return await _move(
                 connection, space, "active", ", retired_at = NULL, drop_after = NULL"
             )
