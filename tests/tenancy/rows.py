@@ -42,6 +42,8 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("context_pipelines", "kind"): "webhook",
     ("context_pipelines", "target_table"): "context_nodes",
     ("file_drop_objects", "status"): "done",
+    ("budget_limits", "scope"): "org",
+    ("budget_limits", "unit"): "usd",
 }
 _VALUES: dict[str, Any] = {
     "text": "x", "integer": 1, "smallint": 1, "bigint": 1, "boolean": True, "jsonb": {},
