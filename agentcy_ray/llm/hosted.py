@@ -18,6 +18,7 @@ from agentcy_ray.llm.model import (
     ModelEvent,
     ModelRequest,
     estimate_tokens,
+    refuse_json,
 )
 from agentcy_ray.llm.table import ModelTable, PricedTokens
 
@@ -63,8 +64,10 @@ class HostedModel:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
         """One turn; see ``Model.stream``."""
         library = await self._loaded()
-        from agentcy_ray.llm import faults
+        from agentcy_ray.llm import faults, translate
 
+        if not translate.can_answer_in_json(request, library):
+            refuse_json(request, self.reference)
         attempt = 0
         while True:
             started = False

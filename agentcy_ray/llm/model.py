@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.core.events import Usage
 from agentcy_ray.core.repair import repaired
 
@@ -125,6 +126,15 @@ class Evidence(Record):
     url: str | None = None
 
 
+class JsonAnswer(Record):
+    """The answer is to be JSON: any object, or one that its schema takes."""
+
+    name: str = "answer"
+    description: str | None = None
+    json_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
 class ModelRequest(Record):
     """Everything that a model turn depends on."""
 
@@ -134,6 +144,14 @@ class ModelRequest(Record):
     max_tokens: int | None = None
     temperature: float | None = None
     evidence: tuple[Evidence, ...] = ()
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    """Texts before which the model ends its answer."""
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    only_tool: str | None = None
+    """The one tool that the model must call."""
+    parallel_tool_calls: bool | None = None
+    json_answer: JsonAnswer | None = None
 
 
 # -- what streams back --------------------------------------------------------------------------
@@ -202,6 +220,20 @@ class Model(Protocol):
             ModelTimeoutError: no first token came in time.
         """
         ...
+
+
+def refuse_json(request: ModelRequest, reference: str) -> None:
+    """For models that cannot be held to JSON.
+
+    Raises:
+        InvalidError: the request asks for it.
+    """
+    if request.json_answer is not None:
+        raise InvalidError(
+            f"{reference} cannot be held to this form of JSON; leave response_format out, or name "
+            "another model",
+            errors=[{"loc": ["response_format"], "message": "not supported by the model"}],
+        )
 
 
 def estimate_tokens(text: str) -> int:

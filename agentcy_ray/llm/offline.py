@@ -28,6 +28,7 @@ from agentcy_ray.llm.model import (
     ToolReply,
     ToolUse,
     estimate_tokens,
+    refuse_json,
 )
 
 OFFLINE_REFERENCE = "offline:extractive"
@@ -77,6 +78,7 @@ class OfflineModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
         """One turn; see ``Model.stream``."""
+        refuse_json(request, self.reference)
         question = _question(request.messages)
         quotes = best_quotes(question, request.evidence)
         if not quotes and _may_search(request):

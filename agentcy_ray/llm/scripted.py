@@ -50,6 +50,7 @@ from agentcy_ray.llm.model import (
     ToolReply,
     ToolUse,
     estimate_tokens,
+    refuse_json,
 )
 from agentcy_ray.llm.model import Message as ModelMessage
 
@@ -139,10 +140,16 @@ class ScriptedModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
         """One turn; see ``Model.stream``."""
+        refuse_json(request, self.reference)
         turn = _turns_taken(request)
         await asyncio.sleep(self.ttft_ms / 1000)
         calls = self._calls(turn, request)
         words = self._answer(request) if not calls else self.say
+        pieces = re.findall(r"\S+\s*", words)
+        cut = not calls and request.max_tokens is not None and len(pieces) > request.max_tokens
+        if cut:
+            pieces = pieces[: request.max_tokens]
+            words = "".join(pieces)
         parts: list[Part] = []
         if self.think:
             parts.append(Thinking(text=self.think, provider="scripted"))
@@ -150,7 +157,7 @@ class ScriptedModel:
                 yield ThinkingDelta(piece)
         if words:
             parts.append(Text(text=words))
-        for count, piece in enumerate(re.findall(r"\S+\s*", words)):
+        for count, piece in enumerate(pieces):
             if self.fail_after is not None and count >= self.fail_after and not calls:
                 raise ModelError(f"{self.reference} fails as it was told to", model="scripted")
             if count and self.itl_ms:
@@ -160,7 +167,8 @@ class ScriptedModel:
             yield ToolCallReady(call)
             parts.append(call)
         message = ModelMessage(role="assistant", parts=tuple(parts))
-        yield Done(message, self._usage(request, parts), "tool_calls" if calls else "end_turn")
+        reason = "max_tokens" if cut else "tool_calls" if calls else "end_turn"
+        yield Done(message, self._usage(request, parts), reason)
 
     def _usage(self, request: ModelRequest, parts: Sequence[Part]) -> Usage:
         if self.usage is not None:

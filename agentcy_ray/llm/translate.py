@@ -6,7 +6,7 @@ Imported only when a provider is first used: pydantic-ai and the provider SDKs t
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_ai.messages import (
     FinishReason,
@@ -28,7 +28,9 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.messages import ModelRequest as LibraryRequest
+from pydantic_ai.models import Model as LibraryModel
 from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
@@ -55,15 +57,42 @@ def messages_of(request: ModelRequest) -> list[ModelMessage]:
     for message in request.messages:
         if message.role == "user":
             parts = [_request_part(part) for part in message.parts]
-            found.append(LibraryRequest(parts=parts, instructions=request.system))
+            found.append(LibraryRequest(parts=parts, instructions=request.system or None))
         else:
             found.append(ModelResponse(parts=[_response_part(part) for part in message.parts]))
     return found
 
 
+def can_answer_in_json(request: ModelRequest, library: LibraryModel[Any]) -> bool:
+    """Whether the provider holds the model to the JSON that the request asks for."""
+    if request.json_answer is None:
+        return True
+    schema = request.json_answer.json_schema is not None
+    return bool(
+        library.profile.get(
+            "supports_json_schema_output" if schema else "supports_json_object_output", False
+        )
+    )
+
+
 def parameters_of(request: ModelRequest) -> ModelRequestParameters:
-    """The tools on offer."""
+    """The tools on offer, and the form of the answer."""
+    answer = request.json_answer
+    output: OutputObjectDefinition | None = None
+    mode: Literal["text", "native", "prompted"] = "text"
+    if answer is not None:
+        mode = "prompted" if answer.json_schema is None else "native"
+    if answer is not None and answer.json_schema is not None:
+        output = OutputObjectDefinition(
+            json_schema=answer.json_schema,
+            name=answer.name,
+            description=answer.description,
+            strict=answer.strict,
+        )
     return ModelRequestParameters(
+        output_mode=mode,
+        output_object=output,
+        prompted_output_template=False if mode == "prompted" else None,
         function_tools=[
             ToolDefinition(
                 name=tool.name,
@@ -72,7 +101,7 @@ def parameters_of(request: ModelRequest) -> ModelRequestParameters:
                 strict=False,
             )
             for tool in request.tools
-        ]
+        ],
     )
 
 
@@ -87,6 +116,16 @@ def settings_of(
         settings["max_tokens"] = request.max_tokens
     if request.temperature is not None:
         settings["temperature"] = request.temperature
+    if request.top_p is not None:
+        settings["top_p"] = request.top_p
+    if request.stop:
+        settings["stop_sequences"] = list(request.stop)
+    if request.tools and request.only_tool is not None:
+        settings["tool_choice"] = [request.only_tool]
+    elif request.tools and request.tool_choice != "auto":
+        settings["tool_choice"] = request.tool_choice
+    if request.tools and request.parallel_tool_calls is not None:
+        settings["parallel_tool_calls"] = request.parallel_tool_calls
     return settings
 
 

@@ -17,6 +17,7 @@ from agentcy_ray.core.errors import InvalidError, ModelError, ModelTimeoutError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.llm.model import (
     Done,
+    JsonAnswer,
     Message,
     ModelEvent,
     ModelRequest,
@@ -139,6 +140,45 @@ async def test_provider_openai_sends_openai_requests_with_the_key(httpserver: HT
     body = json.loads(sent.data)
     assert body["stream"] is True
     assert {message["role"] for message in body["messages"]} >= {"user"}
+
+
+async def test_how_to_answer_is_sent_in_the_providers_form(httpserver: HTTPServer) -> None:
+    httpserver.expect_request(COMPLETIONS).respond_with_handler(
+        lambda _: stream_of(openai_events("{}"))
+    )
+    found = models(llm_api_key="k", llm_provider="openai", llm_base_url=httpserver.url_for("/v1"))
+    model = found.resolve("openai:gpt-4o")
+    look = ToolOffer(name="look", description="d", input_schema={"type": "object"})
+    leap = look.model_copy(update={"name": "leap"})
+    wanted = ASK.model_copy(
+        update={
+            "tools": (look, leap), "only_tool": "look", "parallel_tool_calls": False,
+            "stop": ("END",), "top_p": 0.5, "max_tokens": 9,
+        }
+    )  # fmt: skip
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    shaped = ASK.model_copy(update={"json_answer": JsonAnswer(name="x", json_schema=schema)})
+    free = ASK.model_copy(update={"json_answer": JsonAnswer()})
+    for request in (wanted, shaped, free):
+        assert [event async for event in model.stream(request)]
+    first, second, third = (json.loads(sent.data) for sent, _ in httpserver.log)
+    assert first["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+    assert (first["parallel_tool_calls"], first["stop"], first["top_p"]) == (False, ["END"], 0.5)
+    assert second["response_format"]["json_schema"]["schema"]["properties"] == schema["properties"]
+    assert third["response_format"] == {"type": "json_object"}
+    assert [message["content"] for message in third["messages"]] == ["Be brief.", "Hello?"]
+
+
+async def test_json_that_a_model_cannot_be_held_to_is_refused_at_once(
+    httpserver: HTTPServer,
+) -> None:
+    free = ASK.model_copy(update={"json_answer": JsonAnswer()})
+    with pytest.raises(InvalidError, match="response_format"):
+        await events_of(anthropic(httpserver), free)
+    for reference in ("offline:extractive", "scripted:tokens=2"):
+        with pytest.raises(InvalidError, match="response_format"):
+            assert [event async for event in models().resolve(reference).stream(free)]
+    assert httpserver.log == []
 
 
 @pytest.mark.requirement("LLM-05")
