@@ -20,6 +20,7 @@ from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.faults import Faults
 from agentcy_ray.devkyma.pull import Puller, StoppedError
 from agentcy_ray.devkyma.queries import Budgets, QueryRequest, plan_query
+from agentcy_ray.devkyma.views import without_views
 
 LANGUAGES = frozenset({"sql", "kql"})
 
@@ -65,7 +66,7 @@ class FlightServer(fl.FlightServerBase):
         reading.__enter__()
         try:
             plan = plan_query(self._engine, request)
-            schema = plan.schema()
+            schema = without_views(plan.schema())
             stream = plan.execute_stream()
         except Exception as error:
             reading.__exit__(None, None, None)

@@ -14,6 +14,7 @@ from agentcy_ray.devkyma.dialect import check_dialect
 from agentcy_ray.devkyma.engine import Engine
 from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.kql.operators import lower_kql
+from agentcy_ray.devkyma.views import without_views
 
 _PLANNING = ("Error during planning", "Schema error", "type_coercion", "type coercion")
 
@@ -91,8 +92,9 @@ def _graph(engine: Engine, request: QueryRequest) -> Graph:
 
 
 async def _collect(plan: DataFrame) -> list[pa.RecordBatch]:
+    schema = without_views(plan.schema())
     stream = await asyncio.to_thread(plan.execute_stream)
-    return [batch.to_pyarrow() async for batch in stream]
+    return [batch.to_pyarrow().cast(schema) async for batch in stream]
 
 
 def execution_error(error: Exception, budgets: Budgets) -> EngineError:

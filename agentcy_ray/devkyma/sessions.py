@@ -31,6 +31,7 @@ from agentcy_ray.devkyma.errors import EngineError
 from agentcy_ray.devkyma.extents import PARTITION, Extents
 from agentcy_ray.devkyma.types import schema_of
 from agentcy_ray.devkyma.vectors import vector_functions
+from agentcy_ray.devkyma.views import viewed
 
 METADATA_CACHE = "64M"
 MOST_SESSIONS = 32
@@ -46,7 +47,6 @@ class Session:
         options = (
             SessionConfig()
             .with_target_partitions(os.cpu_count() or 1)
-            .set("datafusion.execution.parquet.schema_force_view_types", "false")
             .set("datafusion.execution.parquet.pushdown_filters", "true")
             .set("datafusion.execution.parquet.reorder_filters", "true")
             .set("datafusion.sql_parser.map_string_types_to_utf8view", "false")
@@ -57,6 +57,8 @@ class Session:
         # A listing that is remembered would hide the next extent.
         self._context.sql("SET datafusion.runtime.list_files_cache_limit = '0K'")
         self._context.sql(f"SET datafusion.runtime.metadata_cache_limit = '{METADATA_CACHE}'")
+        # A view becomes large text in the plan, on all cores; to cast that afterwards costs little.
+        self._expand(True)
         self._read_only = (
             SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
         )
@@ -88,15 +90,25 @@ class Session:
                     self._bind(table)
                     self._snapshots[table.name] = table.snapshot
             try:
-                return self._context.sql_with_options(sql, self._read_only)
+                frame = self._context.sql_with_options(sql, self._read_only)
+                names = frame.schema().names
+                if len(set(names)) < len(names):  # as of `SELECT a.id, b.id`, which cannot expand
+                    self._expand(False)
+                    frame = self._context.sql_with_options(sql, self._read_only)
+                    self._expand(True)
             except Exception as error:  # DataFusion raises bare Exception and ValueError
                 raise EngineError(400, "sql_parse_error", str(error)) from error
+        return frame
+
+    def _expand(self, on: bool) -> None:
+        """Whether plans made from here on turn views into large texts themselves."""
+        self._context.sql(f"SET datafusion.optimizer.expand_views_at_output = {on}")
 
     def _bind(self, table: Table) -> None:
         quoted = f'"{table.name}"'
         if self._context.table_exist(quoted):
             self._context.deregister_table(quoted)
-        schema = schema_of(table.columns)
+        schema = viewed(schema_of(table.columns))
         if not table.extents:
             empty = pa.RecordBatch.from_arrays(
                 [pa.array([], c.type) for c in schema], schema=schema

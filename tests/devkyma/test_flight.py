@@ -30,6 +30,21 @@ async def test_types_are_those_of_the_catalog(talk: Talk):
     assert table.to_pylist()[0]["props"] == b"[1]"
 
 
+async def test_texts_are_plain_however_deep_they_lie(talk: Talk):
+    await talk.ingest({"label": "a", "body": "b"})
+    query = "SELECT make_array(label) AS l, named_struct('k', body) AS s, label || 'x' AS t FROM t"
+    table = await get(talk, query=query)
+    texts, inside = pa.list_(pa.string()), pa.struct([("k", pa.string())])
+    assert table.schema.types == [texts, inside, pa.string()]
+    assert table.to_pylist() == [{"l": ["a"], "s": {"k": "b"}, "t": "ax"}]
+
+
+async def test_two_columns_may_share_a_name(talk: Talk):
+    await talk.ingest({"label": "a", "body": "b"})
+    table = await get(talk, query="SELECT x.label, y.label FROM t x JOIN t y ON x.body = y.body")
+    assert (table.schema.names, table.schema.types) == (["label"] * 2, [pa.string()] * 2)
+
+
 async def test_without_the_right_token_the_port_answers_all_the_same(talk: Talk):
     await talk.ingest({"label": "a"})
     assert (await get(talk, query="SELECT label FROM t")).num_rows == 1
