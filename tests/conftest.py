@@ -14,6 +14,7 @@ import pytest
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
 from agentcy_ray.stores.endpoints import Endpoints
+from tests.tiny_model import tiny_model as tiny_model  # a fixture for every room
 
 MakeDatabase = Callable[..., Awaitable[str]]
 
