@@ -19,6 +19,7 @@ import pyarrow as pa
 from agentcy_ray.core.batches import CHUNKS
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
+from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.passages import chunk_key
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery
@@ -56,7 +57,7 @@ async def run() -> list[Figure]:
         embedder = _Given(vectors)
         space = await spaces.ensure_active(bench.owner.org_id, embedder.info)
         await _fill(bench, space, _near(rng, centres, CHUNKS_STORED))
-        service = SearchService(bench.db, embedder, spaces, bench.settings)
+        service = SearchService(bench.db, OneEmbedder(embedder), spaces, bench.settings)
         bare = await asyncpg.connect(bench.endpoints.database_url)
         await set_codecs(bare)
         version = await spaces.vector_version()

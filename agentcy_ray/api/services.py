@@ -53,6 +53,8 @@ from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.jobs.records import Job
 from agentcy_ray.llm.registry import Models
 from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.retrieval.embedders import Embedders, OneEmbedder
+from agentcy_ray.retrieval.query_sample import QuerySample
 from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.bell import Bell
@@ -208,6 +210,7 @@ async def open_services(
     check_source: CheckSource,
     check_cluster: Probe | None = None,
     metrics: Metrics | None = None,
+    embedders: Embedders | None = None,
 ) -> Services:
     """Open everything; what was opened is closed again when a later part fails.
 
@@ -215,10 +218,11 @@ async def open_services(
         settings: the install's settings.
         endpoints: where its stores are.
         dispatcher: carries tool calls to the sessions of sources.
-        embedder: makes the vectors of questions.
+        embedder: of the default model; finds tools by meaning.
         check_source: reaches a source where its session is.
         check_cluster: reaches what the cluster runs; None without a cluster.
         metrics: of this process, where others count too.
+        embedders: of every model that a space may have been made by; None = the default alone.
 
     Raises:
         ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
@@ -239,8 +243,8 @@ async def open_services(
         opening.push_async_callback(engine.close)
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
-            dispatcher, embedder, check_source, check_cluster, metrics,
-            has_both(endpoints), opening,
+            dispatcher, embedder, embedders or OneEmbedder(embedder), check_source,
+            check_cluster, metrics, has_both(endpoints), opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
         opening.push_async_callback(_sharing(services.shared_metrics))
@@ -256,6 +260,7 @@ def _assemble(
     engine: ContextEngine,
     dispatcher: Dispatcher,
     embedder: Embedder,
+    embedders: Embedders,
     check_source: CheckSource,
     check_cluster: Probe | None,
     metrics: Metrics,
@@ -269,7 +274,12 @@ def _assemble(
     sources = SourceStore(db, vault, registry, bell)
     queue = open_queue(settings, db, redis)
     opening.push_async_callback(queue.close)
-    search = SearchService(db, embedder, SpaceStore(db, settings), settings)
+    sample = QuerySample(db, settings)
+    opening.push_async_callback(sample.close)
+    search = SearchService(
+        db, embedders, SpaceStore(db, settings), settings, bell=bell, sample=sample
+    )
+    opening.push_async_callback(search.close)
     objects = open_objects(settings)
     gates = open_gates(
         db,

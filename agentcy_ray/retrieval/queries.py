@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -55,8 +55,8 @@ class RagQuery(BaseModel):
     realms: Values = ()
     """Empty = every realm that the caller may see."""
     filters: Filters = Filters()
-    space: SpaceId | None = None
-    """None = the active space."""
+    space: Annotated[Literal["both"] | SpaceId | None, Field(union_mode="left_to_right")] = None
+    """None = the active space; ``both`` = also the one beside it, fused by rank."""
 
 
 class HybridQuery(RagQuery):
@@ -95,10 +95,14 @@ class Hit(BaseModel):
 
 
 class SearchHits(BaseModel):
-    """Hits, best first; ``space`` is None while nothing has been embedded."""
+    """Hits, best first; ``space`` is None while nothing has been embedded.
+
+    Where two spaces answered, ``beside`` is the second, and a hit's score comes from its ranks.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     hits: tuple[Hit, ...]
     took_ms: float
     space: SpaceId | None
+    beside: SpaceId | None = None

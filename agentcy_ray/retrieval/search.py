@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import asyncpg
+import numpy as np
+import structlog
 
-from agentcy_ray.core.errors import InvalidError, QueryTimeoutError
-from agentcy_ray.core.org_cache import OrgCache
+from agentcy_ray.core.errors import AgentcyError, InvalidError, QueryTimeoutError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.bm25 import bm25
-from agentcy_ray.retrieval.embedder import Embedder, matrix_of
+from agentcy_ray.retrieval.embedder import matrix_of
+from agentcy_ray.retrieval.embedders import Embedders
+from agentcy_ray.retrieval.fusion import fused
 from agentcy_ray.retrieval.queries import Hit, HitSource, HybridQuery, RagQuery, SearchHits
+from agentcy_ray.retrieval.query_sample import QuerySample
+from agentcy_ray.retrieval.routing import Routes
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.retrieval.statements import (
     Statement,
@@ -23,6 +29,7 @@ from agentcy_ray.retrieval.statements import (
     vector_statement,
 )
 from agentcy_ray.retrieval.words import terms
+from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
 CANDIDATES_PER_HIT = 4
@@ -35,19 +42,34 @@ EMBEDDED_CHARS = 4_000
 
 Q = TypeVar("Q", bound=RagQuery)
 Build = Callable[[int], Statement]
+Vector = np.ndarray[Any, np.dtype[np.float32]]
+Seen = Sequence[str] | None
+"""Realms that are searched; None = all."""
+Within = Callable[[Space, Vector, Seen], Awaitable[list[Hit]]]
+
+_log = structlog.get_logger(__name__)
 
 
 class SearchService:
     """Answers ``RagQuery`` and ``HybridQuery``."""
 
     def __init__(
-        self, db: Database, embedder: Embedder, spaces: SpaceStore, settings: Settings
+        self,
+        db: Database,
+        embedders: Embedders,
+        spaces: SpaceStore,
+        settings: Settings,
+        *,
+        bell: Bell | None = None,
+        sample: QuerySample | None = None,
     ) -> None:
+        """``sample`` keeps some of what is asked; without it nothing is kept."""
         self._db = db
-        self._embedder = embedder
+        self._embedders = embedders
         self._spaces = spaces
         self._settings = settings
-        self._active: OrgCache[Space | None] = OrgCache(lambda org_id, _: spaces.active(org_id))
+        self._sample = sample
+        self.routes = Routes(db, spaces, bell)
 
     async def hybrid(
         self, org_id: UUID, realms: Sequence[str] | None, query: HybridQuery
@@ -69,23 +91,22 @@ class SearchService:
         """
         if query.vector_weight + query.text_weight <= 0:
             raise _invalid("text_weight", "give text_weight or vector_weight a value above 0")
-        started = time.perf_counter()
         query = _without_nul(query)
-        found = await self._prepare(org_id, realms, query)
-        if found is None:
-            return _nothing(started)
-        space, vector, seen = found
-        rows = await self._rows(
-            space,
-            query.top_k,
-            lambda limit: hybrid_statement(space, vector, seen, query, limit),
-            lambda rows: len(rows),
-        )
-        words = terms(query.query)
-        hits = [
-            _hit(row, row["score"], words, vector=row["vector"], text=row["words"]) for row in rows
-        ]
-        return _answer(hits, space, started)
+
+        async def within(space: Space, vector: Vector, seen: Seen) -> list[Hit]:
+            rows = await self._rows(
+                space,
+                query.top_k,
+                lambda limit: hybrid_statement(space, vector, seen, query, limit),
+                lambda rows: len(rows),
+            )
+            words = terms(query.query)
+            return [
+                _hit(row, row["score"], words, vector=row["vector"], text=row["words"])
+                for row in rows
+            ]
+
+        return await self._answer(org_id, realms, query, within)
 
     async def search(
         self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery
@@ -94,51 +115,96 @@ class SearchService:
 
         Score: (0.7 · cosine + 0.3 · BM25) · recency. Arguments and errors as in ``hybrid``.
         """
-        started = time.perf_counter()
         query = _without_nul(query)
-        found = await self._prepare(org_id, realms, query)
-        if found is None:
-            return _nothing(started)
-        space, vector, seen = found
-        rows = await self._rows(
-            space,
-            query.top_k,
-            lambda limit: vector_statement(space, vector, seen, query.filters, limit),
-            lambda rows: len({row["node_id"] for row in rows}),
-        )
-        words = terms(query.query)
-        nearest = list({row["node_id"]: row for row in reversed(rows)}.values())
-        lexical = bm25(query.query, [_titles(row) for row in nearest])
-        hits = [
-            _hit(
-                row,
-                (VECTOR_SHARE * row["vector"] + BM25_SHARE * score) * row["recency"],
-                words,
-                vector=row["vector"],
-                bm25=score,
-            )
-            for row, score in zip(nearest, lexical, strict=True)
-        ]
-        hits.sort(key=lambda hit: (-hit.score, hit.node_id))
-        return _answer(hits[: query.top_k], space, started)
 
-    async def _prepare(
-        self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery
-    ) -> tuple[Space, Any, Sequence[str] | None] | None:
-        """Space, query vector and realms; None when there is nothing to search in."""
+        async def within(space: Space, vector: Vector, seen: Seen) -> list[Hit]:
+            rows = await self._rows(
+                space,
+                query.top_k,
+                lambda limit: vector_statement(space, vector, seen, query.filters, limit),
+                lambda rows: len({row["node_id"] for row in rows}),
+            )
+            words = terms(query.query)
+            nearest = list({row["node_id"]: row for row in reversed(rows)}.values())
+            lexical = bm25(query.query, [_titles(row) for row in nearest])
+            hits = [
+                _hit(
+                    row,
+                    (VECTOR_SHARE * row["vector"] + BM25_SHARE * score) * row["recency"],
+                    words,
+                    vector=row["vector"],
+                    bm25=score,
+                )
+                for row, score in zip(nearest, lexical, strict=True)
+            ]
+            hits.sort(key=lambda hit: (-hit.score, hit.node_id))
+            return hits[: query.top_k]
+
+        return await self._answer(org_id, realms, query, within)
+
+    async def close(self) -> None:
+        """Stop listening for other spaces."""
+        await self.routes.close()
+
+    async def _answer(
+        self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery, within: Within
+    ) -> SearchHits:
+        """What the asked spaces answer: the hits of one, or those of two fused by rank."""
+        started = time.perf_counter()
         text = query.query.strip()
         if not text:
             raise _invalid("query", "the query is blank; say what to look for")
         seen = _narrowed(realms, query.realms)
-        if query.space is not None:
-            space = await self._spaces.get(org_id, query.space)
-        else:
-            space = await self._active.get(org_id)
-        if space is None or seen == ():
-            return None
-        vectors = await self._embedder.embed([text[:EMBEDDED_CHARS]])
-        space.require(self._embedder.info)  # known once it has answered, if it is far away
-        return space, matrix_of(vectors)[0], seen
+        try:
+            answers = await self._ask(org_id, query.space, text, seen, within)
+        except asyncpg.UndefinedTableError:  # dropped a moment ago; another one is active
+            self.routes.expire(org_id)
+            answers = await self._ask(org_id, query.space, text, seen, within)
+        if self._sample is not None and not isinstance(query.space, UUID):
+            self._sample.note(org_id, text)
+        spaces = [space.id for space, _ in answers]
+        hits: Sequence[Hit] = answers[0][1] if answers else ()
+        if len(answers) > 1:
+            hits = fused([found for _, found in answers], query.top_k)
+        return SearchHits(
+            hits=tuple(hits),
+            took_ms=round((time.perf_counter() - started) * 1000, 3),
+            space=spaces[0] if spaces else None,
+            beside=spaces[1] if len(spaces) > 1 else None,
+        )
+
+    async def _ask(
+        self,
+        org_id: UUID,
+        asked: UUID | Literal["both"] | None,
+        text: str,
+        seen: Seen,
+        within: Within,
+    ) -> list[tuple[Space, list[Hit]]]:
+        """Each space with its hits; where one of two cannot answer, the other does alone."""
+        spaces = await self.routes.asked(org_id, asked)
+        if seen == ():
+            return []
+        asking = (self._within(space, text, seen, within) for space in spaces)
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        found: list[tuple[Space, list[Hit]]] = []
+        for space, answer in zip(spaces, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                found.append((space, answer))
+            elif len(spaces) == 1 or not isinstance(answer, AgentcyError):
+                raise answer
+            else:
+                _log.warning("space_did_not_answer", space=space.id.hex, problem=answer.message)
+        if spaces and not found:
+            raise next(answer for answer in answers if isinstance(answer, BaseException))
+        return found
+
+    async def _within(self, space: Space, text: str, seen: Seen, within: Within) -> list[Hit]:
+        """Hits of one space, found by a vector of the model that made it."""
+        embedder = await self._embedders.of(space.embedder)
+        vectors = await embedder.embed([text[:EMBEDDED_CHARS]])
+        space.require(embedder.info)  # known once it has answered, if it is far away
+        return await within(space, matrix_of(vectors)[0], seen)
 
     async def _rows(
         self, space: Space, top_k: int, build: Build, nodes: Callable[[list[Any]], int]
@@ -220,18 +286,6 @@ def _titles(row: asyncpg.Record) -> str:
     return " ".join(
         str(t) for t in (row["name"], properties.get("title"), properties.get("description")) if t
     )
-
-
-def _answer(hits: Sequence[Hit], space: Space, started: float) -> SearchHits:
-    return SearchHits(hits=tuple(hits), took_ms=_since(started), space=space.id)
-
-
-def _nothing(started: float) -> SearchHits:
-    return SearchHits(hits=(), took_ms=_since(started), space=None)
-
-
-def _since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 3)
 
 
 def _invalid(field: str, message: str) -> InvalidError:

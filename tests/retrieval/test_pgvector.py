@@ -11,6 +11,7 @@ import pytest
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import matrix_of, no_vectors
+from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery
 from agentcy_ray.retrieval.search import SearchService
@@ -156,7 +157,7 @@ async def test_before_halfvec_existed_vectors_are_kept_and_searched_whole(
     assert space.storage == "vector"
     rows = [chunk(f"n_{i}", f"text {i}") for i in range(30)]
     await index.upsert(space, batch(rows), await chosen.embed([row["text"] for row in rows]))
-    service = SearchService(db, chosen, old, settings)
+    service = SearchService(db, OneEmbedder(chosen), old, settings)
     found = await service.hybrid(org, None, HybridQuery(query="text 7", top_k=1))
     assert found.hits[0].node_id == "n_7"
     assert found.hits[0].scores["vector"] == pytest.approx(1.0)

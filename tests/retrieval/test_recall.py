@@ -12,6 +12,7 @@ import pytest
 
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import Matrix, vectors_of
+from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.search import SearchService
@@ -78,7 +79,9 @@ async def test_recall_at_ten_is_at_least_95_percent(
     corpus: Corpus, db: Database, settings: Settings, case: str, version: tuple[int, int]
 ) -> None:
     filters, realms, passing = _case(corpus, case)
-    service = SearchService(db, corpus.embedder, Versioned(db, settings, version), settings)
+    service = SearchService(
+        db, OneEmbedder(corpus.embedder), Versioned(db, settings, version), settings
+    )
     found = 0
     for i in range(QUERIES):
         query = HybridQuery(

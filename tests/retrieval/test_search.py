@@ -11,6 +11,7 @@ import pytest
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError, NotFoundError
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery, RagQuery, SearchHits
@@ -34,7 +35,7 @@ class Shelf:
         self._embedder = embedder
         self._spaces = spaces
         self._index = PgVectorIndex(db, settings)
-        self.service = SearchService(db, embedder, spaces, settings)
+        self.service = SearchService(db, OneEmbedder(embedder), spaces, settings)
 
     async def put(self, *rows: dict[str, Any]) -> None:
         space = await self._spaces.ensure_active(self.org, self._embedder.info)
