@@ -65,7 +65,7 @@ INSERT INTO embedding_spaces
   (org_id, embedder, revision, signature, dim, distance, storage, chunking, backend, id, table_name)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {_COLUMNS}
 """
-_CREATE_TABLE = "SELECT create_vector_table($1, $2, $3)"
+_CREATE_TABLE = "SELECT create_vector_table($1, $2, $3, $4)"
 _CREATE_INDEXES = "SELECT build_vector_indexes($1, $2, $3, $4, $5)"
 _MOVE = (
     "UPDATE embedding_spaces SET status = '{target}'{also} "
@@ -368,7 +368,7 @@ def _identity(
 async def _insert(connection: Any, identity: tuple[Any, ...]) -> Space:
     made = new_id()
     space = Space(**dict(await connection.fetchrow(_INSERT, *identity, made, f"vec_{made.hex}")))
-    await connection.execute(_CREATE_TABLE, space.id, space.dim, space.storage)
+    await connection.execute(_CREATE_TABLE, space.id, space.org_id, space.dim, space.storage)
     return space
 
 

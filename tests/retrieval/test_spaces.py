@@ -10,10 +10,14 @@ import asyncpg
 import pytest
 
 from agentcy_ray.core.errors import ConflictError, NotFoundError
+from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import EmbedderInfo
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
-from agentcy_ray.stores.postgres import Database
+from agentcy_ray.stores import migrate as migrations
+from agentcy_ray.stores.migrate import migrate, shipped
+from agentcy_ray.stores.postgres import Database, open_database
+from tests.conftest import MakeDatabase
 from tests.retrieval.conftest import MakeOrg
 
 FIRST = EmbedderInfo("local:first", "first/8", 8, 512, "aaa")
@@ -57,14 +61,16 @@ async def test_a_new_space_has_a_table_without_secondary_indexes_behind_row_secu
     space = await spaces.create(org, SECOND)
     async with db.system() as connection:
         indexes = await connection.fetch(
-            "SELECT indexdef FROM pg_indexes WHERE tablename = $1", space.table_name
-        )
-        walls = await connection.fetchrow(
-            "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = $1",
+            "SELECT indexdef FROM pg_indexes WHERE tablename = $1 AND schemaname = 'vectors'",
             space.table_name,
         )
-    assert [("UNIQUE" in row[0]) for row in indexes] == [True]
-    assert tuple(walls) == (True, True)
+        walls = await connection.fetch(
+            "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class"
+            " WHERE oid = $1::text::regclass",
+            f"public.{space.table_name}",
+        )
+    assert ["UNIQUE" in row[0] for row in indexes] == [True]
+    assert [row[0] for row in walls] == [True]
     other = await make_org()
     assert await spaces.list(other) == ()
     with pytest.raises(NotFoundError):
@@ -119,7 +125,7 @@ async def test_a_space_that_is_searched_or_being_built_is_not_dropped(
     assert refused.value.code == "state_conflict"
     with pytest.raises(ConflictError):
         await spaces.activate(org, building.id, GRACE)
-    assert await _tables(db, active) + await _tables(db, building) == 4
+    assert await _tables(db, active) + await _tables(db, building) == 6
 
 
 async def test_a_dropped_space_takes_its_table_and_view_along_and_may_be_made_again(
@@ -140,7 +146,7 @@ async def test_a_dropped_space_takes_its_table_and_view_along_and_may_be_made_ag
     await spaces.fail(org, again.id, {})
     third = await spaces.create(org, SECOND)
     assert await _tables(db, again) == 0
-    assert await _tables(db, third) == 2
+    assert await _tables(db, third) == 3
 
 
 async def test_the_end_of_an_organisation_takes_its_vectors_along(
@@ -159,7 +165,7 @@ async def test_requests_may_not_call_what_makes_and_drops_tables(
 ) -> None:
     space = await spaces.ensure_active(org, FIRST)
     calls = (
-        f"SELECT create_vector_table('{space.id}', 8, 'vector')",
+        f"SELECT create_vector_table('{space.id}', '{org}', 8, 'vector')",
         f"SELECT build_vector_indexes('{space.id}', 'vector', 'l2', 16, 64)",
         f"SELECT drop_vector_table('{space.id}')",
     )
@@ -172,20 +178,77 @@ async def test_requests_may_not_call_what_makes_and_drops_tables(
             await connection.execute(calls[2])
 
 
-async def test_a_database_of_the_former_version_keeps_its_space_and_its_indexes(
-    org: UUID, spaces: SpaceStore, db: Database, settings: Settings
+_INSERT = (
+    "INSERT INTO {table} (chunk_key, org_id, node_id, realm, labels, source_id, connector,"
+    " external_id, name, text, properties, embedding)"
+    " VALUES ($2, $1, 'n', 'r', '{{}}', $1, 'git', 'x', 'n', 't', '{{}}', '[1,0,0,0,0,0,0,0]')"
+)
+
+
+@pytest.mark.requirement("TEN-06")
+async def test_only_rows_of_the_owner_by_the_owner_get_past_the_fence_of_a_table(
+    org: UUID, spaces: SpaceStore, db: Database, make_org: MakeOrg
 ) -> None:
-    space = await spaces.ensure_active(org, FIRST)
-    async with db.system() as connection:
-        wanted = await connection.fetch(
-            "SELECT name FROM vector_indexes($1, 'halfvec', 'cosine', 16, 128)", space.id
-        )
-        found = await connection.fetch(
-            "SELECT indexname FROM pg_indexes WHERE tablename = $1", space.table_name
-        )
-    # The names that Postgres gave by itself before they were given.
-    assert {row[0] for row in wanted} == {
-        f"{space.table_name}_{suffix}_idx"
-        for suffix in ("node_id", "source_id", "realm", "labels", "name", "text", "embedding")
-    }
+    space, other = await spaces.ensure_active(org, FIRST), await make_org()
+    leaf = f"vectors.{space.table_name}"
+    insert = _INSERT.format(table=leaf)
+    async with db.tenant(org) as connection:
+        await connection.execute(insert, org, "ours")
+    with pytest.raises(asyncpg.CheckViolationError):
+        async with db.tenant(org) as connection:
+            await connection.execute(insert, other, "theirs")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="another organisation"):
+        async with db.tenant(other) as connection:
+            await connection.execute(insert, org, "planted")
+    for statement in (
+        f"SELECT * FROM {leaf}",
+        f"DELETE FROM {leaf}",
+        f"UPDATE {leaf} SET name = ''",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with db.tenant(org) as connection:
+                await connection.execute(statement)
+    async with db.tenant(org) as connection:
+        keys = await connection.fetch(f"SELECT chunk_key FROM {space.table_name}")
+    assert [row[0] for row in keys] == ["ours"]
+
+
+async def test_tables_of_the_former_version_become_partitions_with_their_rows_and_indexes(
+    make_database: MakeDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, org, space_id = await make_database(), new_id(), new_id()
+    table = f"vec_{space_id.hex}"
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "shipped", lambda: [m for m in shipped() if m.version <= 12])
+        await migrate(url)
+    owner = await asyncpg.connect(url)
+    await owner.execute(
+        "INSERT INTO organizations (id, name, display_name) VALUES ($1, 'a', 'a')", org
+    )
+    await owner.execute(
+        "INSERT INTO embedding_spaces (id, org_id, embedder, signature, dim, storage, table_name,"
+        " status) VALUES ($1, $2, 'local:first', 'first/8', 8, 'halfvec', $3, 'active')",
+        space_id, org, table,
+    )  # fmt: skip
+    await owner.execute("SELECT create_vector_table($1, 8, 'halfvec', 16, 128)", space_id)
+    await owner.execute(_INSERT.format(table=table), org, "old")
+    await migrate(url)
+    wanted = await owner.fetch("SELECT name FROM vector_indexes($1, '', '', 1, 1)", space_id)
+    found = await owner.fetch("SELECT indexname FROM pg_indexes WHERE schemaname = 'vectors'")
+    await owner.close()
+    assert len(wanted) == 7
     assert {row[0] for row in wanted} < {row[0] for row in found}
+    db = await open_database(url, pool_max=2)
+    try:
+        space = await SpaceStore(db, settings).ensure_active(org, FIRST)
+        assert (space.id, space.written_since) == (space_id, space.created_at)
+        async with db.tenant(org) as connection:
+            await connection.execute(_INSERT.format(table=f"vectors.{table}"), org, "new")
+            for name in (table, f"live.{table}"):
+                rows = await connection.fetch(f"SELECT chunk_key FROM {name} ORDER BY chunk_key")
+                assert [row[0] for row in rows] == ["new", "old"]
+        async with db.tenant(new_id()) as connection:
+            for name in (table, f"live.{table}"):
+                assert await connection.fetch(f"SELECT 1 FROM {name}") == []
+    finally:
+        await db.close()

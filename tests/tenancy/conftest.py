@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from agentcy_ray.core.ids import new_id
@@ -39,7 +40,12 @@ async def tenants(make_database: MakeDatabase) -> AsyncIterator[Tenants]:
             "INSERT INTO organizations (id, name, display_name) VALUES ($1, $2, $2)",
             [(ours, "ours"), (theirs, "theirs")],
         )
-        await connection.fetchval("SELECT create_vector_table($1, 3, 'vector')", theirs)
+        made = await connection.fetchval("SELECT create_vector_table($1, $1, 3, 'vector')", theirs)
+    owner = await asyncpg.connect(url)
+    # Without it rows of both may lie in one table, and the policies alone keep them apart.
+    await owner.execute(f"ALTER TABLE vectors.{made} DROP CONSTRAINT owner")
+    await owner.close()
+    async with db.system() as connection:
         await fill(connection, ours)
         rows = await fill(connection, theirs)
     yield Tenants(db, url, ours, theirs, rows)

@@ -38,6 +38,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("sync_runs", "mode"): "full",
     ("embedding_spaces", "dim"): 3,
     ("embedding_spaces", "storage"): "vector",
+    ("embed_backfills", "engine"): "coordinator",
     ("messages", "role"): "user",
     ("context_pipelines", "kind"): "webhook",
     ("context_pipelines", "target_table"): "context_nodes",
