@@ -19,7 +19,7 @@ import pyarrow as pa
 from agentcy_ray.core.batches import CHUNKS
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
-from agentcy_ray.retrieval.embedders import OneEmbedder
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.passages import chunk_key
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery

@@ -25,6 +25,7 @@ from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.source_records import NewSource
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.basic.layout import edge_rows, node_rows
+from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.core.batches import EDGES, NODES
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.runner import SyncRunner
@@ -33,6 +34,7 @@ from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.worker import Beat
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.secrets import resolve_secrets
@@ -80,6 +82,19 @@ class _NoVectors:
         return [text[:100]]
 
 
+class _NoCut:
+    """Chunkers of a kind that cuts nothing."""
+
+    def of(self, chunking: str) -> _NoVectors:
+        return _NoVectors()
+
+
+def stores_without_vectors(engine: ContextEngine, spaces: SpaceStore) -> Stores:
+    """Stores of a sync that is to write the graph alone."""
+    none, cut = _NoVectors(), _NoCut()
+    return Stores(engine, none, spaces, OneEmbedder(none), cut, "none")  # pyright: ignore[reportArgumentType]
+
+
 @dataclass(frozen=True)
 class _Package:
     """Rows of a package, ready for Bolt."""
@@ -120,8 +135,7 @@ async def _publish(bench: Bench, url: str, number: int) -> tuple[float, _Package
     new = NewSource(name=f"repo{number}", connector="git", config={"url": url})
     source = await sources.create(bench.owner, new)
     run = await SyncRuns(db, PostgresQueue(settings, db)).request(bench.owner, source.id)
-    none = _NoVectors()
-    stores = Stores(bench.engine, none, SpaceStore(db, settings), none, none)  # pyright: ignore
+    stores = stores_without_vectors(bench.engine, SpaceStore(db, settings))
     opener = source_opener(sources, registry, objects)
     runner = SyncRunner(db, objects, stores, opener, settings)
     await runner.run(bench.owner.org_id, run.id, "benchmark", Beat(1))

@@ -44,7 +44,6 @@ from agentcy_ray.core.ids import new_id
 from agentcy_ray.ingest.extract import OpenedSource
 from agentcy_ray.ingest.migration.requests import MigrationRequests
 from agentcy_ray.ingest.migration.runner import MigrationRunner
-from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.runner import SyncRunner
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
@@ -54,7 +53,7 @@ from agentcy_ray.stores.embedded import ensure_embedded
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.postgres import open_database
 from benchmarks.figures import Figure, absolute
-from benchmarks.ingest_publish import _NoVectors as NoVectors  # pyright: ignore
+from benchmarks.ingest_publish import stores_without_vectors
 from benchmarks.stores import Bench, fresh_stores
 
 SIZE, DEGREE, BATCH, REALM = 40_000, 3, 10_000, "development"
@@ -187,8 +186,7 @@ async def _publish(bench: Bench, size: int) -> None:
         )  # fmt: skip
         yield OpenedSource(spec, REALM, Generated(size))
 
-    none = NoVectors()
-    stores = Stores(bench.engine, none, SpaceStore(db, settings), none, none)  # pyright: ignore
+    stores = stores_without_vectors(bench.engine, SpaceStore(db, settings))
     syncs = SyncRuns(db, PostgresQueue(settings, db))
     asked = await syncs.request(bench.owner, source_id)
     began = time.perf_counter()

@@ -74,11 +74,13 @@ class Retention:
         """
         org_id, source_id = job.org_id, UUID(job.payload["source_id"])
         engine, index, now = self._stores.engine, self._stores.index, self._clock.now()
-        space, hidden = await self._stores.spaces.active(org_id), 0
+        hidden = 0
         async for batch in engine.export_nodes(org_id, source_id):
             beat.check()
             ids: list[str] = batch.column("id").to_pylist()
-            if space is not None:  # first: what the engine still lists is found by the next attempt
+            # First: what the engine still lists is found by the next attempt. A space that is
+            # begun meanwhile is written too.
+            for space in await self._stores.spaces.writable(org_id):
                 await index.archive_nodes(space, ids, now)
             await engine.archive(org_id, "node", ids, now)
             hidden += len(ids)
@@ -118,9 +120,9 @@ class Retention:
     async def _prune(self, org_id: UUID, source_id: UUID, days: int) -> None:
         before = self._clock.now() - timedelta(days=days)
         entities = await self._stores.engine.prune(org_id, source_id, before)
-        space, chunks = await self._stores.spaces.active(org_id), 0
-        if space is not None:
-            chunks = await self._stores.index.prune(space, source_id, before)
+        chunks = 0
+        for space in await self._stores.spaces.writable(org_id):
+            chunks += await self._stores.index.prune(space, source_id, before)
         if entities or chunks:
             _log.info("pruned", source=source_id.hex, entities=entities, chunks=chunks)
 

@@ -35,7 +35,7 @@ from agentcy_ray.ingest.syncs import JOB_KIND
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.jobs.worker import Beat, Handler
-from agentcy_ray.retrieval.chunking import Chunker
+from agentcy_ray.retrieval.chunkers import Chunkers
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from agentcy_ray.context.kyma.writer import Sink
     from agentcy_ray.core.metrics import Metrics
     from agentcy_ray.core.settings import Settings
-    from agentcy_ray.retrieval.embedder import Embedder
+    from agentcy_ray.retrieval.one_embedder import AnyEmbedders
     from agentcy_ray.stores.endpoints import Endpoints
 
 
@@ -114,7 +114,7 @@ class Ingest:
 async def open_ingest(
     settings: Settings,
     endpoints: Endpoints,
-    embedder: Embedder,
+    embedders: AnyEmbedders,
     *,
     probe: Probe = no_probe,
     metrics: Metrics | None = None,
@@ -125,7 +125,7 @@ async def open_ingest(
     Args:
         settings: the install's settings.
         endpoints: where its stores are.
-        embedder: makes the vectors.
+        embedders: make the vectors of each space.
         probe: called at named points of a sync.
         metrics: of this process.
         sink: what writes to kyma in place of this process.
@@ -159,8 +159,9 @@ async def open_ingest(
             engine,
             PgVectorIndex(db, settings),
             SpaceStore(db, settings),
-            embedder,
-            Chunker(bundled_tokenizer(), settings.chunk_tokens, settings.chunk_overlap),
+            embedders,
+            Chunkers(bundled_tokenizer(), settings),
+            settings.embedding_model,
         )
         runner = SyncRunner(
             db,

@@ -2,7 +2,8 @@
 
 Three stages run at once, each a bounded number of items ahead: chunking on a thread, the embedder,
 and the writes into the vector table. A chunk whose key is there already is not computed again, so a
-publish that resumes, or text that only moved, costs no vector.
+publish that resumes, or text that only moved, costs no vector. While a model is changed there are
+several spaces; a text is cut once for all of them, and embedded by the model of each.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ PART = "vectors"
 GROUP_TEXTS = 1024
 """Texts per embedder call: enough to sort by length and fill batches, little to lose."""
 GROUPS_AHEAD = 2
+_BEGUN = {"chunks": 0, "embedded": 0}
 
 
 @dataclass
@@ -46,33 +48,47 @@ class VectorCounts:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A space that is written, with the model that fills it."""
+
+    space: Space
+    embedder: Embedder
+
+    @property
+    def name(self) -> str:
+        """Its key among the cursors of a publish."""
+        return self.space.id.hex
+
+
+@dataclass(frozen=True)
 class _Chunked:
     """A window with its chunks."""
 
     window: TextWindow
     chunks: pa.RecordBatch
-    missing: pa.RecordBatch
-    """Chunks that the table does not hold yet."""
     touched: pa.RecordBatch
     """Chunks of nodes whose properties alone changed."""
+    missing: tuple[tuple[Target, pa.RecordBatch], ...]
+    """The spaces that are to have the window, each with the chunks that it does not hold yet."""
 
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A group of chunks with their vectors; ``done`` is the window that it completes."""
+    """A group of chunks with the vectors of one space."""
 
-    chunks: pa.RecordBatch | None
-    vectors: Vectors | None
-    done: _Chunked | None
+    space: Space
+    chunks: pa.RecordBatch
+    vectors: Vectors
 
 
 @dataclass(frozen=True)
 class VectorPublisher:
-    """Publishes the texts of one difference into one space."""
+    """Publishes the texts of one difference into spaces whose texts are cut alike."""
 
     index: VectorIndex
-    space: Space
-    embedder: Embedder
+    targets: tuple[Target, ...]
+    """Each window is written to them in this order: what a later one holds and the first does not
+    is on its way out (``ingest/swap/coverage.py`` counts on it)."""
     chunker: Chunker
     lease: Lease
     texts: Texts
@@ -80,71 +96,94 @@ class VectorPublisher:
     at: datetime
     probe: Probe
 
-    async def run(self, cursor: dict[str, Any], total: int) -> VectorCounts:
-        """Embed and write everything from ``cursor`` on.
+    async def run(self, cursors: dict[str, Any], total: int) -> VectorCounts:
+        """Embed and write everything that a space lacks.
 
         Args:
-            cursor: ``{after, chunks, embedded}`` that an earlier attempt saved, or empty.
+            cursors: ``{after, chunks, embedded}`` by space, as an earlier attempt saved them; they
+                are brought up to date. A space that is not among them is written from the start.
             total: nodes to be chunked in the whole publish, for progress.
+
+        Returns:
+            Chunks of the first space, and what was embedded for all of them.
 
         Raises:
             LeaseLostError: a newer owner publishes.
             EmbedderUnavailableError, StoreUnavailableError: the publish can be resumed.
         """
         track = self.meter.start("embed", "nodes", total)
-        counts = VectorCounts(cursor.get("chunks", 0), cursor.get("embedded", 0))
-        async with aclosing(buffered(self._embedded(cursor.get("after")), GROUPS_AHEAD)) as groups:
+        before = [cursors.get(target.name, {}).get("after") for target in self.targets]
+        after = None if None in before else min(before)
+        async with aclosing(buffered(self._embedded(after, dict(cursors)), GROUPS_AHEAD)) as groups:
             async for group in groups:
                 async with self.lease.hold() as connection:
-                    if group.chunks is not None and group.vectors is not None:
-                        await self.index.upsert(self.space, group.chunks, group.vectors)
-                        counts.embedded += group.chunks.num_rows
-                    if group.done is not None:
-                        await self._finish(group.done)
-                        counts.chunks += group.done.chunks.num_rows
-                        saved = {
-                            "after": group.done.window.last,
-                            "chunks": counts.chunks,
-                            "embedded": counts.embedded,
-                        }
-                        await self.lease.save(connection, PART, saved)
-                if group.done is not None:
-                    self.meter.add(track, group.done.window.nodes.num_rows)
+                    if isinstance(group, _Embedded):
+                        await self.index.upsert(group.space, group.chunks, group.vectors)
+                    else:
+                        await self._finish(group, cursors)
+                        await self.lease.save(connection, PART, cursors)
+                if isinstance(group, _Chunked):
+                    self.meter.add(track, group.window.nodes.num_rows)
                 self.probe("vectors_batch")
         self.meter.end(track)
-        return counts
+        done = [cursors.get(target.name, _BEGUN) for target in self.targets]
+        return VectorCounts(done[0]["chunks"], sum(each["embedded"] for each in done))
 
-    async def _finish(self, chunked: _Chunked) -> None:
+    async def _finish(self, chunked: _Chunked, cursors: dict[str, Any]) -> None:
         """Drop the chunks that a window made stale, and hide those of nodes that are gone."""
         window = chunked.window
-        if chunked.touched.num_rows:
-            await self.index.refresh_nodes(self.space, chunked.touched)
-        if window.nodes.num_rows:
-            ids = window.nodes["id"].to_pylist()
-            keys = chunked.chunks["chunk_key"].to_pylist()
-            await self.index.replace_node_chunks(self.space, ids, keys)
-        if len(window.gone):
-            await self.index.archive_nodes(self.space, window.gone.to_pylist(), self.at)
+        for target, missing in chunked.missing:
+            space = target.space
+            if chunked.touched.num_rows:
+                await self.index.refresh_nodes(space, chunked.touched)
+            if window.nodes.num_rows:
+                ids = window.nodes["id"].to_pylist()
+                keys = chunked.chunks["chunk_key"].to_pylist()
+                await self.index.replace_node_chunks(space, ids, keys)
+            if len(window.gone):
+                await self.index.archive_nodes(space, window.gone.to_pylist(), self.at)
+            sofar = cursors.get(target.name, _BEGUN)
+            cursors[target.name] = {
+                "after": window.last,
+                "chunks": sofar["chunks"] + chunked.chunks.num_rows,
+                "embedded": sofar["embedded"] + missing.num_rows,
+            }
 
-    async def _embedded(self, after: str | None) -> AsyncGenerator[_Embedded]:
-        async with aclosing(buffered(self._chunked(after), 1)) as windows:
+    async def _embedded(
+        self, after: str | None, cursors: dict[str, Any]
+    ) -> AsyncGenerator[_Embedded | _Chunked]:
+        async with aclosing(buffered(self._chunked(after, cursors), 1)) as windows:
             async for chunked in windows:
-                for group in _by_length(chunked.missing):
-                    vectors = await self.embedder.embed(group["text"].to_pylist())
-                    yield _Embedded(group, vectors, None)
-                yield _Embedded(None, None, chunked)
+                for target, missing in chunked.missing:
+                    for group in _by_length(missing):
+                        vectors = await target.embedder.embed(group["text"].to_pylist())
+                        yield _Embedded(target.space, group, vectors)
+                yield chunked
 
-    async def _chunked(self, after: str | None) -> AsyncGenerator[_Chunked]:
+    async def _chunked(
+        self, after: str | None, cursors: dict[str, Any]
+    ) -> AsyncGenerator[_Chunked]:
+        """Windows behind ``after``; a space that has one of them already is left out of it."""
         async with aclosing(ahead(self._windows(after), 1)) as windows:
             async for window, chunks, touched in windows:
-                there: set[str] = set()
-                if chunks.num_rows:
-                    async with self.lease.hold():  # revives what an earlier state left hidden
-                        await self.index.refresh(self.space, chunks)
-                    ids = window.nodes["id"].to_pylist()
-                    there = await self.index.existing_keys(self.space, ids)
-                mask = pc.is_in(chunks["chunk_key"], value_set=pa.array(sorted(there), pa.string()))
-                yield _Chunked(window, chunks, chunks.filter(pc.invert(mask)), touched)
+                missing = [
+                    (target, await self._missing(target.space, window, chunks))
+                    for target in self.targets
+                    if (cursors.get(target.name, {}).get("after") or "") < window.last
+                ]
+                yield _Chunked(window, chunks, touched, tuple(missing))
+
+    async def _missing(
+        self, space: Space, window: TextWindow, chunks: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        """Chunks of a window that a space does not hold; those that it does are refreshed."""
+        if not chunks.num_rows:
+            return chunks
+        async with self.lease.hold():  # revives what an earlier state left hidden
+            await self.index.refresh(space, chunks)
+        there = await self.index.existing_keys(space, window.nodes["id"].to_pylist())
+        mask = pc.is_in(chunks["chunk_key"], value_set=pa.array(sorted(there), pa.string()))
+        return chunks.filter(pc.invert(mask))
 
     def _windows(
         self, after: str | None

@@ -16,8 +16,8 @@ from agentcy_ray.core.errors import AgentcyError, InvalidError, QueryTimeoutErro
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.bm25 import bm25
 from agentcy_ray.retrieval.embedder import matrix_of
-from agentcy_ray.retrieval.embedders import Embedders
 from agentcy_ray.retrieval.fusion import fused
+from agentcy_ray.retrieval.one_embedder import AnyEmbedders
 from agentcy_ray.retrieval.queries import Hit, HitSource, HybridQuery, RagQuery, SearchHits
 from agentcy_ray.retrieval.query_sample import QuerySample
 from agentcy_ray.retrieval.routing import Routes
@@ -56,7 +56,7 @@ class SearchService:
     def __init__(
         self,
         db: Database,
-        embedders: Embedders,
+        embedders: AnyEmbedders,
         spaces: SpaceStore,
         settings: Settings,
         *,

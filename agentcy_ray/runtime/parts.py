@@ -18,6 +18,7 @@ from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.runtime.embedding import EmbeddingPool
 from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
@@ -67,7 +68,7 @@ async def open_ingest_worker(
     metrics = Metrics()
     sink = KymaWriterPool(kyma_writers) if kyma_writers else None
     ingest = await open_ingest(
-        settings, endpoints, EmbeddingPool(embedders), metrics=metrics, sink=sink
+        settings, endpoints, OneEmbedder(EmbeddingPool(embedders)), metrics=metrics, sink=sink
     )
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     stop = asyncio.Event()

@@ -35,6 +35,7 @@ from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.policy.store import install_starters
 from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.runtime.policy_replay import Replayer, tally_of
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.migrate import migrate
@@ -306,7 +307,7 @@ async def sync_worker(
     engine = open_engine(settings, endpoints)
     await engine.prepare()
     await engine.close()
-    ingest = await open_ingest(settings, endpoints, embedder)
+    ingest = await open_ingest(settings, endpoints, OneEmbedder(embedder))
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     queue = open_queue(settings, ingest.db, redis)
     policy = PolicyService(ingest.db, ingest.bell, settings)

@@ -15,8 +15,9 @@ from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.publish import Stores
-from agentcy_ray.retrieval.chunking import Chunker
+from agentcy_ray.retrieval.chunkers import Chunkers
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.embedded import ensure_embedded
@@ -69,13 +70,13 @@ async def engine(
 
 
 @pytest.fixture(scope="session")
-def chunker(settings: Settings) -> Chunker:
-    return Chunker(bundled_tokenizer(), settings.chunk_tokens, settings.chunk_overlap)
+def chunkers(settings: Settings) -> Chunkers:
+    return Chunkers(bundled_tokenizer(), settings)
 
 
 @pytest.fixture
 def make_house(
-    db: Database, engine: ContextEngine, chunker: Chunker, settings: Settings, tmp_path: Path
+    db: Database, engine: ContextEngine, chunkers: Chunkers, settings: Settings, tmp_path: Path
 ) -> MakeHouse:
     async def make(source: MemorySource | None = None, **overrides: Any) -> House:
         own = {"agentcy_state_dir": tmp_path, "pipeline_batch_size": 100, **overrides}
@@ -98,7 +99,10 @@ def make_house(
                 REALM,
             )
         embedder = WordEmbedder()
-        stores = Stores(engine, PgVectorIndex(db, mine), SpaceStore(db, mine), embedder, chunker)
+        stores = Stores(
+            engine, PgVectorIndex(db, mine), SpaceStore(db, mine), OneEmbedder(embedder), chunkers,
+            mine.embedding_model,
+        )  # fmt: skip
         return House(
             db, mine, open_objects(mine), stores, embedder, source or MemorySource(), org_id,
             source_id,

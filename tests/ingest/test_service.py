@@ -22,6 +22,7 @@ from agentcy_ray.ingest.service import Ingest, open_ingest
 from agentcy_ray.ingest.syncs import SyncRun, SyncRuns
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.redis import open_redis
@@ -72,7 +73,9 @@ async def platform(
         }
     )
     embedder = WordEmbedder()
-    ingest = await open_ingest(mine, replace(endpoints, database_url=database_url), embedder)
+    ingest = await open_ingest(
+        mine, replace(endpoints, database_url=database_url), OneEmbedder(embedder)
+    )
     redis = await open_redis(endpoints.redis_url, mine.redis_prefix)
     queue, bell = open_queue(mine, ingest.db, redis), Bell(redis)
     keys = resolve_secrets(mine)

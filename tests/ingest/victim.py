@@ -14,8 +14,9 @@ from agentcy_ray.context.factory import open_engine
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.runner import SyncRunner
 from agentcy_ray.jobs.worker import Beat
-from agentcy_ray.retrieval.chunking import Chunker
+from agentcy_ray.retrieval.chunkers import Chunkers
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.objects import open_objects
@@ -31,8 +32,9 @@ async def main(path: str) -> None:
         open_engine(settings, replace(given["endpoints"], database_url=given["url"])),
         PgVectorIndex(db, settings),
         SpaceStore(db, settings),
-        WordEmbedder(),
-        Chunker(bundled_tokenizer(), settings.chunk_tokens, settings.chunk_overlap),
+        OneEmbedder(WordEmbedder()),
+        Chunkers(bundled_tokenizer(), settings),
+        settings.embedding_model,
     )
 
     def probe(name: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import matrix_of, no_vectors
-from agentcy_ray.retrieval.embedders import OneEmbedder
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import HybridQuery
 from agentcy_ray.retrieval.search import SearchService

@@ -12,7 +12,7 @@ import pytest
 
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedder import Matrix, vectors_of
-from agentcy_ray.retrieval.embedders import OneEmbedder
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.search import SearchService

@@ -11,8 +11,8 @@ import pytest
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError, NotFoundError
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery, RagQuery, SearchHits
 from agentcy_ray.retrieval.search import SearchService

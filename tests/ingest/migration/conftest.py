@@ -13,7 +13,6 @@ import pytest
 from agentcy_ray.context.migration.opening import open_router
 from agentcy_ray.context.migration.router import EngineRouter
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.stores.embedded import ensure_embedded
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.postgres import Database
@@ -58,10 +57,7 @@ def make_moving(
 ) -> MakeMoving:
     async def make(source: MemorySource | None = None, **overrides: Any) -> Moving:
         house: House = await make_house(source, kyma_database=kyma_database, **overrides)
-        stores = Stores(
-            router, house.stores.index, house.stores.spaces, house.embedder, house.stores.chunker
-        )
-        house.stores = stores
+        house.stores = replace(house.stores, engine=router)
         return Moving(house, router, both_endpoints)
 
     return make
