@@ -53,7 +53,7 @@ from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.jobs.records import Job
 from agentcy_ray.llm.registry import Models
 from agentcy_ray.retrieval.embedder import Embedder
-from agentcy_ray.retrieval.embedders import Embedders, OneEmbedder
+from agentcy_ray.retrieval.one_embedder import AnyEmbedders, OneEmbedder
 from agentcy_ray.retrieval.query_sample import QuerySample
 from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
@@ -210,7 +210,7 @@ async def open_services(
     check_source: CheckSource,
     check_cluster: Probe | None = None,
     metrics: Metrics | None = None,
-    embedders: Embedders | None = None,
+    embedders: AnyEmbedders | None = None,
 ) -> Services:
     """Open everything; what was opened is closed again when a later part fails.
 
@@ -260,7 +260,7 @@ def _assemble(
     engine: ContextEngine,
     dispatcher: Dispatcher,
     embedder: Embedder,
-    embedders: Embedders,
+    embedders: AnyEmbedders,
     check_source: CheckSource,
     check_cluster: Probe | None,
     metrics: Metrics,
