@@ -16,6 +16,7 @@ AgentcyError                      code, status, message, details; picklable, so 
 │   ├── TooLargeError                 413  payload_too_large, result_too_large
 │   ├── MediaTypeError                415  unsupported_media_type
 │   ├── RateLimitedError              429  rate_limited, quota_exceeded
+│   ├── BudgetExceededError           429  budget_exceeded: no retry helps before more is allowed
 │   └── InvalidError                  422  validation_failed
 │       ├── SourceConfigError             source_config_invalid, with its kind
 │       ├── CapabilityError               capability_unsupported
@@ -35,12 +36,14 @@ AgentcyError                      code, status, message, details; picklable, so 
     │   └── MissingDataError              no such database or table yet; callers answer "empty"
     ├── QueryTimeoutError             504  query_timeout
     ├── EmbedderUnavailableError      503  embedder_unavailable (transient)
+    ├── EmbedderRefusedError          502  embedder_refused: these texts, or our key
     ├── ConnectorError                502  connector_error
     │   ├── ConnectorUnavailableError     host or source away (transient)
     │   └── ConnectorTimeoutError         504  connector_timeout (transient)
     ├── OutcomeUnknownError           502  indeterminate: an effect may or may not have happened
     ├── ModelError                    502  llm_error
-    │   └── ModelTimeoutError             504  llm_timeout (transient)
+    │   ├── ModelTimeoutError             504  llm_timeout (transient)
+    │   └── ModelUnavailableError         503  llm_unavailable: a model of ours is away (transient)
     ├── LeaseLostError                409  state_conflict: a newer owner holds the epoch
     └── SealBrokenError               500  seal_broken: a stored secret does not open
 
@@ -201,6 +204,13 @@ class RateLimitedError(Transient, RequestError):
     status = 429
 
 
+class BudgetExceededError(RequestError):
+    """A limit does not allow what is asked; ``details["limit"]`` says which and what is left."""
+
+    code = "budget_exceeded"
+    status = 429
+
+
 class InvalidError(RequestError):
     """Well-formed, yet not acceptable; ``details["errors"]`` lists ``{loc, message}``."""
 
@@ -325,6 +335,16 @@ class EmbedderUnavailableError(Transient, BackendError):
     status = 503
 
 
+class EmbedderRefusedError(Terminal, BackendError):
+    """The embedding model will not do it; ``details["texts"]`` says whether the texts are at fault.
+
+    Where they are, another half of the batch may pass.
+    """
+
+    code = "embedder_refused"
+    status = 502
+
+
 class ConnectorError(BackendError):
     """A source answered with an error, or its connector failed."""
 
@@ -362,6 +382,13 @@ class ModelTimeoutError(Transient, ModelError):
 
     code = "llm_timeout"
     status = 504
+
+
+class ModelUnavailableError(Transient, ModelError):
+    """A model that the cluster serves itself starts, was lost or cannot be served here."""
+
+    code = "llm_unavailable"
+    status = 503
 
 
 class LeaseLostError(Terminal, BackendError):

@@ -98,6 +98,10 @@ class Metrics:
             "agentcy_embed_batch_seconds", "Time of embedding a batch.", "embedder"
         )
         self.embed_items = count("agentcy_embed_items_total", "Texts embedded.", "embedder")
+        self.budget_reservations = count(
+            "agentcy_budget_reservations_total", "Reservations of budgets by what became of them.",
+            "outcome",
+        )  # fmt: skip
         self.queue_depth = gauge("agentcy_queue_depth", "Jobs that wait.", "kind")
         self.jobs = count("agentcy_jobs_total", "Jobs that ended.", "kind", "outcome")
         self.audit_commit = times(

@@ -138,9 +138,9 @@ class Settings(BaseModel):
     rate_limit_login_rpm: int = _setting(10, "logins per minute by address and e-mail", ge=1)
 
     # -- models
-    llm_provider: Literal["anthropic", "openai", "bedrock", "vertex", "openai_compatible"] = (
-        _setting("anthropic", "default provider")
-    )
+    llm_provider: Literal[
+        "anthropic", "openai", "bedrock", "vertex", "openai_compatible", "local"
+    ] = _setting("anthropic", "default provider")
     llm_model: OptionalText = _setting(None, "model of the default reference")
     llm_api_key: Secret = _setting(None, "key of LLM_PROVIDER")
     llm_base_url: OptionalText = _setting(None, "any OpenAI-compatible server; implies it alone")
@@ -152,6 +152,10 @@ class Settings(BaseModel):
     aws_region: OptionalText = _setting(None, "region of Bedrock; unset = ambient")
     vertex_project: OptionalText = _setting(None, "Google Cloud project; unset = ambient")
     vertex_location: OptionalText = _setting(None, "Google Cloud location; unset = ambient")
+    gpu_second_usd: float = _setting(0.0, "price of a second of a GPU in budgets, USD", ge=0)
+    budget_turn_output_tokens: int = _setting(
+        8192, "longest answer of a turn that a budget limits, tokens", ge=16
+    )
 
     # -- agent, tools, approvals, streams
     agent_max_iterations: int = _setting(25, "model turns per run", ge=1, le=100)
@@ -172,6 +176,12 @@ class Settings(BaseModel):
 
     # -- retrieval and ingest
     embedding_model: str = _setting("local:all-MiniLM-L6-v2", "embedder of an org's first space")
+    embedding_base_url: OptionalText = _setting(
+        None, "server of openai_compatible: embedders; unset = LLM_BASE_URL"
+    )
+    embedding_api_key: Secret = _setting(
+        None, "key of EMBEDDING_BASE_URL; without that, of LLM_BASE_URL or of OpenAI"
+    )
     embedding_batch: int = _setting(64, "texts per model call", ge=1)
     embedding_device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where it runs")
     embedding_retired_days: int = _setting(
