@@ -51,6 +51,7 @@ from agentcy_ray.ingest.retention import purge_job
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.jobs.records import Job
+from agentcy_ray.llm.local import LocalModels
 from agentcy_ray.llm.registry import Models
 from agentcy_ray.retrieval.embedder import Embedder
 from agentcy_ray.retrieval.one_embedder import AnyEmbedders, OneEmbedder
@@ -95,6 +96,8 @@ class Services:
     intake: Intake
     drops: FileDrops
     upkeep: Upkeep
+    spaces: SpaceStore
+    embedders: AnyEmbedders
     search: SearchService
     gates: Gates
     agents: AgentStore
@@ -124,6 +127,8 @@ class Services:
             "object_store": partial(self.objects.list, HEALTH_PREFIX),
             "model": self._check_model,
         }
+        if self.models.local_listed:
+            parts["local_models"] = self.models.require_local
         if self.check_cluster is not None:
             parts["ray"] = self.check_cluster
         wanted = names or tuple(parts)
@@ -211,6 +216,7 @@ async def open_services(
     check_cluster: Probe | None = None,
     metrics: Metrics | None = None,
     embedders: AnyEmbedders | None = None,
+    local_models: LocalModels | None = None,
 ) -> Services:
     """Open everything; what was opened is closed again when a later part fails.
 
@@ -223,6 +229,7 @@ async def open_services(
         check_cluster: reaches what the cluster runs; None without a cluster.
         metrics: of this process, where others count too.
         embedders: of every model that a space may have been made by; None = the default alone.
+        local_models: models that the cluster serves itself.
 
     Raises:
         ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
@@ -244,7 +251,7 @@ async def open_services(
         services = _assemble(
             settings, resolve_secrets(settings), db, redis, bell, engine,
             dispatcher, embedder, embedders or OneEmbedder(embedder), check_source,
-            check_cluster, metrics, has_both(endpoints), opening,
+            check_cluster, metrics, local_models, has_both(endpoints), opening,
         )  # fmt: skip
         opening.push_async_callback(dispatcher.close)
         opening.push_async_callback(_sharing(services.shared_metrics))
@@ -264,6 +271,7 @@ def _assemble(
     check_source: CheckSource,
     check_cluster: Probe | None,
     metrics: Metrics,
+    local_models: LocalModels | None,
     both_engines: bool,
     opening: AsyncExitStack,
 ) -> Services:
@@ -276,9 +284,8 @@ def _assemble(
     opening.push_async_callback(queue.close)
     sample = QuerySample(db, settings)
     opening.push_async_callback(sample.close)
-    search = SearchService(
-        db, embedders, SpaceStore(db, settings), settings, bell=bell, sample=sample
-    )
+    spaces = SpaceStore(db, settings)
+    search = SearchService(db, embedders, spaces, settings, bell=bell, sample=sample)
     opening.push_async_callback(search.close)
     objects = open_objects(settings)
     gates = open_gates(
@@ -320,13 +327,15 @@ def _assemble(
         intake=intake,
         drops=FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops"),
         upkeep=Upkeep(db, queue, settings),
+        spaces=spaces,
+        embedders=embedders,
         search=search,
         gates=gates,
         agents=AgentStore(db),
         conversations=ConversationStore(db),
         runs=RunStore(db, bell, run_log),
         run_log=run_log,
-        models=Models(settings, metrics),
+        models=Models(settings, metrics, local=local_models),
         identity=identity,
         authenticator=Authenticator(tokens, identity, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),

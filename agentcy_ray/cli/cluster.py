@@ -24,6 +24,7 @@ from agentcy_ray.runtime.cluster_config.plan import (
     shortcomings,
 )
 from agentcy_ray.runtime.cluster_config.units import quantity
+from agentcy_ray.runtime.model_fitness import gpus_here
 from agentcy_ray.runtime.render.helm import render_helm
 from agentcy_ray.runtime.render.kuberay import render_kuberay
 from agentcy_ray.runtime.render.ray_up import render_ray_up
@@ -150,7 +151,7 @@ def _read(file: str | None, calls_per_minute: int | None = None) -> ClusterConfi
 
 
 def _plan(config: ClusterConfig) -> Plan:
-    return plan(config, psutil.virtual_memory().total)
+    return plan(config, psutil.virtual_memory().total, gpus_here())
 
 
 def _write(files: dict[str, str]) -> None:

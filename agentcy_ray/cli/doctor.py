@@ -8,6 +8,8 @@ import typer
 
 from agentcy_ray.cli.output import FAILED, JsonFlag, notes, print_json, print_rows
 from agentcy_ray.core.settings import Settings, explain, unclaimed
+from agentcy_ray.runtime.cluster_config import load_cluster_config
+from agentcy_ray.runtime.model_fitness import doctor_checks
 from agentcy_ray.stores.checks import check_all
 
 config = typer.Typer(help="Settings: explain, check.", no_args_is_help=True)
@@ -15,7 +17,9 @@ config = typer.Typer(help="Settings: explain, check.", no_args_is_help=True)
 
 def doctor(json: JsonFlag = False) -> None:
     """What runs, which versions and extensions, and what to fix."""
-    checks = asyncio.run(check_all(Settings.load()))
+    settings = Settings.load()
+    models = load_cluster_config(settings.agentcy_cluster_config).models
+    checks = [*asyncio.run(check_all(settings)), *doctor_checks(models)]
     rows = [
         {
             "check": check.name,

@@ -9,7 +9,7 @@ import random
 
 from pydantic_ai import exceptions as library
 
-from agentcy_ray.core.errors import ModelError, ModelTimeoutError
+from agentcy_ray.core.errors import AgentcyError, ModelError, ModelTimeoutError
 
 LONGEST_WAIT_SECS = 60.0
 """A provider that asks for a longer pause than this fails the turn at once."""
@@ -18,6 +18,9 @@ _FIRST_BACKOFF_SECS = 0.5
 
 def retry_wait(error: Exception, attempt: int) -> float | None:
     """Seconds to wait before the next attempt; None when the failure is final."""
+    own = _own(error)
+    if own is not None and not own.transient:
+        return None
     if not isinstance(error, library.ModelAPIError) or isinstance(
         error, library.ModelQuotaExceededError | library.ModelRequestTimeout
     ):
@@ -39,6 +42,9 @@ def retry_wait(error: Exception, attempt: int) -> float | None:
 
 def ours(error: Exception, reference: str) -> Exception:
     """The failure in our tree; errors that are no provider's pass through unchanged."""
+    own = _own(error)
+    if own is not None:
+        return own
     if isinstance(error, library.ModelRequestTimeout | library.ModelTimeoutError):
         return ModelTimeoutError(
             f"{reference} sent no first token in time; repeat the message, or raise "
@@ -72,3 +78,13 @@ def ours(error: Exception, reference: str) -> Exception:
     if isinstance(error, library.AgentRunError | library.UserError):
         return ModelError(f"{reference} failed: {error.message}"[:500], model=reference)
     return error
+
+
+def _own(error: Exception) -> AgentcyError | None:
+    """One of our errors that an SDK wrapped: models of the cluster are called without a wire."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AgentcyError):
+            return cause
+        cause = cause.__cause__
+    return None

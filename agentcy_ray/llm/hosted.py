@@ -42,12 +42,27 @@ class HostedModel:
         model: str,
         *,
         sleep: Sleep = asyncio.sleep,
+        build: Callable[[], LibraryModel[Any]] | None = None,
+        window: int | None = None,
     ) -> None:
+        """A model of a provider.
+
+        Args:
+            settings: keys, URLs and retry limits.
+            table: windows and prices.
+            provider: its name.
+            model: the model's name there.
+            sleep: how a retry waits.
+            build: makes the library's model where no builder of ``providers`` does.
+            window: where the table does not know it.
+        """
         self._settings = settings
         self._table = table
         self._provider = provider
         self._model = model
         self._sleep = sleep
+        self._build = build
+        self._window = window
         self._library: LibraryModel[Any] | None = None
         self._building = asyncio.Lock()
 
@@ -59,7 +74,7 @@ class HostedModel:
     @property
     def window(self) -> int:
         """Context window in tokens."""
-        return self._table.window(self._provider, self._model)
+        return self._window or self._table.window(self._provider, self._model)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
         """One turn; see ``Model.stream``."""
@@ -95,6 +110,8 @@ class HostedModel:
         from agentcy_ray.llm import faults, providers, translate
 
         del faults, translate  # only loaded here, so that `stream` finds them ready
+        if self._build is not None:
+            return self._build()
         return providers.build(self._settings, self._provider, self._model)
 
     async def _attempt(

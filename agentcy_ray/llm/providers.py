@@ -125,7 +125,7 @@ def _vertex(settings: Settings, model: str) -> LibraryModel[Any]:
     )
 
 
-TAKES_MAX_RETRIES = frozenset({"anthropic", "openai", "openai_compatible"})
+TAKES_MAX_RETRIES = frozenset({"anthropic", "openai", "openai_compatible", "local", "vllm"})
 """Providers whose SDK retries by itself unless each request says no."""
 
 BUILDERS: Mapping[str, Callable[[Settings, str], LibraryModel[Any]]] = {

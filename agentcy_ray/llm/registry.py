@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.core.errors import InvalidError, ModelUnavailableError
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.llm import providers
 from agentcy_ray.llm.hosted import HostedModel, Sleep
+from agentcy_ray.llm.local import (
+    LOCAL_PROVIDERS,
+    LocalModel,
+    LocalModels,
+    LocalState,
+    NoLocalModels,
+    library_model,
+)
 from agentcy_ray.llm.metered import MeteredModel
 from agentcy_ray.llm.model import Model, Record
 from agentcy_ray.llm.offline import OFFLINE_REFERENCE, OfflineModel
@@ -35,6 +43,7 @@ class Models:
         settings: keys, URLs and retry limits.
         metrics: of the process; the models' turns are counted there.
         sleep: how a retry waits; tests hand in one that records.
+        local: models that the cluster serves itself; none without a cluster.
     """
 
     def __init__(
@@ -43,14 +52,17 @@ class Models:
         metrics: Metrics | None = None,
         *,
         sleep: Sleep = asyncio.sleep,
+        local: LocalModels | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._sleep = sleep
+        self._local = local or NoLocalModels()
         self._table = ModelTable.load(settings.llm_models_file)
         self._kept: dict[str, Model] = {}
         self._factories: Mapping[str, Factory] = {
             **{name: self._hosted(name) for name in self._table.providers},
+            **{name: self._served(name) for name in LOCAL_PROVIDERS},
             "offline": self._offline,
             "scripted": self._scripted,
         }
@@ -58,6 +70,10 @@ class Models:
     def default_reference(self) -> str:
         """The model of agents that name none; ``offline:extractive`` when no provider is set up."""
         provider = providers.configured_provider(self._settings)
+        if provider == "local":
+            first = next((one.name for one in self.local_models("chat")), None)
+            model = self._settings.llm_model or first
+            return OFFLINE_REFERENCE if model is None else f"local:{model}"
         if not providers.available(self._settings, provider):
             return OFFLINE_REFERENCE
         model = self._settings.llm_model or self._table.providers[provider].default
@@ -88,6 +104,32 @@ class Models:
             self._kept[reference] = found
         return found
 
+    def local_models(self, task: str) -> tuple[LocalModel, ...]:
+        """Models of the cluster config for ``chat`` or ``embed``, in its order."""
+        return tuple(one for one in self._local.listed() if one.task == task)
+
+    @property
+    def local_listed(self) -> bool:
+        """Whether the cluster config lists any model."""
+        return bool(self._local.listed())
+
+    async def local_states(self) -> tuple[LocalState, ...]:
+        """How each model of the cluster config is."""
+        return await self._local.states()
+
+    async def require_local(self) -> None:
+        """For ``/health``.
+
+        Raises:
+            ModelUnavailableError: some are not ready; the message says which and why.
+        """
+        away = [one for one in await self.local_states() if one.state != "ready"]
+        if away:
+            raise ModelUnavailableError(
+                "; ".join(f"{one.name} is {one.state}: {one.message}" for one in away),
+                models=[one.name for one in away],
+            )
+
     def describe(self) -> list[ModelChoice]:
         """Every provider with whether it can be used, the default one marked."""
         default = self.default_reference()
@@ -108,6 +150,16 @@ class Models:
                 default=default == OFFLINE_REFERENCE,
             )
         )
+        chats = self.local_models("chat")
+        if chats:
+            rows.append(
+                ModelChoice(
+                    provider="local",
+                    available=True,
+                    default_reference=f"local:{chats[0].name}",
+                    default=default.startswith("local:"),
+                )
+            )
         return rows
 
     def _hosted(self, provider: str) -> Factory:
@@ -119,6 +171,30 @@ class Models:
                     errors=[{"loc": ["model"], "message": f"{provider} is not set up"}],
                 )
             return HostedModel(self._settings, self._table, provider, model, sleep=self._sleep)
+
+        return make
+
+    def _served(self, provider: str) -> Factory:
+        def make(model: str) -> Model:
+            name, colon, _ = model.partition(":")
+            known = {one.name: one for one in self.local_models("chat")}
+            found = known.get(name)
+            if found is None or (colon and not found.adapters):
+                there = ", ".join(f"local:{one}" for one in known) or "none"
+                raise InvalidError(
+                    f"no chat model {model!r} is served by this cluster, there are: {there}; list "
+                    "it under models in the cluster config",
+                    errors=[{"loc": ["model"], "message": "not in the cluster config"}],
+                )
+            return HostedModel(
+                self._settings,
+                self._table,
+                provider,
+                model,
+                sleep=self._sleep,
+                build=lambda: library_model(self._local, provider, model),
+                window=found.window,
+            )
 
         return make
 

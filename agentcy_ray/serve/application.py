@@ -16,6 +16,7 @@ from agentcy_ray.runtime.deployment_options import agent_options, api_options
 from agentcy_ray.runtime.foreman import Foreman
 from agentcy_ray.runtime.render.serve import AGENT_APP, API_APP, QUIET
 from agentcy_ray.serve.deployments import Agent, Api
+from agentcy_ray.serve.models import build_model
 
 
 def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
@@ -51,10 +52,11 @@ def build(args: dict[str, str]) -> Any:
     """Builder that a rendered Serve config names; the cluster config comes by the environment.
 
     Args:
-        args: ``part``, which of the two applications: ``api`` or ``agent``.
+        args: ``part``, which application: ``api``, ``agent`` or ``model``; ``name``, which model.
 
     Raises:
-        ConfigError: there is no such part, or the cluster config is invalid.
+        ConfigError: there is no such part or model, or the cluster config is invalid.
+        ModelUnavailableError: vLLM is not installed on the cluster.
     """
     config = load_cluster_config(Settings.load().agentcy_cluster_config)
     logging_config = LoggingConfig(**QUIET)
@@ -63,8 +65,19 @@ def build(args: dict[str, str]) -> Any:
             return build_api(config, logging_config)
         case "agent":
             return build_agent(config, logging_config)
+        case "model":
+            return _build_model(config, args.get("name", ""))
         case other:
-            raise ConfigError(f"no application is called {other!r}; args.part is api or agent")
+            raise ConfigError(
+                f"no application is called {other!r}; args.part is api, agent or model"
+            )
+
+
+def _build_model(config: ClusterConfig, name: str) -> Any:
+    for model in config.models:
+        if model.name == name:
+            return build_model(model, loopback=False)
+    raise ConfigError(f"no model {name!r} is in the cluster config; render the Serve config again")
 
 
 def build_api(config: ClusterConfig, logging_config: LoggingConfig) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import psutil
@@ -27,6 +27,9 @@ from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.stores.embedded import stop_embedded
 from agentcy_ray.stores.embedded.ports import Reservation, choose, is_free
 from agentcy_ray.stores.endpoints import resolve_endpoints
+
+if TYPE_CHECKING:
+    from agentcy_ray.serve.models import ModelDeployer
 
 Say = Callable[[str], None]
 
@@ -90,6 +93,7 @@ class Platform:
         self._lock = StateLock(settings.state_dir)
         self._started = False
         self._reserved: Reservation | None = None
+        self._models: ModelDeployer | None = None
 
     def start(self) -> Running:
         """Bring everything up; returns when the API answers.
@@ -117,6 +121,11 @@ class Platform:
 
             deploy(self._settings, config, port)
             warm_up(config)
+            if config.models:
+                from agentcy_ray.serve.models import ModelDeployer
+
+                self._models = ModelDeployer(self._settings, config, self._say)
+                self._models.start()
             if not prepared.ha_proxy:
                 self._say("no HAProxy on this machine: requests take the slower proxy")
             return self._record(port, time.monotonic() - began)
@@ -126,6 +135,9 @@ class Platform:
 
     def stop(self) -> None:
         """Take the application, Ray and the embedded servers down; safe after a failed start."""
+        if self._models is not None:
+            self._models.stop()
+            self._models = None
         if self._started:
             from agentcy_ray.serve.application import withdraw
 

@@ -19,6 +19,7 @@ from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
 from agentcy_ray.runtime.embedding import EmbeddingPool
 from agentcy_ray.runtime.presence import require_present
+from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.serve import http_protocol
 from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
 from agentcy_ray.stores.migrate import migrate
@@ -60,6 +61,7 @@ async def open_platform(settings: Settings) -> Services:
         embedder=EmbeddingPool(names.embedders(config)),
         check_source=dispatcher.check_source,
         check_cluster=partial(require_present, names.shared_actors(config)),
+        local_models=ServedModels(config.models),
         metrics=metrics,
     )
     garbage.settle()

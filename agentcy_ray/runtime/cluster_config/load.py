@@ -113,7 +113,8 @@ def for_processes(config: ClusterConfig) -> dict[str, Any]:
 
     Machines and targets are left out, so that a change of those restarts no process.
     """
-    return config.model_dump(mode="json", exclude_defaults=True, include=set(config.parts()))
+    sections = {part.partition(".")[0] for part in config.parts()}
+    return config.model_dump(mode="json", exclude_defaults=True, include=sections)
 
 
 def _read(path: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.runtime.cluster_config.models import ServedModel, model_faults
 from agentcy_ray.runtime.cluster_config.nodes import Limits, Name, Node, RayOptions
 from agentcy_ray.runtime.cluster_config.parts import (
     Agent,
@@ -38,6 +39,8 @@ class ClusterConfig(Section):
     ingest: IngestActors = IngestActors()
     kyma: KymaWriters = KymaWriters()
     embedding: EmbeddingActors = EmbeddingActors()
+    models: tuple[ServedModel, ...] = ()
+    """Models that the cluster serves itself; they need the extra `gpu`."""
     ray: RayOptions = RayOptions()
     nodes: tuple[Node, ...] = ()
     """Groups of machines; none = the machine on which ``agentcy up`` runs."""
@@ -84,6 +87,10 @@ class ClusterConfig(Section):
             "ingest": (self.ingest, self.ingest.actors.min, self.ingest.actors.max),
             "kyma": (self.kyma, self.kyma.writers, self.kyma.writers),
             "embedding": (self.embedding, self.embedding.actors.min, self.embedding.actors.max),
+            **{
+                one.part: (one.needs(), one.count(one.replicas.min), one.count(one.replicas.max))
+                for one in self.models
+            },
         }  # fmt: skip
 
     def _faults(self) -> Iterator[tuple[str, str]]:
@@ -97,6 +104,7 @@ class ClusterConfig(Section):
                 "front and say so with environment.AGENTCY_PUBLIC_URL: https://…",
             )
         if not self.nodes:
+            yield from model_faults(self.models, ())
             return
         names = [node.name for node in self.nodes]
         for i, node in enumerate(self.nodes):
@@ -111,7 +119,11 @@ class ClusterConfig(Section):
         heads = sum(node.role == "head" for node in self.nodes)
         if heads != 1:
             yield "nodes", f"{heads} groups have role: head; give it to exactly one"
+        of_models = list(model_faults(self.models, self.nodes))
+        yield from of_models
         for name, (needs, _, _) in self.parts().items():
+            if name.startswith("models.") and of_models:
+                continue  # said already, and more exactly
             reason = _unplaceable(needs, self.nodes)
             if reason:
                 yield name, reason

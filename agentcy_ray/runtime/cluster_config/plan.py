@@ -116,14 +116,15 @@ class _Packing:
         return [room for room in self.rooms if room.group is group]
 
 
-def plan(config: ClusterConfig, machine_memory: int) -> Plan:
+def plan(config: ClusterConfig, machine_memory: int, machine_gpus: int = 0) -> Plan:
     """Plan a cluster.
 
     Args:
         config: the cluster config.
         machine_memory: bytes of this machine; counts where the config names no nodes.
+        machine_gpus: GPUs of this machine, as well.
     """
-    groups = config.nodes or (_this_machine(config, machine_memory),)
+    groups = config.nodes or (_this_machine(config, machine_memory, machine_gpus),)
     fewest = _pack(config, groups, at_max=False)
     most = _pack(config, groups, at_max=True)
     return Plan(
@@ -150,8 +151,10 @@ def plan(config: ClusterConfig, machine_memory: int) -> Plan:
     )
 
 
-def _this_machine(config: ClusterConfig, memory: int) -> Node:
-    return Node(name=THIS_MACHINE, role="head", cpus=config.ray.logical_cpus, memory=memory)
+def _this_machine(config: ClusterConfig, memory: int, gpus: int) -> Node:
+    return Node(
+        name=THIS_MACHINE, role="head", cpus=config.ray.logical_cpus, memory=memory, gpus=gpus
+    )
 
 
 def usable_memory(config: ClusterConfig, node: Node) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from agentcy_ray.runtime.cluster_config.model import ClusterConfig
 from agentcy_ray.runtime.deployment_options import agent_options, api_options
+from agentcy_ray.runtime.llm_config import DEPLOYMENT, application_name, replica_options
 from agentcy_ray.runtime.render.environment import application_environment
 from agentcy_ray.runtime.render.text import rendered
 
@@ -19,12 +20,14 @@ def serve_config(config: ClusterConfig) -> dict[str, Any]:
     """The config as data, in the terms of Serve's own schema."""
     environment = {"env_vars": application_environment(config)}
 
-    def application(name: str, route: str | None, part: str, options: Any) -> dict[str, Any]:
+    def application(
+        app: str, route: str | None, part: str, options: Any, **args: str
+    ) -> dict[str, Any]:
         return {
-            "name": name,
+            "name": app,
             "route_prefix": route,
             "import_path": IMPORT_PATH,
-            "args": {"part": part},
+            "args": {"part": part, **args},
             "runtime_env": environment,
             "deployments": [{"name": part, **options}],
         }
@@ -36,6 +39,12 @@ def serve_config(config: ClusterConfig) -> dict[str, Any]:
         "applications": [
             application(API_APP, "/", "api", api_options(config)),
             application(AGENT_APP, None, "agent", agent_options(config)),
+            *(
+                application(
+                    application_name(one), None, DEPLOYMENT, replica_options(one), name=one.name
+                )
+                for one in config.models
+            ),
         ],
     }
 
