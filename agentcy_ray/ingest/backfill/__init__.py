@@ -1,0 +1,1 @@
+"""Filling an embedding space from the packages, beside the publishes that write it already."""
