@@ -1,0 +1,1 @@
+"""Changing an organisation's embedding model while search answers."""

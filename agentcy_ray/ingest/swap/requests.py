@@ -1,0 +1,210 @@
+"""Asking for a swap, looking at it, calling it off, going back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.backfill.records import OPEN as FILLING
+from agentcy_ray.ingest.swap.records import OPEN, WORKING, Swap, SwapOptions
+from agentcy_ray.ingest.swap.runner import ring, swap_job
+from agentcy_ray.ingest.swap.store import Swaps
+from agentcy_ray.jobs.records import Job, Progress
+
+if TYPE_CHECKING:
+    from agentcy_ray.core.tenancy import Principal
+    from agentcy_ray.ingest.backfill.store import BackfillStore
+    from agentcy_ray.ingest.swap.switch import Switch
+    from agentcy_ray.jobs.queue import JobQueue
+    from agentcy_ray.retrieval.spaces import Space, SpaceStore
+    from agentcy_ray.stores.bell import Bell
+    from agentcy_ray.stores.postgres import Database
+
+_log = structlog.get_logger(__name__)
+
+
+class SwapState(BaseModel):
+    """A swap with how far it is; ``progress`` while it works."""
+
+    model_config = ConfigDict(frozen=True)
+
+    swap: Swap
+    progress: Progress | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether something may still happen to it by itself."""
+        return self.swap.status in WORKING
+
+
+class SwapRequests:
+    """What people ask of swaps."""
+
+    def __init__(
+        self,
+        db: Database,
+        queue: JobQueue,
+        spaces: SpaceStore,
+        backfills: BackfillStore,
+        switch: Switch,
+        bell: Bell,
+    ) -> None:
+        self._db = db
+        self._queue = queue
+        self._spaces = spaces
+        self._backfills = backfills
+        self._switch = switch
+        self._bell = bell
+        self._swaps = Swaps(db)
+
+    async def start(self, principal: Principal, model: str, options: SwapOptions) -> SwapState:
+        """Change the model of the caller's organisation, or go on with a swap to it that failed.
+
+        Raises:
+            ConflictError: ``state_conflict`` while one is under way.
+        """
+        principal.require("embedding.manage")
+        org_id = principal.org_id
+        latest = await self._swaps.latest(org_id)
+        async with self._db.tenant(org_id) as connection:
+            if latest is not None and latest.status == "failed" and latest.model == model:
+                planned = await self._swaps.choose(
+                    connection, latest.id, options.model_dump(mode="json")
+                )
+            else:
+                planned = await self._swaps.insert(
+                    connection, org_id, model, options, principal.user_id
+                )
+            job = await self._queue.store.insert(connection, swap_job(org_id, planned.id))
+            planned = await self._swaps.carried_by(connection, planned.id, job.id)
+        await self._queue.announce(job)
+        return SwapState(swap=planned, progress=job.progress)
+
+    async def check(self, principal: Principal, swap_id: UUID) -> SwapState:
+        """Take the figures of a swap that waits anew; it cuts over when they are good.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            ConflictError: ``state_conflict``, it does not wait.
+        """
+        principal.require("embedding.manage")
+        org_id = principal.org_id
+        async with self._db.tenant(org_id) as connection:
+            job: Job | None = None
+            moved = await self._swaps.move(connection, swap_id, "checking")
+            if moved is not None:
+                job = await self._queue.store.insert(connection, swap_job(org_id, swap_id))
+                moved = await self._swaps.carried_by(connection, swap_id, job.id)
+        if moved is None or job is None:
+            swap = await self._swaps.get(org_id, swap_id)
+            raise _conflict(swap, "checked again; only one that is ready can be")
+        await self._queue.announce(job)
+        return await self._state(moved)
+
+    async def get(self, org_id: UUID, swap_id: UUID) -> SwapState:
+        """One swap.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        return await self._state(await self._swaps.get(org_id, swap_id))
+
+    async def list(
+        self, org_id: UUID, *, limit: int = 50, before: UUID | None = None
+    ) -> Sequence[Swap]:
+        """Swaps of an organisation, newest first."""
+        return await self._swaps.list(org_id, limit=limit, before=before)
+
+    async def cancel(self, principal: Principal, swap_id: UUID) -> SwapState:
+        """Call a swap off before its cut-over; the space that it made is given up.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            ConflictError: ``state_conflict``, it was cut over or has ended.
+        """
+        principal.require("embedding.manage")
+        org_id = principal.org_id
+        error = {"code": "cancelled", "message": "the swap was cancelled", "details": {}}
+        async with self._db.tenant(org_id) as connection:
+            moved = await self._swaps.move(connection, swap_id, "cancelled", error=error)
+        if moved is None:
+            swap = await self._swaps.get(org_id, swap_id)
+            if swap.status != "cancelled":
+                raise _conflict(swap, "cancelled; `agentcy embed rollback` goes back after it")
+            moved = swap
+        job = await self._job(moved)
+        if job is not None and job.open:
+            await self._quietly_cancel(job)
+        await self._give_up(moved)
+        await ring(self._bell, moved, "cancelled")
+        return await self._state(moved)
+
+    async def rollback(self, principal: Principal, swap_id: UUID | None = None) -> Space:
+        """Let the space answer again that a swap left; the newest one where none is named.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            ConflictError: ``state_conflict``, it was not cut over, or its grace is over.
+        """
+        principal.require("embedding.manage")
+        org_id = principal.org_id
+        if swap_id is not None:
+            found = await self._swaps.get(org_id, swap_id)
+        else:
+            swaps = await self._swaps.list(org_id, limit=50)
+            found = next((swap for swap in swaps if swap.status == "cut_over"), None)
+        if found is None or found.status != "cut_over" or found.from_space is None:
+            what = "there is no swap that was cut over"
+            if found is not None:
+                what = f"swap {encode('swp', found.id)} is {found.status}"
+            raise ConflictError(
+                f"{what}, so there is no space to go back to; `agentcy embed status` lists those "
+                "there are",
+                code="state_conflict",
+            )
+        return await self._switch.to(org_id, found.from_space, user_id=principal.user_id)
+
+    async def _give_up(self, swap: Swap) -> None:
+        """Nobody wants the space of a cancelled swap: publishes are to pass it by, and it goes."""
+        if swap.to_space is None:
+            return
+        org_id = swap.org_id
+        space = await self._spaces.get(org_id, swap.to_space)
+        if space.status not in {"building", "ready"}:
+            return  # it answered before, and may do so again
+        filling = await self._backfills.list(org_id, space_id=space.id, limit=1)
+        if filling and filling[0].status in FILLING:
+            await self._backfills.cancel(org_id, filling[0].id)
+        space = await self._spaces.get(org_id, space.id)
+        if space.status in {"building", "ready"}:
+            error = {"code": "cancelled", "message": "its swap was cancelled", "details": {}}
+            await self._spaces.fail(org_id, space.id, error)
+
+    async def _quietly_cancel(self, job: Job) -> None:
+        try:
+            await self._queue.cancel(job.org_id, job.id)
+        except ConflictError as error:  # it ended by itself meanwhile, which is as well
+            _log.info("swap_job_ended", job=encode("job", job.id), reason=error.message)
+
+    async def _job(self, swap: Swap) -> Job | None:
+        if swap.job_id is None:
+            return None
+        return await self._queue.store.get(swap.org_id, swap.job_id)
+
+    async def _state(self, swap: Swap) -> SwapState:
+        job = await self._job(swap) if swap.status in OPEN else None
+        return SwapState(swap=swap, progress=None if job is None else job.progress)
+
+
+def _conflict(swap: Swap, verb: str) -> ConflictError:
+    return ConflictError(
+        f"swap {encode('swp', swap.id)} is {swap.status} and cannot be {verb}",
+        code="state_conflict",
+        status=swap.status,
+    )

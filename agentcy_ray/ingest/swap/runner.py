@@ -1,0 +1,301 @@
+"""The swap state machine: new space → backfill → check → cut over, or wait in ``ready``.
+
+``run`` may be called as often as the job is claimed: each step looks at what an earlier attempt
+left. Until the cut-over the former space answers and is written; after it, for its grace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import structlog
+
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    CancelledByRequestError,
+    ConflictError,
+    LeaseLostError,
+    StoreUnavailableError,
+    Terminal,
+)
+from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.swap.coverage import Mender
+from agentcy_ray.ingest.swap.records import Gate, Swap
+from agentcy_ray.ingest.swap.store import Swaps, lost
+from agentcy_ray.jobs.records import Job, NewJob, Progress
+from agentcy_ray.retrieval.space import chunking_signature
+
+if TYPE_CHECKING:
+    from agentcy_ray.core.settings import Settings
+    from agentcy_ray.ingest.backfill.records import Backfill
+    from agentcy_ray.ingest.backfill.store import BackfillStore
+    from agentcy_ray.ingest.swap.gate import GateCheck
+    from agentcy_ray.ingest.swap.switch import Switch
+    from agentcy_ray.jobs.worker import Beat
+    from agentcy_ray.retrieval.embedder import EmbedderInfo
+    from agentcy_ray.retrieval.index import VectorIndex
+    from agentcy_ray.retrieval.one_embedder import AnyEmbedders
+    from agentcy_ray.retrieval.spaces import Space, SpaceStore
+    from agentcy_ray.stores.bell import Bell
+    from agentcy_ray.stores.postgres import Database
+
+JOB_KIND = "embed_swap"
+PRIORITY = 4
+ATTEMPTS = 50
+"""A swap waits for hours and goes on where it was; a worker that dies is no reason to give up."""
+LOOK_SECS = 2.0
+"""Between two looks at a backfill whose ring is lost."""
+
+_log = structlog.get_logger(__name__)
+
+
+def no_probe(name: str) -> None:
+    """The probe of ordinary runs: does nothing."""
+
+
+def swap_job(org_id: UUID, swap_id: UUID) -> NewJob:
+    """The job that carries a swap on."""
+    return NewJob(
+        org_id=org_id,
+        kind=JOB_KIND,
+        payload={"swap_id": str(swap_id)},
+        priority=PRIORITY,
+        max_attempts=ATTEMPTS,
+        dedupe_key=f"{JOB_KIND}:{swap_id}",
+    )
+
+
+@dataclass(frozen=True)
+class SwapRunner:
+    """Carries swaps out."""
+
+    db: Database
+    spaces: SpaceStore
+    index: VectorIndex
+    embedders: AnyEmbedders
+    backfills: BackfillStore
+    gate: GateCheck
+    switch: Switch
+    settings: Settings
+    bell: Bell
+    probe: Callable[[str], None] = no_probe
+
+    async def handle(self, job: Job, beat: Beat) -> None:
+        """Do a job of kind ``embed_swap``."""
+        await self.run(job.org_id, UUID(job.payload["swap_id"]), beat)
+
+    async def run(self, org_id: UUID, swap_id: UUID, beat: Beat) -> None:
+        """Carry a swap on until it is cut over or waits; returns at once when it has ended.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            CancelledByRequestError: it was cancelled; the former space answers as before.
+            LeaseLostError: another worker carries it out.
+            ConflictError: the organisation has such a space already.
+            AgentcyError: it failed (which is recorded) or, when the error is transient and
+                attempts are left, waits to be gone on with.
+        """
+        swaps = Swaps(self.db)
+        swap, epoch = await swaps.take(org_id, swap_id)
+        try:
+            await _Attempt(self, swaps, epoch, beat).steps(swap)
+        except LeaseLostError:
+            current = await swaps.get(org_id, swap_id)
+            if current.status == "cancelled":
+                raise CancelledByRequestError("the swap was cancelled") from None
+            if current.status != "cut_over":  # somebody forced it meanwhile: all is done
+                raise
+        except Exception as error:
+            await self._end(swaps, swap, epoch, error, beat)
+            raise
+
+    async def _end(
+        self, swaps: Swaps, swap: Swap, epoch: int, error: Exception, beat: Beat
+    ) -> None:
+        """Record a failure that no further attempt can mend."""
+        called_off = isinstance(error, CancelledByRequestError)
+        if not called_off and not isinstance(error, Terminal) and not beat.last_attempt:
+            return
+        told = error if isinstance(error, AgentcyError) else AgentcyError(
+            f"the swap met a fault of its own: {type(error).__name__}: {error}"
+        )  # fmt: skip
+        status = "cancelled" if called_off else "failed"
+        try:
+            async with self.db.tenant(swap.org_id) as connection:
+                await swaps.move(connection, swap.id, status, epoch=epoch, error=told.body())
+        except StoreUnavailableError as away:
+            _log.warning("swap_end_not_recorded", reason=away.message)
+            return
+        await ring(self.bell, swap, status)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One claim of a swap's job."""
+
+    runner: SwapRunner
+    swaps: Swaps
+    epoch: int
+    beat: Beat
+
+    async def steps(self, swap: Swap) -> None:
+        """Go on from where the swap is."""
+        if swap.status in {"planned", "failed"}:
+            swap = await self._begin(swap)
+        if swap.status == "backfilling":
+            swap = await self._fill(swap)
+        if swap.status == "checking":
+            await self._settle(swap)
+
+    async def _begin(self, swap: Swap) -> Swap:
+        """Make the space, or find the one of an earlier attempt, which may be complete."""
+        run = self.runner
+        embedder = await run.embedders.of(swap.model)
+        await embedder.embed([])  # one in other processes has to be up to know its name
+        former = await run.spaces.active(swap.org_id)
+        if former is None:
+            space = await run.spaces.ensure_active(swap.org_id, embedder.info)
+        else:
+            space = await self._space(swap, embedder.info)
+        swap = await self.swaps.between(
+            swap, self.epoch, None if former is None else former.id, space.id
+        )
+        run.probe("space")
+        return await self._move(swap, "backfilling")
+
+    async def _space(self, swap: Swap, info: EmbedderInfo) -> Space:
+        """The space that is to answer: one that is complete already, or a new one."""
+        run = self.runner
+        for space in await run.spaces.list(swap.org_id):
+            same = (
+                space.embedder == info.reference
+                and space.signature == info.signature
+                and space.revision == info.revision
+                and space.chunking == chunking_signature(run.settings)
+                and swap.options.storage in {None, space.storage}
+            )
+            if same and space.status == "active":
+                raise ConflictError(
+                    f"{encode('spc', space.id)} of {info.reference} answers already; "
+                    "there is nothing to swap",
+                    code="space_active",
+                    space=encode("spc", space.id),
+                )
+            if same and space.status in {"ready", "retired"}:
+                return space
+        return await run.spaces.create(swap.org_id, info, storage=swap.options.storage)
+
+    async def _fill(self, swap: Swap) -> Swap:
+        """Wait for the backfill, which is started unless it is under way."""
+        space = await self._to(swap)
+        if space.status == "building":
+            run = self.runner
+            async with run.bell.listen(f"ch:jobs:{swap.org_id.hex}") as ear:
+                backfill = await self._backfill(swap, space)
+                run.probe("filling")
+                while backfill.status not in {"done", "failed", "cancelled"}:
+                    self.beat.check()
+                    self.beat.progress(_progress(backfill))
+                    await ear.next(LOOK_SECS)
+                    backfill = await run.backfills.get(swap.org_id, backfill.id)
+            _require_done(backfill)
+        self.runner.probe("filled")
+        return await self._move(swap, "checking")
+
+    async def _backfill(self, swap: Swap, space: Space) -> Backfill:
+        """The backfill of the space: the one under way, a failed one gone on with, or a new one."""
+        store = self.runner.backfills
+        latest = await store.list(swap.org_id, space_id=space.id, limit=1)
+        if latest and latest[0].status == "failed":
+            return await store.resume(swap.org_id, latest[0].id)
+        if latest and latest[0].status in {"queued", "running", "paused"}:
+            return latest[0]
+        return await store.start(
+            swap.org_id, space.id, engine=swap.options.engine, user_id=swap.created_by
+        )
+
+    async def _settle(self, swap: Swap) -> None:
+        """Take the figures, then cut over or wait for somebody."""
+        run, options = self.runner, swap.options
+        space = await self._to(swap)
+        if space.status == "active":  # a first space: nothing to compare it with
+            await self._move(await self._move(swap, "cut_over"), "done")
+            return
+        gate = await self._check(swap, space)
+        run.probe("checked")
+        if options.force or (options.activate and gate.passed):
+            self.beat.check()
+            await run.switch.to(
+                swap.org_id, space.id, user_id=swap.created_by, force=options.force,
+                epoch=self.epoch,
+            )  # fmt: skip
+            run.probe("cut_over")
+            await ring(run.bell, swap, "cut_over")
+            _log.info("embedding_model_swapped", org=swap.org_id.hex, model=swap.model)
+        else:
+            reason = "; ".join(gate.refused) or "it may be activated"
+            await self._move(swap, "ready", reason=reason)
+
+    async def _check(self, swap: Swap, space: Space) -> Gate:
+        run = self.runner
+        former = await run.spaces.active(swap.org_id)
+        if former is None:
+            raise ConflictError("no space answers that the new one could be compared with")
+        self.beat.progress(Progress(unit="queries", note="comparing the spaces"))
+        mender = Mender(run.db, run.index, await run.embedders.of(space.embedder), self.beat.check)
+        gate = await run.gate.run(mender, former, space, swap.options)
+        await self.swaps.checked(swap, self.epoch, gate)
+        return gate
+
+    async def _to(self, swap: Swap) -> Space:
+        if swap.to_space is None:
+            raise ConflictError(f"swap {encode('swp', swap.id)} has no space yet; cancel it")
+        return await self.runner.spaces.get(swap.org_id, swap.to_space)
+
+    async def _move(self, swap: Swap, status: Any, *, reason: str | None = None) -> Swap:
+        async with self.runner.db.tenant(swap.org_id) as connection:
+            moved = await self.swaps.move(
+                connection, swap.id, status, epoch=self.epoch, reason=reason
+            )
+        if moved is None:
+            raise lost(swap.id)
+        self.runner.probe(status)
+        await ring(self.runner.bell, swap, status)
+        return moved
+
+
+async def ring(bell: Bell, swap: Swap, status: str) -> None:
+    """Tell whoever follows a swap."""
+    news = {"event": f"swap.{status}", "swap_id": encode("swp", swap.id)}
+    await bell.ring(f"ch:jobs:{swap.org_id.hex}", news)
+
+
+def _progress(backfill: Backfill) -> Progress:
+    held = f"paused{': ' if backfill.note else ''}{backfill.note}"
+    return Progress(
+        done=backfill.chunks,
+        total=backfill.total,
+        unit="chunks",
+        rate=backfill.chunks_per_s,
+        eta_secs=backfill.eta_secs,
+        note=held if backfill.status == "paused" else backfill.note or backfill.phase,
+    )
+
+
+def _require_done(backfill: Backfill) -> None:
+    if backfill.status == "done":
+        return
+    why = (backfill.error or {}).get("message", "")
+    raise ConflictError(
+        f"backfill {encode('bkf', backfill.id)} {backfill.status}{': ' if why else ''}{why}; "
+        + (
+            "swap again to go on with it"
+            if backfill.status == "failed"
+            else "swap again to begin anew"
+        ),
+        code="state_conflict",
+        backfill_id=encode("bkf", backfill.id),
+    )

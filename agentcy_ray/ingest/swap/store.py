@@ -1,0 +1,228 @@
+"""The rows of ``embedding_swaps``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from agentcy_ray.core.errors import ConflictError, LeaseLostError, NotFoundError
+from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.states import EMBEDDING_SWAP, ends, sources_of
+from agentcy_ray.ingest.swap.records import Gate, Status, Swap, SwapOptions
+
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    from agentcy_ray.stores.postgres import Database
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
+_COLUMNS = (
+    "id, org_id, model, from_space, to_space, status, job_id, options, gate, reason, forced_by,"
+    " error, created_by, started_at, cut_over_at, ended_at, created_at"
+)
+_INSERT = f"""
+INSERT INTO embedding_swaps (id, org_id, model, options, created_by) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (org_id) WHERE status IN ('planned', 'backfilling', 'checking', 'ready') DO NOTHING
+RETURNING {_COLUMNS}
+"""
+_JOB = f"UPDATE embedding_swaps SET job_id = $2 WHERE id = $1 RETURNING {_COLUMNS}"
+_GET = f"SELECT {_COLUMNS} FROM embedding_swaps WHERE id = $1"
+_LATEST = f"SELECT {_COLUMNS} FROM embedding_swaps ORDER BY id DESC LIMIT 1"
+_LIST = f"""
+SELECT {_COLUMNS} FROM embedding_swaps WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2
+"""
+_TAKE = f"""
+UPDATE embedding_swaps SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch AS taken, {_COLUMNS}
+"""
+_MOVE = f"""
+UPDATE embedding_swaps SET status = $3::text, error = $4, reason = $5,
+  started_at = CASE WHEN $3 = 'backfilling' THEN coalesce(started_at, clock_timestamp())
+    ELSE started_at END,
+  cut_over_at = CASE WHEN $3 = 'cut_over' THEN clock_timestamp() ELSE cut_over_at END,
+  ended_at = CASE WHEN $3 = ANY($6) THEN clock_timestamp() END
+WHERE id = $1 AND ($2::bigint IS NULL OR epoch = $2) AND status = ANY($7)
+RETURNING {_COLUMNS}
+"""
+_SPACES = f"""
+UPDATE embedding_swaps SET from_space = $3, to_space = $4
+WHERE id = $1 AND epoch = $2 RETURNING {_COLUMNS}
+"""
+_GATE = "UPDATE embedding_swaps SET gate = $3 WHERE id = $1 AND epoch = $2 RETURNING true"
+_OPTIONS = f"""
+UPDATE embedding_swaps SET options = options || $2 WHERE id = $1 RETURNING {_COLUMNS}
+"""
+_OPEN_TO = f"""
+SELECT {_COLUMNS} FROM embedding_swaps
+WHERE to_space = $1 AND status IN ('planned', 'backfilling', 'checking', 'ready')
+"""
+_FORCED = "UPDATE embedding_swaps SET forced_by = $2 WHERE id = $1"
+# A return to a former space ends the swap that left it and the one that brought what answered.
+_RETURNED = """
+UPDATE embedding_swaps SET status = 'rolled_back', ended_at = clock_timestamp()
+WHERE (from_space = $1 OR to_space = $2) AND status = ANY($3) RETURNING id
+"""
+
+
+class Swaps:
+    """Reads and moves swaps."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    async def insert(
+        self,
+        connection: Connection,
+        org_id: UUID,
+        model: str,
+        options: SwapOptions,
+        user_id: UUID | None = None,
+    ) -> Swap:
+        """Plan a swap inside the caller's transaction.
+
+        Raises:
+            ConflictError: one is open already.
+        """
+        chosen = options.model_dump(mode="json")
+        row = await connection.fetchrow(_INSERT, new_id(), org_id, model, chosen, user_id)
+        if row is None:
+            raise ConflictError(
+                "a change of this organisation's embedding model is under way; "
+                "`agentcy embed status` shows it, `agentcy embed cancel` ends it",
+                code="state_conflict",
+            )
+        return Swap(**dict(row))
+
+    async def carried_by(self, connection: Connection, swap_id: UUID, job_id: UUID) -> Swap:
+        """Note which job carries a swap out."""
+        return _found(await connection.fetchrow(_JOB, swap_id, job_id), swap_id)
+
+    async def get(self, org_id: UUID, swap_id: UUID) -> Swap:
+        """One swap.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        async with self.db.tenant(org_id) as connection:
+            return _found(await connection.fetchrow(_GET, swap_id), swap_id)
+
+    async def latest(self, org_id: UUID) -> Swap | None:
+        """The newest swap of an organisation."""
+        async with self.db.tenant(org_id) as connection:
+            row = await connection.fetchrow(_LATEST)
+        return None if row is None else Swap(**dict(row))
+
+    async def list(
+        self, org_id: UUID, *, limit: int = 50, before: UUID | None = None
+    ) -> list[Swap]:
+        """Swaps of an organisation, newest first."""
+        async with self.db.tenant(org_id) as connection:
+            rows = await connection.fetch(_LIST, before, limit)
+        return [Swap(**dict(row)) for row in rows]
+
+    async def take(self, org_id: UUID, swap_id: UUID) -> tuple[Swap, int]:
+        """Become the worker that carries a swap out, with the epoch that fences it.
+
+        Raises:
+            NotFoundError: there is no such swap.
+        """
+        async with self.db.tenant(org_id) as connection:
+            row = await connection.fetchrow(_TAKE, swap_id)
+        if row is None:
+            raise _absent(swap_id)
+        values = dict(row)
+        epoch = int(values.pop("taken"))
+        return Swap(**values), epoch
+
+    async def move(
+        self,
+        connection: Connection,
+        swap_id: UUID,
+        status: Status,
+        *,
+        epoch: int | None = None,
+        error: dict[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> Swap | None:
+        """Move a swap on; None when it is not in a state from which that is allowed.
+
+        Args:
+            connection: the transaction.
+            swap_id: which one.
+            status: where it goes.
+            epoch: of the worker; None for a move that somebody asks for.
+            error: ``{code, message, details}`` to keep.
+            reason: why it waits in ``ready``.
+        """
+        row = await connection.fetchrow(
+            _MOVE, swap_id, epoch, status, error, reason,
+            sorted({*ends(EMBEDDING_SWAP), "failed"}), sources_of(EMBEDDING_SWAP, status),
+        )  # fmt: skip
+        return None if row is None else Swap(**dict(row))
+
+    async def between(
+        self, swap: Swap, epoch: int, from_space: UUID | None, to_space: UUID
+    ) -> Swap:
+        """Note from which space to which a swap goes.
+
+        Raises:
+            LeaseLostError: another worker carries the swap out.
+        """
+        async with self.db.tenant(swap.org_id) as connection:
+            row = await connection.fetchrow(_SPACES, swap.id, epoch, from_space, to_space)
+        if row is None:
+            raise lost(swap.id)
+        return Swap(**dict(row))
+
+    async def checked(self, swap: Swap, epoch: int, gate: Gate) -> None:
+        """Keep the figures of a check.
+
+        Raises:
+            LeaseLostError: another worker carries the swap out.
+        """
+        async with self.db.tenant(swap.org_id) as connection:
+            figures = gate.model_dump(mode="json")
+            if not await connection.fetchval(_GATE, swap.id, epoch, figures):
+                raise lost(swap.id)
+
+    async def choose(self, connection: Connection, swap_id: UUID, options: dict[str, Any]) -> Swap:
+        """Change some options of a swap that waits."""
+        return _found(await connection.fetchrow(_OPTIONS, swap_id, options), swap_id)
+
+    async def open_to(self, connection: Connection, space_id: UUID) -> Swap | None:
+        """The open swap that goes to a space."""
+        row = await connection.fetchrow(_OPEN_TO, space_id)
+        return None if row is None else Swap(**dict(row))
+
+    async def forced(self, connection: Connection, swap_id: UUID, user_id: UUID | None) -> None:
+        """Note who let a swap through that the gate had kept."""
+        await connection.execute(_FORCED, swap_id, user_id)
+
+    async def returned(
+        self, connection: Connection, space_id: UUID, former_id: UUID | None
+    ) -> None:
+        """Note that a former space answers again, in the transaction that makes it so."""
+        sources = sources_of(EMBEDDING_SWAP, "rolled_back")
+        await connection.execute(_RETURNED, space_id, former_id, sources)
+
+
+def lost(swap_id: UUID) -> LeaseLostError:
+    """Why a worker stops in the middle of a swap."""
+    return LeaseLostError(
+        f"swap {encode('swp', swap_id)} was moved on by somebody else; nothing more is written by "
+        "this worker",
+        swap_id=encode("swp", swap_id),
+    )
+
+
+def _found(row: asyncpg.Record | None, swap_id: UUID) -> Swap:
+    if row is None:
+        raise _absent(swap_id)
+    return Swap(**dict(row))
+
+
+def _absent(swap_id: UUID) -> NotFoundError:
+    return NotFoundError(
+        f"no swap {encode('swp', swap_id)}; `agentcy embed status` shows the newest one"
+    )
