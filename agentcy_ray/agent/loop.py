@@ -22,14 +22,17 @@ from agentcy_ray.agent.citations import Citations, CitationStream
 from agentcy_ray.agent.context_build import Built, ContextBuilder
 from agentcy_ray.agent.control import RunControl, Stopped
 from agentcy_ray.agent.profiles import AgentProfile, AgentStore
+from agentcy_ray.agent.run_budget import RunBudget
 from agentcy_ray.agent.run_records import Ending, FinishReason, Run, message_end
 from agentcy_ray.agent.runlog import NewEvent, RunLog
 from agentcy_ray.agent.runs import RunStore
+from agentcy_ray.agent.spending import Spending
 from agentcy_ray.agent.streaming import DeltaWriter, stream_turn
 from agentcy_ray.agent.tool_turn import Approvals, Tools, ToolTurn
 from agentcy_ray.agent.turns import Past, Turn, TurnStore
 from agentcy_ray.core.errors import (
     AgentcyError,
+    BudgetExceededError,
     LeaseLostError,
     ModelError,
     NotFoundError,
@@ -63,6 +66,8 @@ class LoopParts:
     offers: Sequence[ToolSpec]
     """The meta-tools, as the model sees them."""
     approvals: Approvals
+    spending: Spending | None = None
+    """Budgets; None where nobody keeps any."""
 
 
 class AgentLoop:
@@ -98,6 +103,7 @@ class _Execution:
         """Words and keys of the turn that is being streamed, as readers have them."""
         self._citations = Citations()
         self._tools: ToolTurn | None = None
+        self._budget = RunBudget(parts.spending, run, control, parts.runs, parts.turns)
 
     async def execute(self) -> None:
         """See ``AgentLoop.execute``."""
@@ -106,6 +112,7 @@ class _Execution:
             ending = await self._ending()
         finally:
             watch.cancel()
+            await self._budget.close()
         if ending.status != "completed":
             await self._parts.approvals.cancel_for_run(self._run.org_id, self._run.id)
         await self._parts.runs.end(self._run, ending)
@@ -121,6 +128,9 @@ class _Execution:
             raise
         except (LeaseLostError, StoreUnavailableError):
             raise
+        except BudgetExceededError as error:
+            await self._warn((error.code, error.message))
+            return self._end("budget_exceeded")
         except AgentcyError as error:
             return self._failed(error.code, error.message, retryable=error.transient)
         except Exception:  # noqa: BLE001 - a run ends in its log, whatever happens
@@ -138,6 +148,7 @@ class _Execution:
             return self._failed("internal", message, retryable=False)
         if run.status == "waiting_approval":  # a former executor's wait; ours begins anew
             await parts.runs.move(run.key, "running")
+        await self._budget.take_over()
         self._agent = await self._profile()
         model = parts.models.resolve(run.model)
         past = await parts.turns.load(run.org_id, run.id)
@@ -200,14 +211,14 @@ class _Execution:
             evidence=self._citations.evidence,
         )
         try:
-            done = await self._stream(model, request)
+            done = await self._stream(number, model, request)
         except ModelError as error:
             fallback = self._agent.fallback_model if self._agent else None
             if fallback is None or fallback == model.reference:
                 raise
             await self._void_half_turn(f"{error.message}; going on with {fallback}")
             second = self._parts.models.resolve(fallback)
-            done = await self._stream(second, request)
+            done = await self._stream(number, second, request)
         self._usage += done.usage
         said, used = self._half
         turn = Turn(
@@ -222,9 +233,10 @@ class _Execution:
         self._keep_half()
         return turn, saving
 
-    async def _stream(self, model: Model, request: ModelRequest) -> Done:
+    async def _stream(self, number: int, model: Model, request: ModelRequest) -> Done:
         """Stream one answer; what was shown of it is in ``_half``, also when it fails."""
         self._control.check()
+        request, held = await self._budget.hold(number, model.reference, request)
         citations = CitationStream(self._citations, self._used)
         settings = self._parts.settings
         writer = DeltaWriter(
@@ -237,9 +249,14 @@ class _Execution:
         try:
             reasoning = self._agent is not None and self._agent.show_reasoning
             turn = stream_turn(model, request, writer, reasoning=reasoning)
-            return await self._control.guard(turn)
+            done = await self._control.guard(turn)
+        except BaseException:
+            self._budget.cut_off(held, request, writer.said)
+            raise
         finally:
             self._half = writer.said, citations.used
+        self._budget.used(held, done.usage)
+        return done
 
     async def _void_half_turn(self, why: str = "the run was taken over") -> None:
         """Tell readers from where on the deltas of a turn that is begun anew are void."""
@@ -298,7 +315,7 @@ class _Execution:
         status = "completed"
         if reason == "cancelled":
             status = "cancelled"
-        elif reason == "timeout":
+        elif reason in ("timeout", "budget_exceeded"):
             status = "failed"
         return Ending(
             status=status,
@@ -366,7 +383,7 @@ class _Execution:
         while left > 0:
             began = clock()
             await asyncio.sleep(min(left, 1.0))
-            if self._tools is None or not self._tools.waits:
+            if not self._budget.waits and (self._tools is None or not self._tools.waits):
                 left -= clock() - began
         self._control.stop("timeout")
 

@@ -26,6 +26,7 @@ from agentcy_ray.agent.metatools import META_TOOLS
 from agentcy_ray.agent.profiles import AgentStore
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import RunStore
+from agentcy_ray.agent.spending import Spending, open_spending
 from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.api.authentication import Authenticator
 from agentcy_ray.api.pagination import Cursors
@@ -105,6 +106,7 @@ class Services:
     runs: RunStore
     run_log: RunLog
     models: Models
+    spending: Spending
     identity: LocalIdentity
     authenticator: Authenticator
     login_limit: Throttle
@@ -181,6 +183,7 @@ class Services:
                 tools=self.gates.meta,
                 offers=META_TOOLS,
                 approvals=self.gates.approvals,
+                spending=self.spending,
             )
         )
         return Executor(self.runs, loop, self.bell, concurrency=concurrency, metrics=self.metrics)
@@ -305,6 +308,9 @@ def _assemble(
     opening.push_async_callback(gates.close)
     intake = Intake(settings, db, redis, objects, queue, vault)
     opening.push_async_callback(intake.close)
+    models = Models(settings, metrics, local=local_models)
+    spending = open_spending(db, settings, bell, models, gates, metrics)
+    opening.push_async_callback(spending.ledger.close)
     run_log = RunLog(db, bell, settings)
     tokens = Tokens(
         secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
@@ -326,7 +332,7 @@ def _assemble(
         migrations=MigrationRequests(db, queue, both=both_engines),
         intake=intake,
         drops=FileDrops(db, objects, queue, settings.state_dir / "ingest" / "drops"),
-        upkeep=Upkeep(db, queue, settings),
+        upkeep=Upkeep(db, queue, settings, reservations=spending.ledger.recovery),
         spaces=spaces,
         embedders=embedders,
         search=search,
@@ -335,7 +341,8 @@ def _assemble(
         conversations=ConversationStore(db),
         runs=RunStore(db, bell, run_log),
         run_log=run_log,
-        models=Models(settings, metrics, local=local_models),
+        models=models,
+        spending=spending,
         identity=identity,
         authenticator=Authenticator(tokens, identity, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),

@@ -12,6 +12,7 @@ import structlog
 
 from agentcy_ray.audit.retention import KIND as AUDIT_KIND
 from agentcy_ray.audit.retention import AuditMonths
+from agentcy_ray.budgets.recovery import Recovery
 from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
@@ -71,14 +72,23 @@ class Done:
     """Organisations whose archived entities are pruned now."""
     shortened: tuple[UUID, ...]
     """Organisations whose audit logs are looked through for entries past their time."""
+    reservations: int = 0
+    """Of budgets, that their processes left."""
 
 
 class Upkeep:
     """The rounds. Start them with ``tend``."""
 
     def __init__(
-        self, db: Database, queue: JobQueue, settings: Settings, clock: Clock | None = None
+        self,
+        db: Database,
+        queue: JobQueue,
+        settings: Settings,
+        clock: Clock | None = None,
+        *,
+        reservations: Recovery | None = None,
     ) -> None:
+        self._reservations = reservations
         self._db = db
         self._queue = queue
         self._kept = timedelta(days=settings.run_event_retention_days)
@@ -101,6 +111,7 @@ class Upkeep:
                     events=done.events,
                     asked=len(done.asked),
                     shortened=len(done.shortened),
+                    reservations=done.reservations,
                 )
 
     async def once(self) -> Done:
@@ -123,7 +134,8 @@ class Upkeep:
             await self._queue.enqueue(prune_job(org_id))
         for org_id in shortened:
             await self._queue.enqueue(_shorten_job(org_id))
-        return Done(keys, events, asked, shortened)
+        left = 0 if self._reservations is None else await self._reservations.sweep()
+        return Done(keys, events, asked, shortened, left)
 
     async def _delete(self, statement: str, before: object) -> int:
         total, changed = 0, ROWS

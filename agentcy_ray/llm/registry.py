@@ -22,7 +22,7 @@ from agentcy_ray.llm.metered import MeteredModel
 from agentcy_ray.llm.model import Model, Record
 from agentcy_ray.llm.offline import OFFLINE_REFERENCE, OfflineModel
 from agentcy_ray.llm.scripted import ScriptedModel
-from agentcy_ray.llm.table import ModelTable
+from agentcy_ray.llm.table import ModelTable, PricedTokens
 
 Factory = Callable[[str], Model]
 
@@ -129,6 +129,11 @@ class Models:
                 "; ".join(f"{one.name} is {one.state}: {one.message}" for one in away),
                 models=[one.name for one in away],
             )
+
+    def price(self, reference: str, tokens: PricedTokens) -> float | None:
+        """What ``tokens`` cost in US dollars; None when the model has no known price."""
+        provider, _, model = reference.partition(":")
+        return self._table.cost(provider, model, tokens)
 
     def describe(self) -> list[ModelChoice]:
         """Every provider with whether it can be used, the default one marked."""
