@@ -16,11 +16,12 @@ from uuid import UUID
 import pyarrow.parquet as pq
 
 from agentcy_ray.ingest.backfill.records import Backfill
-from agentcy_ray.ingest.backfill.rows import BackfillRows, Connection
+from agentcy_ray.ingest.backfill.rows import BackfillRows
 from agentcy_ray.ingest.chains import load_state
 from agentcy_ray.ingest.state import State
 
 if TYPE_CHECKING:
+    from agentcy_ray.ingest.backfill.rows import Connection
     from agentcy_ray.stores.objects import ObjectStore
 
 CHARS_PER_CHUNK = 1200

@@ -231,5 +231,5 @@ def one(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.RecordBatch:
     """Tables as one batch of the columns of ``schema``."""
     if not tables:
         return pa.RecordBatch.from_pylist([], schema=schema)
-    table = pa.concat_tables([table.select(schema.names) for table in tables]).cast(schema)
+    table = pa.concat_tables([table.select(schema.names).cast(schema) for table in tables])
     return pa.RecordBatch.from_arrays([flat(column) for column in table.columns], schema=schema)

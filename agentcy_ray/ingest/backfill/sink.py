@@ -29,12 +29,13 @@ from agentcy_ray.core.errors import ConflictError, PackageCorruptError
 from agentcy_ray.ingest.arrow import pc
 from agentcy_ray.ingest.backfill.reading import Cut, hashes_of, one
 from agentcy_ray.ingest.backfill.records import Backfill
-from agentcy_ray.ingest.backfill.rows import BackfillRows, Connection, Rates, RowError
+from agentcy_ray.ingest.backfill.rows import BackfillRows, Rates, RowError
 from agentcy_ray.ingest.state import Keys, State
 from agentcy_ray.retrieval.bulk_copy import copy_chunks
 from agentcy_ray.retrieval.embedder import EmbedUsage
 
 if TYPE_CHECKING:
+    from agentcy_ray.ingest.backfill.rows import Connection
     from agentcy_ray.retrieval.embedder import Vectors
     from agentcy_ray.retrieval.space import Space
 
