@@ -18,6 +18,7 @@ from agentcy_ray.cli import (
     cluster,
     demo,
     doctor,
+    embed,
     engine,
     explore,
     migrate,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(migrate.app, name="migrate")
     app.add_typer(engine.app, name="engine")
+    app.add_typer(embed.app, name="embed")
     app.add_typer(sources.app, name="sources")
     app.add_typer(pipelines.app, name="pipelines")
     app.command("ingest")(pipelines.ingest)
