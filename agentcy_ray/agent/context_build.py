@@ -16,7 +16,7 @@ from uuid import UUID
 from agentcy_ray.agent.citations import Citations, Piece
 from agentcy_ray.agent.conversations import ConversationStore
 from agentcy_ray.agent.profiles import AgentProfile
-from agentcy_ray.agent.run_records import Run
+from agentcy_ray.agent.run_records import Run, Said
 from agentcy_ray.context.engine import (
     ContextEngine,
     Node,
@@ -132,6 +132,8 @@ class ContextBuilder:
                 break
             lines.append(_framed(piece, citations.add(piece).key))
         instructions = agent.instructions if agent and agent.instructions else _DEFAULT_INSTRUCTIONS
+        if run.input.instructions:
+            instructions += f"\n\n# From the caller\n{run.input.instructions}"
         context = "\n".join(lines) or "Nothing in the synchronised sources matches the question."
         system = f"{instructions}\n\n{RULES}\n\n<context>\n{context}\n</context>"
         return Built(system=system, evidence=citations.evidence, warnings=tuple(warnings))
@@ -139,21 +141,27 @@ class ContextBuilder:
     async def transcript(self, run: Run, window: int) -> tuple[Message, ...]:
         """What was said before, and the question; the oldest is left out where it does not fit."""
         asked = Message.say("user", run.input.text)
-        if run.conversation_id is None:
-            return (asked,)
-        stored = await self._conversations.transcript(run.org_id, run.conversation_id)
         budget = int(window * TRANSCRIPT_SHARE) - estimate_tokens(run.input.text)
         kept: list[Message] = []
-        for message in stored:  # newest first
-            if message.run_id == run.id or message.role == "system" or not message.content:
-                continue
-            budget -= estimate_tokens(message.content)
+        for said in await self._said_before(run):
+            budget -= estimate_tokens(said.text)
             if budget < 0:
                 break
-            kept.append(Message.say(message.role, message.content))
+            kept.append(Message.say(said.role, said.text))
         while kept and kept[-1].role == "assistant":
             kept.pop()  # a transcript begins with a person
         return (*reversed(kept), asked)
+
+    async def _said_before(self, run: Run) -> list[Said]:
+        """The turns before the question, newest first."""
+        if run.conversation_id is None:
+            return [said for said in reversed(run.input.history) if said.text]
+        stored = await self._conversations.transcript(run.org_id, run.conversation_id)
+        return [
+            Said(role=message.role, text=message.content)
+            for message in stored
+            if message.run_id != run.id and message.role != "system" and message.content
+        ]
 
     async def _entities(self, scope: Scope, question: str) -> list[Piece]:
         """Entities whose name stands in the question, with what is one hop away."""

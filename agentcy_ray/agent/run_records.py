@@ -24,6 +24,15 @@ FinishReason = Literal[
 ]
 
 
+class Said(BaseModel):
+    """A turn before the question, as a caller without a stored conversation tells it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: Literal["user", "assistant"]
+    text: Annotated[str, BeforeValidator(repaired)]
+
+
 class RunInput(BaseModel):
     """What the run was asked."""
 
@@ -31,6 +40,10 @@ class RunInput(BaseModel):
 
     text: str
     request_id: str | None = None
+    history: tuple[Said, ...] = ()
+    """What was said before, oldest first, where no conversation holds it."""
+    instructions: str | None = None
+    """Of the caller, added to the agent's own."""
 
 
 class Run(BaseModel):
@@ -85,6 +98,8 @@ class NewRun(BaseModel):
     """Resolved reference, see ``choose_model``."""
     realm: str | None = None
     text: Annotated[str, BeforeValidator(repaired), Field(min_length=1)]
+    history: tuple[Said, ...] = ()
+    instructions: Annotated[str | None, BeforeValidator(repaired)] = None
     idempotency_key: str | None = None
     on_disconnect: Literal["continue", "cancel"] = "continue"
     parent_run_id: UUID | None = None

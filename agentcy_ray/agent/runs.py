@@ -280,7 +280,12 @@ async def _insert(
     connection: Connection, principal: Principal, new: NewRun
 ) -> tuple[Run, list[Stored]]:
     run_id, message_id = new_id(), new_id()
-    asked = RunInput(text=new.text, request_id=new.request_id)
+    asked = RunInput(
+        text=new.text,
+        request_id=new.request_id,
+        history=new.history,
+        instructions=new.instructions,
+    )
     row = await connection.fetchrow(
         _INSERT, run_id, principal.org_id, new.kind, new.conversation_id, new.agent.id,
         new.agent.name, new.model, principal.model_dump(mode="json"), new.realm,

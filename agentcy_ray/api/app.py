@@ -85,7 +85,14 @@ def create_app(
             Cors,
             allow_origins=settings.cors_allowed_origins,
             allow_methods=["*"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "last-event-id",
+                "x-api-key",
+                "anthropic-version",
+            ],
             expose_headers=["x-request-id", "idempotent-replay"],
         )
 

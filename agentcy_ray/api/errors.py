@@ -1,4 +1,7 @@
-"""One error shape for every answer of status 400 or above, framework rejections included."""
+"""One error for every answer of status 400 or above, framework rejections included.
+
+It has the house's shape, and below ``/v1`` the shape that clients of that API read.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from agentcy_ray.api.error_shapes import Fault, dialect_of, written
 from agentcy_ray.core.errors import AgentcyError, BadRequestError, InvalidError, RateLimitedError
 
 log = structlog.get_logger(__name__)
@@ -49,25 +53,32 @@ def error_body(error: AgentcyError, request_id: str) -> dict[str, Any]:
     return {"error": {**error.body(), "request_id": request_id}}
 
 
-def error_response(error: AgentcyError, request_id: str) -> Response:
-    """The answer for a typed error."""
+def fault_of(error: AgentcyError, request_id: str) -> Fault:
+    """A typed error, ready to be written in any shape."""
+    return Fault(
+        error.status, error.code, error.message, request_id, error.details, error.transient
+    )
+
+
+def error_response(error: AgentcyError, request_id: str, path: str = "") -> Response:
+    """The answer for a typed error on a path."""
     headers: dict[str, str] = {}
     if isinstance(error, RateLimitedError) or error.status == 503:
         headers["retry-after"] = str(error.details.get("retry_after_secs", 1))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return _respond(error.status, {**error.body(), "request_id": request_id}, headers)
+    return _respond(fault_of(error, request_id), path, headers)
 
 
-def internal_response(request_id: str) -> Response:
-    """The answer for a fault of ours: nothing of it is shown, the log has it."""
-    body = {
-        "code": "internal",
-        "message": f"something failed on our side; report request id {request_id}",
-        "request_id": request_id,
-        "details": {},
-    }
-    return _respond(500, body, {})
+def internal_fault(request_id: str) -> Fault:
+    """A fault of ours: nothing of it is shown, the log has it."""
+    message = f"something failed on our side; report request id {request_id}"
+    return Fault(500, "internal", message, request_id)
+
+
+def internal_response(request_id: str, path: str = "") -> Response:
+    """The answer for a fault of ours on a path."""
+    return _respond(internal_fault(request_id), path, {})
 
 
 def install(app: FastAPI) -> None:
@@ -77,13 +88,13 @@ def install(app: FastAPI) -> None:
     async def typed(request: Request, error: AgentcyError) -> Response:
         if error.status >= 500:
             log.warning("request failed", code=error.code, error=error.message)
-        return error_response(error, request_id(request))
+        return _answer(error, request)
 
     @app.exception_handler(asyncpg.DataError)
     async def unstorable(request: Request, error: asyncpg.DataError) -> Response:
         # A value that passed our models and no column takes: a NUL in a text, a number too large.
         message = f"a value in the request cannot be stored: {error.args[0]}; change it"
-        return error_response(InvalidError(message), request_id(request))
+        return _answer(InvalidError(message), request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -91,28 +102,22 @@ def install(app: FastAPI) -> None:
         if broken is not None:
             why = broken.get("ctx", {}).get("error", "it does not parse")
             message = f"the body is not JSON at byte {broken['loc'][-1]}: {why}"
-            return error_response(BadRequestError(message), request_id(request))
+            return _answer(BadRequestError(message), request)
         faults = [
             {"loc": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
             for fault in error.errors()
         ]
         first = f"{faults[0]['loc']}: {faults[0]['message']}" if faults else "see details"
-        return error_response(
-            InvalidError(f"the request is not valid: {first}", errors=faults), request_id(request)
-        )
+        return _answer(InvalidError(f"the request is not valid: {first}", errors=faults), request)
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, AgentcyError):  # raised while the body was read
-            return error_response(error.__cause__, request_id(request))
+            return _answer(error.__cause__, request)
         code = _FRAMEWORK.get(error.status_code, "bad_request")
-        body = {
-            "code": code,
-            "message": f"{error.detail}; the routes are listed at /api/v1/openapi.json",
-            "request_id": request_id(request),
-            "details": {},
-        }
-        return _respond(error.status_code, body, dict(error.headers or {}))
+        message = f"{error.detail}; the routes are listed at /api/v1/openapi.json"
+        fault = Fault(error.status_code, code, message, request_id(request))
+        return _respond(fault, request.scope["path"], dict(error.headers or {}))
 
     _ = (typed, unstorable, invalid, framework)
 
@@ -122,10 +127,15 @@ def request_id(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", "req_unknown"))
 
 
-def _respond(status: int, error: dict[str, Any], headers: dict[str, str]) -> Response:
+def _answer(error: AgentcyError, request: Request) -> Response:
+    return error_response(error, request_id(request), request.scope["path"])
+
+
+def _respond(fault: Fault, path: str, headers: dict[str, str]) -> Response:
+    status, body, more = written(fault, dialect_of(path))
     return Response(
-        orjson.dumps({"error": error}, default=str),
+        orjson.dumps(body, default=str),
         status_code=status,
         media_type="application/json",
-        headers=headers,
+        headers={**headers, **more},
     )

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.encoders import jsonable_encoder
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from agentcy_ray.api.permit import Allowed
 from agentcy_ray.api.services import services_of
@@ -69,7 +69,16 @@ class Reply:
 async def once(
     request: Request, caller: Allowed, handler: Callable[[], Awaitable[Any]], status: int = 200
 ) -> Response:
-    """Run ``handler`` unless this key has an answer already.
+    """The answer of ``handler``, or the one that this key has already; as ``replied``."""
+    reply, replayed = await replied(request, caller, handler, status)
+    headers = {"idempotent-replay": "true"} if replayed else None
+    return Response(orjson.dumps(reply.body), reply.status, headers, "application/json")
+
+
+async def replied(
+    request: Request, caller: Allowed, handler: Callable[[], Awaitable[Any]], status: int = 200
+) -> tuple[Reply, bool]:
+    """Run ``handler`` unless this key has an answer already; with whether it had one.
 
     ``handler`` gives the body of an answer with ``status``, or a ``Reply``. When it raises, nothing
     has happened and the key may be used again.
@@ -80,7 +89,7 @@ async def once(
     """
     key = key_of(request)
     if key is None:
-        return _response(_reply(await handler(), status))
+        return _reply(await handler(), status), False
     db: Database = services_of(request).db
     route = f"{request.method} {request.url.path}"
     digest, now = sha256(await request.body()).digest(), SystemClock().now()
@@ -90,7 +99,7 @@ async def once(
         )
         found = None if fresh else await connection.fetchrow(_FOUND, route, key)
     if found is not None:
-        return _replay(found, digest)
+        return _replay(found, digest), True
     try:
         reply = _reply(await handler(), status)
     except BaseException:
@@ -99,7 +108,7 @@ async def once(
         raise
     async with db.tenant(caller.org_id) as connection:
         await connection.execute(_KEEP, route, key, reply.status, reply.body, now + KEPT)
-    return _response(reply)
+    return reply, False
 
 
 def _reply(answer: Any, status: int) -> Reply:
@@ -108,11 +117,7 @@ def _reply(answer: Any, status: int) -> Reply:
     return reply if reply.plain else Reply(jsonable_encoder(reply.body), reply.status, plain=True)
 
 
-def _response(reply: Reply) -> Response:
-    return Response(orjson.dumps(reply.body), reply.status, media_type="application/json")
-
-
-def _replay(found: Any, digest: bytes) -> Response:
+def _replay(found: Any, digest: bytes) -> Reply:
     if found["body_sha256"] != digest:
         raise ConflictError(
             "this Idempotency-Key was used with another body; use a new key",
@@ -120,4 +125,4 @@ def _replay(found: Any, digest: bytes) -> Response:
         )
     if found["status"] is None:
         raise ConflictError("the first request with this Idempotency-Key still runs; wait for it")
-    return JSONResponse(found["answer"], found["status"], {"idempotent-replay": "true"})
+    return Reply(found["answer"], found["status"], plain=True)

@@ -97,7 +97,7 @@ class Frame:
             log.exception("request failed", request_id=request_id, path=_shown(scope["path"]))
             if status:
                 raise
-            await internal_response(request_id)(scope, receive, sender)
+            await internal_response(request_id, scope["path"])(scope, receive, sender)
         finally:
             route = scope.get("route")
             self._observe(
@@ -147,6 +147,8 @@ def _dress(message: Message, request_id: str) -> None:
 class Gate:
     """Limits of headers and body, JSON bodies only, and the caller behind a bearer token.
 
+    The token may come as ``X-API-Key`` instead of ``Authorization``, as some clients send theirs.
+
     A route that needs a caller asks for it by its permission; a bad token is refused here, on any
     route but those with an authentication of their own, which read their bodies themselves too.
     """
@@ -171,7 +173,8 @@ class Gate:
         try:
             receive = await self._enter(scope, receive)
         except AgentcyError as error:
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            refusal = error_response(error, scope["state"]["request_id"], scope["path"])
+            await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -181,11 +184,13 @@ class Gate:
         Raises:
             AgentcyError: why it may not go on.
         """
-        size, token, length, kind, chunked = 0, None, b"", b"", False
+        size, token, key, length, kind, chunked = 0, None, None, b"", b"", False
         for name, value in scope["headers"]:
             size += len(name) + len(value)
             if name == b"authorization":
                 token = value
+            elif name == b"x-api-key":
+                key = value
             elif name == b"content-length":
                 length = value
             elif name == b"content-type":
@@ -200,6 +205,8 @@ class Gate:
             raise too_large(limit)
         if own is not None:
             return _limited(receive, limit) if chunked else receive
+        if token is None and key is not None:
+            token = b"Bearer " + key
         if token is not None and scope["path"] != METRICS:
             scope["state"]["caller"] = await self._authenticator.bearer(token)
         if not chunked and length in (b"", b"0"):

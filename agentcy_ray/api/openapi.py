@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from agentcy_ray.api import ingest_paths
+from agentcy_ray.api.error_shapes import V1, AnthropicErrorBody, OpenAiErrorBody, dialect_of
 from agentcy_ray.api.errors import ErrorBody
 from agentcy_ray.api.permit import ANY, permission_of
 
@@ -18,16 +19,30 @@ PREFIX = "/api/v1"
 PING = f"{PREFIX}/auth/ping"
 OPEN = frozenset({"/auth/config", "/auth/login", "/auth/refresh"})
 """Routes below the prefix that ask for no login."""
+_BODIES = {
+    "house": ErrorBody.__name__,
+    "openai": OpenAiErrorBody.__name__,
+    "anthropic": AnthropicErrorBody.__name__,
+}
 
 
 def permissions(app: FastAPI) -> dict[tuple[str, str], str | None]:
     """(method, path) of each route below the prefix → its permission; None = it names none."""
+    return _permissions(app, PREFIX) | {("GET", PING): ANY}
+
+
+def v1_permissions(app: FastAPI) -> dict[tuple[str, str], str | None]:
+    """The same of the routes that clients of other vendors speak."""
+    return _permissions(app, V1)
+
+
+def _permissions(app: FastAPI, prefix: str) -> dict[tuple[str, str], str | None]:
     return {
-        (method, route.path): next(_named(route.dependant), None)
+        (method, route.path_format): next(_named(route.dependant), None)
         for route in app.routes
-        if isinstance(route, APIRoute) and route.path.startswith(PREFIX)
+        if isinstance(route, APIRoute) and route.path.startswith(f"{prefix}/")
         for method in route.methods
-    } | {("GET", PING): ANY}
+    }
 
 
 def _named(dependant: Dependant) -> Iterator[str]:
@@ -48,38 +63,40 @@ def build(app: FastAPI) -> dict[str, Any]:
     paths[f"{PREFIX}/openapi.json"] = {"get": _document()}
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    model = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= model.pop("$defs", {}) | {"ErrorBody": model} | ingest_paths.schemas()
+    for body in (ErrorBody, OpenAiErrorBody, AnthropicErrorBody):
+        model = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= model.pop("$defs", {}) | {body.__name__: model}
+    schemas |= ingest_paths.schemas()
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
         ingest_paths.SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "ctx_…"},
     }
-    needed = permissions(app)
+    needed = permissions(app) | v1_permissions(app)
     for path, methods in paths.items():
         for method, operation in methods.items():
-            _complete(operation, needed.get((method.upper(), path)))
+            _complete(operation, needed.get((method.upper(), path)), _BODIES[dialect_of(path)])
     for path, operations in ingest_paths.document().items():
-        errors = {"4XX": _error(), "5XX": _error()}
+        errors = {"4XX": _error("ErrorBody"), "5XX": _error("ErrorBody")}
         operations["post"]["responses"] = errors | operations["post"]["responses"]
         paths[PREFIX + path] = operations
     return schema
 
 
-def _complete(operation: dict[str, Any], permission: str | None) -> None:
+def _complete(operation: dict[str, Any], permission: str | None, error: str) -> None:
     """Put error body and permission into an operation."""
     operation["responses"].pop("422", None)
-    operation["responses"]["4XX"] = operation["responses"]["5XX"] = _error()
+    operation["responses"]["4XX"] = operation["responses"]["5XX"] = _error(error)
     operation["security"] = [] if permission is None else [{"bearer": []}]
     if permission not in (None, ANY):
         operation["x-permission"] = permission
 
 
-def _error() -> dict[str, Any]:
+def _error(body: str) -> dict[str, Any]:
     return {
         "description": "Error",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}},
     }
 
 

@@ -38,10 +38,15 @@ SLOW_READER_SECS = 30.0
 def frame(event: str, data: Any, event_id: int | None = None) -> bytes:
     """One event as bytes; ``data`` becomes one line of JSON."""
     head = b"" if event_id is None else b"id: %d\n" % event_id
+    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), one_line(data))
+
+
+def one_line(data: Any) -> bytes:
+    """``data`` as JSON that no client takes for more than one line."""
     line = orjson.dumps(data, default=str)
     for raw, escaped in _LINE_ENDS:
         line = line.replace(raw, escaped)
-    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), line)
+    return line
 
 
 def resume_after(headers: Mapping[str, str], after: int | None) -> int:
@@ -63,7 +68,7 @@ def resume_after(headers: Mapping[str, str], after: int | None) -> int:
 class EventStream(Response):
     """Streams frames; ends them when the client leaves, and cuts off one that does not read.
 
-    ``on_leave`` runs when the client goes before the stream has ended.
+    ``on_leave`` runs when the client goes before the stream has ended; ``lead`` is sent first.
     """
 
     media_type = "text/event-stream"
@@ -74,10 +79,12 @@ class EventStream(Response):
         on_leave: Callable[[], Awaitable[None]] | None = None,
         *,
         slow_secs: float = SLOW_READER_SECS,
+        lead: bytes = RETRY,
     ) -> None:
         self._frames = frames
         self._on_leave = on_leave
         self._slow_secs = slow_secs
+        self._lead = lead
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -96,7 +103,7 @@ class EventStream(Response):
     async def run(self, receive: Receive, send: Send) -> None:
         """Send what follows the head, watching for the client's leave."""
         sending = asyncio.create_task(self._send_all(send))
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(left(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -115,7 +122,8 @@ class EventStream(Response):
 
         try:
             async with aclosing(self._frames) as frames:
-                await write(RETRY)
+                if self._lead:
+                    await write(self._lead)
                 await self._write_all(frames, write)
             await write(b"", more=False)
         except TimeoutError:
@@ -133,7 +141,8 @@ class EventStream(Response):
             await write(frame("error", {**error.body(), "retryable": error.transient}))
 
 
-async def _left(receive: Receive) -> None:
+async def left(receive: Receive) -> None:
+    """Return when the client has gone."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -10,10 +10,15 @@ import pytest
 from starlette.routing import Route
 
 from agentcy_ray.api.app import create_app
-from agentcy_ray.api.openapi import PREFIX, permissions
+from agentcy_ray.api.error_shapes import V1, dialect_of
+from agentcy_ray.api.openapi import PREFIX, permissions, v1_permissions
 from agentcy_ray.core.settings import Settings
 from tests.api.platform import Platform
 
+ERRORS = {
+    "house": "ErrorBody", "openai": "OpenAiErrorBody", "anthropic": "AnthropicErrorBody",
+    "otlp": "OtlpStatus",
+}  # fmt: skip
 JSON = {"content-type": "application/json"}
 
 
@@ -133,19 +138,20 @@ async def test_the_document_describes_every_route_with_its_errors(platform: Plat
     document = answer.json()
     assert document["openapi"].startswith("3.1")
     served = {
-        (method.lower(), route.path)
+        (method.lower(), route.path_format)
         for route in platform.app.routes
-        if isinstance(route, Route) and route.path.startswith(PREFIX)
+        if isinstance(route, Route) and route.path.startswith((PREFIX, V1))
         for method in (route.methods or set()) - {"HEAD"}
     }
     described = {(m, path) for path, methods in document["paths"].items() for m in methods}
     assert served | {("get", f"{PREFIX}/openapi.json")} == described
     assert Settings.load({}).agentcy_port == 8080
-    needed = permissions(platform.app)
+    needed = permissions(platform.app) | v1_permissions(platform.app)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             schema = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
-            assert schema["$ref"].endswith("/OtlpStatus" if "/otlp/" in path else "/ErrorBody")
+            dialect = "otlp" if "/otlp/" in path else dialect_of(path)
+            assert schema["$ref"].endswith(f"/{ERRORS[dialect]}")
             permission = needed.get((method.upper(), path))
             asked = [scheme for each in operation["security"] for scheme in each]
             assert (asked == ["bearer"]) == (permission is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
+from agentcy_ray.api.error_shapes import V1
 from agentcy_ray.api.openapi import PING
 from agentcy_ray.api.routes import (
     access_requests,
@@ -29,6 +30,7 @@ from agentcy_ray.api.routes import (
     sources,
     tools,
 )
+from agentcy_ray.api.routes.v1 import chat, embeddings, models
 
 
 def all_routers() -> list[APIRouter]:
@@ -45,5 +47,7 @@ def outside(app: FastAPI) -> None:
     """Routes outside the versioned API, and the hot ones that bypass FastAPI's machinery."""
     health.install(app)
     ingest.install(app)
+    for area in (models, chat, embeddings):
+        app.include_router(area.router, prefix=V1)
     # First, so that a request for it is not matched against every other route before.
     app.router.routes.insert(0, Route(PING, auth.ping, methods=["GET"]))
