@@ -23,6 +23,7 @@ from agentcy_ray.agent.metatools import META_TOOLS
 from agentcy_ray.agent.profiles import AgentStore
 from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import RunStore
+from agentcy_ray.agent.spending import Spending, open_spending
 from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.sources import SourceStore
@@ -95,6 +96,7 @@ class Assembly:
     runs: RunStore
     log: RunLog
     lab: Lab
+    spending: Spending
 
 
 @asynccontextmanager
@@ -105,6 +107,7 @@ async def assembled(place: Place, *, may_hang: bool = False) -> AsyncIterator[As
         agentcy_state_dir=place.state_dir,
         redis_prefix=place.redis_prefix,
         approval_poll_secs=0.2,
+        budget_turn_output_tokens=1000,
     )
     db = await open_database(place.url, pool_max=8)
     redis = await open_redis(place.redis_url, place.redis_prefix)
@@ -124,6 +127,8 @@ async def assembled(place: Place, *, may_hang: bool = False) -> AsyncIterator[As
     )
     log = RunLog(db, bell, settings)
     runs = RunStore(db, bell, log)
+    models = Models(settings)
+    spending = open_spending(db, settings, bell, models, gates)
     loop = AgentLoop(
         LoopParts(
             settings=settings,
@@ -131,17 +136,19 @@ async def assembled(place: Place, *, may_hang: bool = False) -> AsyncIterator[As
             log=log,
             turns=TurnStore(db, log),
             agents=AgentStore(db),
-            models=Models(settings),
+            models=models,
             context=ContextBuilder(graph, index, ConversationStore(db)),  # type: ignore[arg-type]
             tools=gates.meta,
             offers=META_TOOLS,
             approvals=gates.approvals,
+            spending=spending,
         )
     )
     executor = Executor(runs, loop, bell, lease_secs=1.0, renew_secs=0.3, poll_secs=0.2)
     try:
-        yield Assembly(executor, gates, sources, runs, log, lab)
+        yield Assembly(executor, gates, sources, runs, log, lab, spending)
     finally:
+        await spending.ledger.close()
         await gates.close()
         await bell.aclose()
         await redis.aclose()

@@ -15,6 +15,7 @@ from agentcy_ray.agent.gateway import Released
 from agentcy_ray.agent.loop import AgentLoop, LoopParts
 from agentcy_ray.agent.metatools import META_TOOLS, Use
 from agentcy_ray.agent.run_records import Run
+from agentcy_ray.agent.spending import Spending
 from agentcy_ray.agent.tool_turn import Tools
 from agentcy_ray.agent.turns import TurnStore
 from agentcy_ray.context.engine import (
@@ -197,6 +198,7 @@ def loop_of(
     graph: Graph | None = None,
     index: Index | None = None,
     models: Models | None = None,
+    spending: Spending | None = None,
     **settings: Any,
 ) -> AgentLoop:
     return AgentLoop(
@@ -211,6 +213,7 @@ def loop_of(
             tools=tools or RecordingTools(),
             offers=META_TOOLS,
             approvals=NoApprovals(),
+            spending=spending,
         )
     )
 
