@@ -20,6 +20,11 @@ from agentcy_ray.context.factory import open_engine
 from agentcy_ray.context.migration.opening import has_both, open_router
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.backfill.finish import IndexFinisher
+from agentcy_ray.ingest.backfill.records import Engine
+from agentcy_ray.ingest.backfill.runner import Backfiller
+from agentcy_ray.ingest.backfill.store import JOB_KIND as BACKFILL_KIND
+from agentcy_ray.ingest.backfill.work import Driver
 from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.ledger import KIND as PIPELINE_KIND
 from agentcy_ray.ingest.continuous.publish import PipelinePublisher
@@ -31,6 +36,9 @@ from agentcy_ray.ingest.migration.runner import MigrationRunner
 from agentcy_ray.ingest.publish import Stores
 from agentcy_ray.ingest.retention import PRUNE_KIND, PURGE_KIND, Retention
 from agentcy_ray.ingest.runner import SyncRunner, no_probe
+from agentcy_ray.ingest.swap.opening import open_swap_runner
+from agentcy_ray.ingest.swap.runner import JOB_KIND as SWAP_KIND
+from agentcy_ray.ingest.swap.runner import SwapRunner
 from agentcy_ray.ingest.syncs import JOB_KIND
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.records import Job, Progress
@@ -66,6 +74,8 @@ class Ingest:
         audit_retention: AuditRetention,
         pipelines: PipelinePublisher,
         migrations: MigrationRunner | None,
+        backfills: Backfiller,
+        swaps: SwapRunner,
         resources: AsyncExitStack,
     ) -> None:
         self.db = db
@@ -75,6 +85,8 @@ class Ingest:
         self.audit_retention = audit_retention
         self.pipelines = pipelines
         self.migrations = migrations
+        self.backfills = backfills
+        self.swaps = swaps
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -93,6 +105,14 @@ class Ingest:
         Without both engines there is nothing to move, and no job of such a kind is taken.
         """
         return {} if self.migrations is None else {MIGRATION_KIND: self.migrations.handle}
+
+    def embed_handlers(self) -> Mapping[str, Handler]:
+        """Filling embedding spaces, for a worker of its own: others wait for these jobs."""
+        return {BACKFILL_KIND: self.backfills.handle}
+
+    def waiting_handlers(self) -> Mapping[str, Handler]:
+        """The kinds that mostly wait for other jobs, for a worker that does several at a time."""
+        return {SWAP_KIND: self.swaps.handle}
 
     async def close(self) -> None:
         """Let go of every store."""
@@ -119,6 +139,7 @@ async def open_ingest(
     probe: Probe = no_probe,
     metrics: Metrics | None = None,
     sink: Sink | None = None,
+    drivers: Mapping[Engine, Driver] | None = None,
 ) -> Ingest:
     """Open the stores that syncs need.
 
@@ -129,6 +150,7 @@ async def open_ingest(
         probe: called at named points of a sync.
         metrics: of this process.
         sink: what writes to kyma in place of this process.
+        drivers: of backfills, besides the coordinator.
 
     Raises:
         ConfigError: a secret is missing, or a connector of a package cannot be loaded.
@@ -183,8 +205,13 @@ async def open_ingest(
         migrations = None
         if router is not None:
             migrations = MigrationRunner(db, router, objects, settings, bell=bell)
+        backfills = Backfiller(
+            db, objects, stores.spaces, embedders, stores.chunkers,
+            IndexFinisher(db, stores.spaces, settings), settings, drivers or {}, bell,
+        )  # fmt: skip
+        swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings)
         return Ingest(
-            db, bell, runner, retention, audit_retention, pipelines, migrations,
+            db, bell, runner, retention, audit_retention, pipelines, migrations, backfills, swaps,
             resources.pop_all(),
         )  # fmt: skip
     raise AssertionError("unreachable: the stack above swallows nothing")

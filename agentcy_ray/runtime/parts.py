@@ -32,6 +32,12 @@ from agentcy_ray.stores.vault import Vault
 HOST_CONNECTIONS = 4
 """A session host only reads configs; tools do not touch the database."""
 
+BACKFILLS_AT_ONCE = 2
+"""In one ingest worker; each is mostly waiting for the model."""
+
+WAITING_AT_ONCE = 4
+"""Jobs of an ingest worker that wait for other jobs: each costs a look at Postgres now and then."""
+
 
 class Workers:
     """Job workers of one process, side by side."""
@@ -87,6 +93,18 @@ async def open_ingest_worker(
     workers = [JobWorker(queue, handlers, name, settings, bell=ingest.bell)]
     if long := ingest.long_handlers():  # beside the others, so that syncs go on meanwhile
         workers.append(JobWorker(queue, long, f"{name}-long", settings, bell=ingest.bell))
+    embed = ingest.embed_handlers()
+    workers.append(
+        JobWorker(
+            queue, embed, f"{name}-embed", settings, bell=ingest.bell, concurrency=BACKFILLS_AT_ONCE
+        )
+    )
+    waiting = ingest.waiting_handlers()
+    workers.append(
+        JobWorker(
+            queue, waiting, f"{name}-wait", settings, bell=ingest.bell, concurrency=WAITING_AT_ONCE
+        )
+    )
     return Workers(workers), close
 
 

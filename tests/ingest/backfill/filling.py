@@ -24,6 +24,7 @@ from agentcy_ray.retrieval.embedder import Embedded, Embedder, EmbedderInfo, Vec
 from agentcy_ray.retrieval.passages import chunk_batch
 from agentcy_ray.retrieval.scripted_embedder import Script, ScriptedEmbedder
 from agentcy_ray.retrieval.space import Space
+from agentcy_ray.stores.postgres import Database
 from tests.ingest.harness import House
 
 MODEL = "dim=16,seed=1"
@@ -69,11 +70,11 @@ class Models:
 class PlainFinisher:
     """All indexes in one transaction, and a recall that was looked at by nobody."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     async def index(self, space: Space, tell: Callable[[str], None]) -> None:
-        async with self._house.db.system() as connection:
+        async with self._db.system() as connection:
             await connection.execute(
                 "SELECT build_vector_indexes($1, $2, $3, 16, 64)",
                 space.id, space.storage, space.distance,
@@ -113,7 +114,7 @@ class Filling:
         given: dict[str, Any] = {
             "db": house.db, "objects": house.objects, "spaces": house.stores.spaces,
             "embedders": house.stores.embedders, "chunkers": house.stores.chunkers,
-            "finisher": PlainFinisher(house), "settings": house.settings, "drivers": {},
+            "finisher": PlainFinisher(house.db), "settings": house.settings, "drivers": {},
         }  # fmt: skip
         return Backfiller(**{**given, **how})
 
