@@ -37,7 +37,7 @@ def make_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
     from transformers.utils.logging import disable_progress_bar
 

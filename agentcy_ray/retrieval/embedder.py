@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,75 @@ class Embedder(Protocol):
             EmbedderUnavailableError: the model is away or cannot be loaded.
         """
         ...
+
+
+@dataclass(frozen=True)
+class EmbedUsage:
+    """What a call cost. Adds up."""
+
+    tokens: int = 0
+    """That the model read; padding is not counted."""
+    gpu_secs: float = 0.0
+    """Seconds in which it had a GPU at work."""
+    cost_usd: float = 0.0
+    """What a provider charges; 0 for a model of one's own, or when the price is not known."""
+
+    def __add__(self, other: EmbedUsage) -> EmbedUsage:
+        return EmbedUsage(
+            self.tokens + other.tokens,
+            self.gpu_secs + other.gpu_secs,
+            self.cost_usd + other.cost_usd,
+        )
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors, and what they cost."""
+
+    vectors: Vectors
+    usage: EmbedUsage
+
+
+@runtime_checkable
+class MeteredEmbedder(Embedder, Protocol):
+    """An embedder that says what a call cost."""
+
+    async def embed_metered(self, texts: Sequence[str]) -> Embedded:
+        """As ``embed``.
+
+        Raises:
+            EmbedderUnavailableError: the model is away or cannot be loaded.
+            EmbedderRefusedError: it will not embed these texts, or not for us.
+        """
+        ...
+
+
+class _Estimating:
+    """An embedder that counts nothing, with the tokens guessed."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    @property
+    def info(self) -> EmbedderInfo:
+        return self._embedder.info
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        return await self._embedder.embed(texts)
+
+    async def embed_metered(self, texts: Sequence[str]) -> Embedded:
+        vectors = await self._embedder.embed(texts)
+        return Embedded(vectors, EmbedUsage(tokens=sum(map(guessed_tokens, texts))))
+
+
+def metered(embedder: Embedder) -> MeteredEmbedder:
+    """``embedder`` where it says what a call cost, else around it one that guesses."""
+    return embedder if isinstance(embedder, MeteredEmbedder) else _Estimating(embedder)
+
+
+def guessed_tokens(text: str) -> int:
+    """Tokens of a text as nobody has counted them: right for English give or take a third."""
+    return len(text.encode()) // 4 + 1
 
 
 def vectors_of(matrix: NDArray[np.float32]) -> Vectors:

@@ -1,10 +1,30 @@
-"""Embedders by the reference of their model: what serves several spaces at a time."""
+"""From the reference of a model to its ``Embedder``: what serves several spaces at a time.
+
+========================  ========================================================================
+``local:NAME``            sentence-transformers: the bundled model, a folder, or a name of the hub
+``vllm:NAME``             a model of the cluster config with task embed
+``openai:NAME``           OpenAI
+``openai_compatible:…``   the server of ``EMBEDDING_BASE_URL``
+``scripted:…``            costs nothing; only where demonstrations are allowed
+========================  ========================================================================
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.core.errors import InvalidError
+from agentcy_ray.retrieval.embedder import Embedder, MeteredEmbedder
+
+if TYPE_CHECKING:
+    from agentcy_ray.core.settings import Settings
+    from agentcy_ray.retrieval.served_embedder import ServedVectors
+
+Device = Literal["auto", "cpu", "cuda"]
+SCHEMES = ("local", "vllm", "openai", "openai_compatible", "scripted")
+REMOTE = frozenset({"vllm", "openai", "openai_compatible"})
+"""Schemes whose model runs elsewhere: a process of ours only asks."""
 
 
 class Embedders(Protocol):
@@ -14,8 +34,9 @@ class Embedders(Protocol):
         """The embedder of ``reference``; the same one for the same reference.
 
         Raises:
-            ConfigError: the reference names no kind of embedder, or a setting for it is missing.
+            InvalidError: the reference names no kind of embedder, or a setting for it is missing.
             EmbedderUnavailableError: the model is away or cannot be loaded.
+            EmbedderRefusedError: its server does not know it, or refuses the key.
         """
         ...
 
@@ -32,3 +53,93 @@ class OneEmbedder:
     async def of(self, reference: str) -> Embedder:
         """The one embedder."""
         return self._embedder
+
+
+class LoadedEmbedders:
+    """``Embedders`` of this process alone: each model is loaded when it is first asked for."""
+
+    def __init__(self, settings: Settings, served: ServedVectors | None = None) -> None:
+        self._settings = settings
+        self._served = served
+        self._loading: dict[str, asyncio.Task[MeteredEmbedder]] = {}
+
+    async def of(self, reference: str) -> MeteredEmbedder:
+        """See ``Embedders.of``; callers of one model wait for one loading."""
+        task = self._loading.get(reference)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            made = load_embedder(reference, self._settings, served=self._served)
+            task = self._loading[reference] = asyncio.create_task(made)
+        return await asyncio.shield(task)
+
+
+def scheme_of(reference: str, settings: Settings) -> str:
+    """The part before the colon of a reference that may be used here.
+
+    Raises:
+        InvalidError: it has no known scheme or no name, or is scripted where that is refused.
+    """
+    scheme, _, name = reference.partition(":")
+    if scheme not in SCHEMES or not name:
+        raise InvalidError(
+            f"{reference!r} is no embedding model; write one of "
+            f"{', '.join(f'{known}:<model>' for known in SCHEMES[:-1])}",
+            errors=[{"loc": ["embedder"], "message": "unknown kind of reference"}],
+        )
+    if scheme == "scripted" and not settings.agentcy_features_demo:
+        raise InvalidError(
+            "scripted embedders are for tests and demonstrations; set AGENTCY_FEATURES_DEMO=true "
+            "to allow them",
+            errors=[{"loc": ["embedder"], "message": "scripted embedders are refused here"}],
+        )
+    return scheme
+
+
+async def load_embedder(
+    reference: str,
+    settings: Settings,
+    *,
+    threads: int | None = None,
+    device: Device | None = None,
+    served: ServedVectors | None = None,
+) -> MeteredEmbedder:
+    """The embedder of ``reference`` in this process; a model of its own is loaded on a thread.
+
+    Args:
+        reference: see the module.
+        settings: keys, base URLs, batch size and device.
+        threads: CPU cores that a local model uses; None = all that this process may run on.
+        device: where a local model runs; None = as ``EMBEDDING_DEVICE`` says.
+        served: the models that the cluster serves; None = it serves none.
+
+    Raises:
+        InvalidError: see ``scheme_of``; or a key, a URL or such a model is not there.
+        EmbedderUnavailableError: the model cannot be loaded, or its server is away.
+        EmbedderRefusedError: its server does not know it, or refuses the key.
+    """
+    scheme = scheme_of(reference, settings)
+    name = reference.partition(":")[2]
+    match scheme:
+        case "local":
+            from agentcy_ray.retrieval.local_embedder import LocalEmbedder
+
+            return await asyncio.to_thread(
+                LocalEmbedder.load, settings, threads, reference=reference, device=device
+            )
+        case "scripted":
+            from agentcy_ray.retrieval.scripted_embedder import Script, ScriptedEmbedder
+
+            return ScriptedEmbedder(Script.read(name))
+        case "vllm":
+            from agentcy_ray.retrieval.served_embedder import open_served
+
+            if served is None:
+                raise InvalidError(
+                    f"{reference}: no model is served here; list it under models of the cluster "
+                    "config with task: embed, or choose a local: model",
+                    errors=[{"loc": ["embedder"], "message": "not served"}],
+                )
+            return await open_served(reference, name, served)
+        case _:
+            from agentcy_ray.retrieval.openai_embedder import open_openai
+
+            return await open_openai(reference, settings)

