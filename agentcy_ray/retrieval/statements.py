@@ -15,7 +15,7 @@ from agentcy_ray.core.ids import decode
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.pgvector import vector_parameter
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
-from agentcy_ray.retrieval.spaces import Space
+from agentcy_ray.retrieval.space import DISTANCES, Space
 from agentcy_ray.retrieval.words import comparable, like_pattern, terms
 
 TERM_ROWS = 100
@@ -45,8 +45,8 @@ found AS (
 """
 _NEAREST = """
 nearest AS MATERIALIZED (
-  SELECT chunk_key, embedding <=> {vector} AS distance FROM {view} WHERE {where}
-  ORDER BY embedding <=> {vector} LIMIT {limit})
+  SELECT chunk_key, {distance} AS distance FROM {view} WHERE {where}
+  ORDER BY {distance} LIMIT {limit})
 """
 _BY_TERM = """
 SELECT m.chunk_key, m.weight FROM unnest({patterns}::text[]) AS t(pattern) CROSS JOIN LATERAL (
@@ -69,7 +69,7 @@ lexical AS (
 candidates AS (SELECT chunk_key FROM nearest UNION SELECT chunk_key FROM lexical),
 scored AS (
   SELECT {shown}, chunk_key,
-    greatest(0, 1 - (embedding <=> {vector}))::float8 AS vector,
+    greatest(0, {similarity})::float8 AS vector,
     greatest(word_similarity({query}, text), word_similarity({query}, name))::float8 AS words,
     {recency} AS recency
   FROM {view} JOIN candidates USING (chunk_key) WHERE {where}),
@@ -83,7 +83,7 @@ ORDER BY best.score DESC, best.node_id
 """
 _VECTOR = """
 WITH {nearest}, {found}
-SELECT found.n AS found, found.missed, chunk.*, greatest(0, 1 - chunk.distance)::float8 AS vector
+SELECT found.n AS found, found.missed, chunk.*, greatest(0, {similarity})::float8 AS vector
 FROM found LEFT JOIN (
   SELECT {shown}, distance, {recency} AS recency
   FROM {view} JOIN nearest USING (chunk_key)) chunk ON true
@@ -146,9 +146,11 @@ def hybrid_statement(
     words = terms(query.query)
     view, where = f"live.{space.table_name}", build.where(realms, query.filters)
     at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
-    parts = {"view": view, "where": where, "vector": at, "limit": limit}
+    distance, similarity = _measures(space, at)
+    parts = {"view": view, "where": where, "distance": distance, "limit": limit}
     sql = _HYBRID.format(
         **parts,
+        similarity=similarity.format(d=distance),
         nearest=_NEAREST.format(**parts),
         found=_FOUND.format(**parts),
         arms=_arms(build, words, view, where),
@@ -169,11 +171,13 @@ def vector_statement(
     build = _Builder()
     where = build.where(realms, filters)
     at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
+    distance, similarity = _measures(space, at)
     parts = {
-        "view": f"live.{space.table_name}", "where": where, "vector": at, "limit": limit,
+        "view": f"live.{space.table_name}", "where": where, "distance": distance, "limit": limit,
     }  # fmt: skip
     sql = _VECTOR.format(
         **parts,
+        similarity=similarity.format(d="chunk.distance"),
         nearest=_NEAREST.format(**parts),
         found=_FOUND.format(**parts),
         shown=_SHOWN,
@@ -212,6 +216,12 @@ def planner_settings(
     pairs["hnsw.ef_search"] = str(min(1000, wide))
     calls = ", ".join(f"set_config(${2 * i + 1}, ${2 * i + 2}, true)" for i in range(len(pairs)))
     return Statement(f"SELECT {calls}", [text for pair in pairs.items() for text in pair])
+
+
+def _measures(space: Space, vector: str) -> tuple[str, str]:
+    """The distance of a row to ``vector``, and the form of its similarity, 1 at most."""
+    sql = DISTANCES[space.distance]
+    return f"embedding {sql.operator} {vector}", sql.similarity
 
 
 def _arms(build: _Builder, words: list[str], view: str, where: str) -> str:

@@ -4,6 +4,7 @@
 ``system()`` opens one as ``agentcy_system`` for work that belongs to no request. Both role and
 tenant are transaction-local, so a pooled connection carries nothing over to its next user, and a
 statement outside of either meets no row at all: the login role has no policy on any tenant table.
+``owner()`` is that role, for the upkeep of tables.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _BIND_TENANT = (
     "BEGIN; SELECT set_config('role', 'agentcy_app', true), set_config('app.org_id', '{}', true)"
 )
 _BIND_SYSTEM = "BEGIN; SELECT set_config('role', 'agentcy_system', true)"
+_FORGET_SESSION = "SELECT pg_advisory_unlock_all(); RESET ALL"
 _AWAY = (
     OSError,
     asyncio.TimeoutError,
@@ -106,6 +108,27 @@ class Database:
         except _AWAY as error:
             if error is own and not isinstance(error, _LOST):
                 raise  # the caller's own trouble with a file or a time limit, not ours
+            raise _away() from error
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncGenerator[PoolConnectionProxy[asyncpg.Record]]:
+        """A connection in no transaction, for what runs in none: VACUUM, CREATE INDEX CONCURRENTLY.
+
+        Settings and advisory locks of its session end with it.
+
+        Raises:
+            StoreUnavailableError: Postgres does not answer.
+        """
+        try:
+            async with self._pool.acquire() as connection:
+                try:
+                    yield connection
+                finally:
+                    if not _lost(connection):
+                        await asyncio.shield(connection.execute(_FORGET_SESSION))
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, ConnectionError) as error:
+            raise _away() from error
+        except (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError) as error:
             raise _away() from error
 
     async def ping(self) -> str:
