@@ -105,7 +105,7 @@ WHERE id = $1 AND epoch = $2 AND status = ANY($6) RETURNING {_COLUMNS}
 _LEDGER = """
 INSERT INTO usage_ledger (id, org_id, day, agent, user_id, model, in_tokens, out_tokens, cost_usd,
   tool_calls)
-VALUES ($1, $2, (clock_timestamp() AT TIME ZONE 'UTC')::date, $3, $4, $5, $6, $7, $8, $9)
+VALUES ($1, $2, budget_day($2), $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (org_id, day, agent, user_id, model) DO UPDATE SET
   in_tokens = usage_ledger.in_tokens + excluded.in_tokens,
   out_tokens = usage_ledger.out_tokens + excluded.out_tokens,

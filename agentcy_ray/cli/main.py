@@ -14,6 +14,7 @@ from agentcy_ray.cli import (
     approvals,
     audit,
     bench,
+    budgets,
     chat,
     cluster,
     demo,
@@ -63,6 +64,7 @@ def build() -> typer.Typer:
     app.add_typer(tools.app, name="tools")
     app.add_typer(policy.app, name="policy")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(budgets.app, name="budgets")
     app.command("bench")(bench.bench)
     return app
 

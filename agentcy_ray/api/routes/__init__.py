@@ -14,6 +14,7 @@ from agentcy_ray.api.routes import (
     artifacts,
     audit,
     auth,
+    budgets,
     context,
     context_pipelines,
     context_query,
@@ -28,6 +29,8 @@ from agentcy_ray.api.routes import (
     runs,
     settings,
     sources,
+    spaces,
+    swaps,
     tools,
 )
 from agentcy_ray.api.routes.v1 import chat, embeddings, models
@@ -36,9 +39,9 @@ from agentcy_ray.api.routes.v1 import chat, embeddings, models
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, sources, realms, context, context_query, context_pipelines, migrations, rag,
-        conversations, runs, tools, approvals, agents, audit, jobs, policies, settings,
-        access_requests, artifacts,
+        auth, sources, realms, context, context_query, context_pipelines, migrations, rag, spaces,
+        swaps, conversations, runs, tools, approvals, agents, audit, budgets, jobs, policies,
+        settings, access_requests, artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 

@@ -1,0 +1,86 @@
+"""``agentcy budgets``: what may be used, and what was."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from agentcy_ray.cli.output import JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.session import call
+from agentcy_ray.core.errors import BadRequestError
+
+app = typer.Typer(help="Budgets: list, set, usage.", no_args_is_help=True)
+COLUMNS = ["scope", "subject", "unit", "hard", "soft", "spent", "reserved", "raised"]
+SUMS = ["in_tokens", "out_tokens", "cost_usd", "gpu_seconds", "tool_calls"]
+GROUPS = ("day", "agent", "user", "model")
+
+Day = Annotated[str | None, typer.Option(metavar="DAY", help="As 2026-04-24; unset: today.")]
+
+
+@app.command("list")
+def list_budgets(json: JsonFlag = False) -> None:
+    """List limits with what is used of them today."""
+    _print(call(lambda client: client.get("/budgets")), json)
+
+
+@app.command("set")
+def set_budget(
+    scope: Annotated[str, typer.Argument(help="org, user, agent or run.")],
+    hard: Annotated[
+        float | None, typer.Argument(help="A day's limit, of a run the whole run's.")
+    ] = None,
+    subject: Annotated[
+        str, typer.Option("--for", help="usr_… or an agent's name; * = each of them.")
+    ] = "*",
+    unit: Annotated[str, typer.Option(help="usd, tokens or gpu_seconds.")] = "usd",
+    soft: Annotated[
+        float, typer.Option(help="Share from which on a person is asked; 0 = nobody is.")
+    ] = 0.8,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the limit away.")] = False,
+    timezone: Annotated[
+        str | None, typer.Option(help="Where the day begins, as Europe/Zurich.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Set a limit, or take it away."""
+    if (hard is None) is not remove:
+        raise BadRequestError("name the limit, or say --remove to take it away", code="usage")
+    limit = {
+        "scope": scope, "subject": subject, "unit": unit, "hard": hard, "soft_share": soft or None,
+    }  # fmt: skip
+    body = {"limits": [limit], "timezone": timezone}
+    _print(call(lambda client: client.put("/budgets", body)), json)
+
+
+@app.command()
+def usage(
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help="day, agent, user or model; several times.")
+    ] = None,
+    since: Day = None,
+    until: Day = None,
+    json: JsonFlag = False,
+) -> None:
+    """Print what was used; runs are counted once they have ended."""
+    groups = by or ["day", "model"]
+    found = call(
+        lambda client: client.get("/budgets/usage", since=since, until=until, group_by=groups)
+    )
+    if json:
+        print_json(found)
+        return
+    title = f"{found['since']} to {found['until']}"
+    print_rows(found["rows"], [*(g for g in GROUPS if g in groups), *SUMS], title=title)
+
+
+def _print(budgets: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(budgets)
+        return
+    rows = [
+        {**row, "soft": None if row["soft_share"] is None else row["hard"] * row["soft_share"]}
+        for row in budgets["limits"]
+    ]
+    print_rows(rows, COLUMNS)
+    console().print(f"[dim]days of {budgets['timezone']}[/]")
