@@ -8,17 +8,12 @@ whole; the log has it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 
 import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from agentcy_ray.ingest.pipeline import buffered
-
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
-AHEAD = 4
-"""Messages that wait to be sent; a slow reader holds the engine back."""
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Ends an IPC stream (Arrow columnar format, "IPC Streaming Format")."""
 
@@ -42,27 +37,19 @@ async def arrow_response(batches: AsyncIterator[pa.RecordBatch]) -> StreamingRes
 async def _sent(
     first: pa.RecordBatch | None, batches: AsyncIterator[pa.RecordBatch]
 ) -> AsyncGenerator[bytes | memoryview]:
-    """The messages, the next ones made while one is sent."""
+    """The messages; the engine is read ahead by its client, and held back by a slow reader."""
     try:
-        async with aclosing(buffered(_messages(first, batches), AHEAD)) as messages:
-            async for message in messages:
-                yield message
+        schema = pa.schema([]) if first is None else _plain(first).schema
+        yield memoryview(schema.serialize())
+        if first is not None and first.num_rows:
+            yield memoryview(_plain(first).serialize())
+        async for batch in batches:
+            yield memoryview(_plain(batch).serialize())
+        yield END
     finally:
         close = getattr(batches, "aclose", None)
         if close is not None:
             await close()
-
-
-async def _messages(
-    first: pa.RecordBatch | None, batches: AsyncIterator[pa.RecordBatch]
-) -> AsyncGenerator[bytes | memoryview]:
-    schema = pa.schema([]) if first is None else _plain(first).schema
-    yield memoryview(schema.serialize())
-    if first is not None and first.num_rows:
-        yield memoryview(_plain(first).serialize())
-    async for batch in batches:
-        yield memoryview(_plain(batch).serialize())
-    yield END
 
 
 def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:

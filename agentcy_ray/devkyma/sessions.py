@@ -47,6 +47,8 @@ class Session:
         options = (
             SessionConfig()
             .with_target_partitions(os.cpu_count() or 1)
+            # A message of Flight is then about 2 MiB, and each one costs time in Python.
+            .set("datafusion.execution.batch_size", "32768")
             .set("datafusion.execution.parquet.pushdown_filters", "true")
             .set("datafusion.execution.parquet.reorder_filters", "true")
             .set("datafusion.sql_parser.map_string_types_to_utf8view", "false")

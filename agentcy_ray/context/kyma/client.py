@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from agentcy_ray.context.kyma.address import KymaAddress
 from agentcy_ray.context.kyma.catalog import Catalog, Tables
-from agentcy_ray.context.kyma.decoder import conform, decode
+from agentcy_ray.context.kyma.decoder import Fit, decode, fitting
 from agentcy_ray.context.kyma.flight import FlightAwayError, FlightDoor
 from agentcy_ray.context.kyma.http import Budgets, KymaHttp, Patience
 from agentcy_ray.context.kyma.missing import tables_of
@@ -117,8 +117,11 @@ class KymaClient:
         """
         try:
             async with aclosing(self._door.batches(database, sql, timeout_ms=timeout_ms)) as parts:
+                fit: Fit | None = None
                 async for batch in parts:
-                    yield batch if schema is None else _conformed(batch, schema)
+                    if fit is None and schema is not None:
+                        fit = fitting(batch.schema, schema)
+                    yield batch if fit is None else _fitted(batch, fit)
             return
         except FlightAwayError:
             pass  # then over HTTP
@@ -224,9 +227,8 @@ class KymaClient:
                     ) from error  # fmt: skip
 
 
-def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _fitted(batch: pa.RecordBatch, fit: Fit) -> pa.RecordBatch:
     try:
-        table = conform(pa.Table.from_batches([batch]), schema).combine_chunks()
+        return fit(batch)
     except (pa.ArrowException, ValueError) as error:
         raise EngineError(f"kyma's answer does not fit the query's columns: {error}") from error
-    return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)

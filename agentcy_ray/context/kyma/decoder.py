@@ -8,6 +8,7 @@ are inferred and columns without a value are gone.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from agentcy_ray.core.errors import EngineError
 
 _BLOCK = 16 * 1024 * 1024
 _NANOS = pa.timestamp("ns")
+
+Fit = Callable[[pa.RecordBatch], pa.RecordBatch]
+"""Makes batches of one schema into batches of another. Raises as ``conform``."""
 
 
 def decode(body: bytes, schema: pa.Schema | None = None) -> pa.Table:
@@ -65,6 +69,27 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             columns.append(_cast(table.column(place), field.type))
     return pa.table(columns, schema=pa.schema([f.with_nullable(True) for f in schema]))
+
+
+def fitting(given: pa.Schema, schema: pa.Schema) -> Fit:
+    """What ``conform`` does, for the batches of one stream: columns that fit cost nothing."""
+    places = [given.get_field_index(field.name) for field in schema]
+    out = pa.schema([field.with_nullable(True) for field in schema])
+
+    def fit(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns: list[pa.Array] = []
+        for place, field in zip(places, out, strict=True):
+            if place < 0:
+                columns.append(pa.nulls(batch.num_rows, field.type))
+                continue
+            column = batch.column(place)
+            if column.type != field.type:
+                cast = _cast(pa.chunked_array([column]), field.type)
+                column = cast.chunk(0) if cast.num_chunks == 1 else cast.combine_chunks()
+            columns.append(column)
+        return pa.RecordBatch.from_arrays(columns, schema=out)
+
+    return fit
 
 
 def unhex(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,7 +1,7 @@
 """Reading Arrow from kyma over Flight: ``do_get`` with a JSON ticket, and nothing else.
 
-Flight blocks, so each stream is read on a thread; the next batch is fetched while the caller works
-on the last. Whether a kyma has Flight at all is found by asking, remembered, and asked again later.
+Flight blocks, so each stream is read on a thread, ahead of the caller. Whether a kyma has Flight at
+all is found by asking, remembered, and asked again later.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import orjson
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from agentcy_ray.context.kyma.address import KymaAddress
+from agentcy_ray.context.kyma.ahead import Ahead
 from agentcy_ray.context.kyma.faults import EXCERPT, too_slow
 from agentcy_ray.core.errors import (
     EngineError,
@@ -73,15 +75,12 @@ class FlightDoor:
         ticket = flight.Ticket(
             orjson.dumps({"database": database, "query": text, "language": language})
         )
-        reader: Any = None
-        ahead: asyncio.Future[pa.RecordBatch | None] | None = None
+        options = self._options(timeout_ms / 1000)
+        ahead = Ahead(self._threads, partial(client.do_get, ticket, options))
         started = False
         try:
-            reader = await self._thread(client.do_get, ticket, self._options(timeout_ms / 1000))
-            ahead = self._thread(_next_batch, reader)
-            while (batch := await ahead) is not None:
+            while (batch := await ahead.next()) is not None:
                 started = True
-                ahead = self._thread(_next_batch, reader)
                 yield batch
         except flight.FlightUnavailableError as error:
             self._forget()
@@ -104,10 +103,7 @@ class FlightDoor:
             if started or not _nothing_was_sent(error):
                 raise EngineError(f"kyma failed while it answered: {self._said(error)}") from error
         finally:
-            if reader is not None:
-                reader.cancel()
-            if ahead is not None:
-                await asyncio.gather(ahead, return_exceptions=True)
+            await ahead.close()
 
     async def close(self) -> None:
         """Close the connection; streams that still run end."""
@@ -164,12 +160,3 @@ class FlightDoor:
 def _nothing_was_sent(error: Exception) -> bool:
     # Real failures carry the sentence too, behind what the server said.
     return isinstance(error, flight.FlightInternalError) and str(error).startswith(_EMPTY)
-
-
-def _next_batch(reader: Any) -> pa.RecordBatch | None:
-    try:
-        while (chunk := reader.read_chunk()).data is None:
-            continue
-    except StopIteration:
-        return None
-    return chunk.data

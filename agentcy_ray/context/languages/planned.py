@@ -153,8 +153,8 @@ def to_arrow(batch: pa.RecordBatch, planned: Planned) -> pa.RecordBatch:
     arrays: list[pa.Array] = []
     for position, each in enumerate(planned.columns):
         values = batch.column(position)
-        if each.kind in _SCALARS:
-            arrays.append(values.cast(_SCALARS[each.kind]))
+        if (kind := _SCALARS.get(each.kind)) is not None:
+            arrays.append(values if values.type == kind else values.cast(kind))
             continue
         arrays.append(_json_texts(values))
     return pa.RecordBatch.from_arrays(arrays, names=[each.name for each in planned.columns])
