@@ -49,6 +49,8 @@ from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.intake import Intake
 from agentcy_ray.ingest.migration.requests import MigrationRequests
 from agentcy_ray.ingest.retention import purge_job
+from agentcy_ray.ingest.swap.desk import EmbeddingDesk
+from agentcy_ray.ingest.swap.opening import open_desk
 from agentcy_ray.ingest.syncs import SyncRuns
 from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.jobs.records import Job
@@ -100,6 +102,7 @@ class Services:
     spaces: SpaceStore
     embedders: AnyEmbedders
     search: SearchService
+    embedding: EmbeddingDesk
     gates: Gates
     agents: AgentStore
     conversations: ConversationStore
@@ -336,6 +339,7 @@ def _assemble(
         spaces=spaces,
         embedders=embedders,
         search=search,
+        embedding=open_desk(db, queue, embedders, search.routes, bell, settings),
         gates=gates,
         agents=AgentStore(db),
         conversations=ConversationStore(db),

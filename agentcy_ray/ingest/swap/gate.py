@@ -18,6 +18,7 @@ from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.ingest.swap.coverage import Mender
 from agentcy_ray.ingest.swap.records import Coverage, Gate, Overlap, Recalled, SwapOptions
 from agentcy_ray.retrieval.queries import MAX_QUERY_CHARS, HybridQuery
+from agentcy_ray.retrieval.recall import recall_at
 
 if TYPE_CHECKING:
     from agentcy_ray.core.settings import Settings
@@ -48,6 +49,20 @@ class Measure(Protocol):
     async def recall(self, space: Space) -> Mapping[str, Any]:
         """``{mean, worst, ef_search, sampled}`` of recall@10 over 200 sampled vectors."""
         ...
+
+
+@dataclass(frozen=True)
+class IndexMeasure:
+    """The measure of spaces in Postgres; the figures are kept with the space too."""
+
+    db: Database
+    spaces: SpaceStore
+    settings: Settings
+
+    async def recall(self, space: Space) -> Mapping[str, Any]:
+        """See ``Measure``."""
+        found = await recall_at(self.db, self.spaces, self.settings, space)
+        return found.record()
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class SwapRunner:
     settings: Settings
     bell: Bell
     probe: Callable[[str], None] = no_probe
+    look_secs: float = LOOK_SECS
 
     async def handle(self, job: Job, beat: Beat) -> None:
         """Do a job of kind ``embed_swap``."""
@@ -199,7 +200,7 @@ class _Attempt:
                 while backfill.status not in {"done", "failed", "cancelled"}:
                     self.beat.check()
                     self.beat.progress(_progress(backfill))
-                    await ear.next(LOOK_SECS)
+                    await ear.next(run.look_secs)
                     backfill = await run.backfills.get(swap.org_id, backfill.id)
             _require_done(backfill)
         self.runner.probe("filled")
