@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from agentcy_ray.agent.runs import QUEUED_CHANNEL
 from agentcy_ray.api.openapi import v1_permissions
+from agentcy_ray.core.ids import encode
 from agentcy_ray.llm.scripted import scripted_reference
 from tests.api.platform import Platform
 from tests.api.vendors import ANSWER, PLAIN, SCHEMA, WEATHER, agent, openai_as, token_of
@@ -318,23 +321,34 @@ async def test_what_an_agent_decides_itself_is_refused(platform: Platform) -> No
 async def test_a_client_that_leaves_cancels_the_run_unless_it_says_otherwise(
     platform: Platform,
 ) -> None:
-    model = await agent(platform, "slow", "scripted:tokens=300,itl=20")
+    model = await agent(platform, "slow", "scripted:tokens=80,itl=10")
     client = await openai_as(platform, "owner")
-    ended: dict[str, str] = {}
-    for wish in ("cancel", "continue"):
+    for wish, end in (("cancel", "cancelled"), ("continue", "completed")):
         stream = await client.chat.completions.create(
-            model=model, messages=ASK, stream=True,
+            model=model,
+            messages=ASK,
+            stream=True,
             extra_body={"x_agentcy": {"on_disconnect": wish}},
-        )  # fmt: skip
+        )
+        run_id = ""
         async for chunk in stream:
+            run_id = run_id or notes(chunk)["run_id"]
             if chunk.choices[0].delta.content:
                 break
-        run_id = notes(chunk) if "x_agentcy" in (chunk.model_extra or {}) else None
         await stream.close()
-        owner = await platform.as_("owner")
-        run_id = run_id or (await owner.get("/runs", params={"limit": 1})).json()["items"][0]["id"]
-        if wish == "continue":
-            await owner.post(f"/runs/{run_id}/cancel")
-        run = await platform.run_ended(str(run_id))
-        ended[wish] = run["status"]
-    assert ended["cancel"] == "cancelled"
+        assert (await platform.run_ended(run_id))["status"] == end
+
+
+async def test_a_client_that_leaves_while_it_waits_for_the_whole_cancels_too(
+    platform: Platform,
+) -> None:
+    model = await agent(platform, "slower", "scripted:tokens=400,itl=20")
+    client = await openai_as(platform, "owner")
+    async with platform.services.bell.listen(QUEUED_CHANNEL) as ear:
+        waiting = asyncio.create_task(client.chat.completions.create(model=model, messages=ASK))
+        rung = await ear.next(20)
+    assert rung is not None
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    run = await platform.run_ended(encode("run", UUID(rung["run"])))
+    assert (run["status"], run["agent"]) == ("cancelled", "slower")
