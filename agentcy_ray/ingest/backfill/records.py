@@ -32,6 +32,16 @@ class BackfillOptions(BaseModel):
     quiet: tuple[QuietHours, ...] = ()
     """When nothing is embedded."""
 
+    def shared_by(self, workers: int) -> BackfillOptions:
+        """The part of one of several workers that know nothing of each other."""
+        chunks, tokens = self.max_chunks_per_s, self.max_tokens_per_s
+        return self.model_copy(
+            update={
+                "max_chunks_per_s": None if chunks is None else chunks / workers,
+                "max_tokens_per_s": None if tokens is None else tokens / workers,
+            }
+        )
+
 
 class Backfill(BaseModel):
     """One filling of a space; ``bkf_…``."""

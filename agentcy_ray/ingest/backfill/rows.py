@@ -58,12 +58,17 @@ WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
 _DONE = """
 UPDATE embed_backfills SET nodes_done = nodes_done + $3, blocks_done = blocks_done + 1,
   chunks = chunks + $4, tokens = tokens + $5, cost_usd = cost_usd + $6, gpu_secs = gpu_secs + $7,
-  chunks_per_s = $8, tokens_per_s = $9, eta_secs = $10
+  chunks_per_s = coalesce($8, chunks_per_s), tokens_per_s = coalesce($9, tokens_per_s),
+  eta_secs = coalesce($10, eta_secs)
 WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
 """
 _SPENT = """
 UPDATE embed_backfills SET tokens = tokens + $3, cost_usd = cost_usd + $4,
   gpu_secs = gpu_secs + $5, chunks = chunks + $6
+WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
+"""
+_RATES = """
+UPDATE embed_backfills SET chunks_per_s = $3, tokens_per_s = $4, eta_secs = $5
 WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
 """
 _RECALL = """
@@ -212,6 +217,13 @@ class BackfillRows:
         await self._mine(
             connection, backfill, _SPENT, usage.tokens, usage.cost_usd, usage.gpu_secs, chunks
         )
+
+    async def rates(self, backfill: Backfill, rates: Rates) -> None:
+        """Keep how fast it is, where the blocks are written by others."""
+        async with self.db.tenant(backfill.org_id) as connection:
+            await self._mine(
+                connection, backfill, _RATES, rates.chunks_per_s, rates.tokens_per_s, rates.eta_secs
+            )
 
     async def recalled(self, backfill: Backfill, recall: dict[str, Any]) -> None:
         """Keep what the recall check found."""

@@ -42,12 +42,13 @@ async def main(path: str) -> None:
     drivers = {}
     if given["engine"] == "ray-data":
         import ray
-        from agentcy_ray.runtime.backfill_data import RayDataDriver
 
+        from agentcy_ray.runtime.backfill_data import RayDataDriver
         from agentcy_ray.runtime.cluster import NAMESPACE
+        from agentcy_ray.runtime.cluster_config.parts import EmbeddingActors
 
         ray.init(address=given["ray"], namespace=NAMESPACE, log_to_driver=False)
-        drivers["ray-data"] = RayDataDriver(settings)
+        drivers["ray-data"] = RayDataDriver(settings, given["url"], EmbeddingActors())
     filler = Backfiller(
         db=db,
         objects=open_objects(settings),
