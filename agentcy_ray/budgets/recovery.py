@@ -22,11 +22,13 @@ BATCH = 1000
 ENDED_SECS = 60.0
 """After a run has ended for so long its owner settles nothing more."""
 
-# The turn was stored and its reservation not settled when nothing else was settled for it.
+# The turn was stored, and nothing was settled for it since it was reserved: an earlier try that was
+# cut off has been settled before that.
 _STORED = """
 LEFT JOIN run_turns t ON t.run_id = r.run_id AND t.turn = r.turn AND NOT EXISTS (
   SELECT 1 FROM budget_entries e
-  WHERE e.run_id = r.run_id AND e.turn = r.turn AND e.kind IN ('settled', 'late'))
+  WHERE e.run_id = r.run_id AND e.turn = r.turn AND e.kind IN ('settled', 'late')
+    AND e.at > r.created_at)
 """
 _OF_RUN = f"""
 SELECT r.org_id, r.id, t.usage FROM budget_reservations r {_STORED}

@@ -11,10 +11,12 @@ import pytest
 
 from agentcy_ray.agent.approval_records import Approval
 from agentcy_ray.agent.control import RunControl
+from agentcy_ray.agent.profiles import NewAgent
 from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.turns import Turn, TurnStore
 from agentcy_ray.budgets.amounts import Estimate, Scope, Spent
 from agentcy_ray.budgets.limits import BudgetChange
+from agentcy_ray.core.errors import BudgetExceededError
 from agentcy_ray.core.events import EventType, Usage
 from agentcy_ray.core.ids import decode
 from agentcy_ray.llm.model import Message
@@ -190,3 +192,45 @@ async def test_a_successor_settles_the_turn_that_is_stored_exactly_once(
     await ledger.settle(held, Spent.of(usage))
     assert await ledger.recovery.sweep(world.org_id) == 0
     assert await balance(world) == (320, 0)
+
+
+async def test_a_model_that_fails_gives_back_and_its_fallback_is_settled(
+    world: World, process: Assembly
+) -> None:
+    await limit(world, process, hard=1_000_000)
+    agent = await world.agents.create(
+        world.org_id,
+        NewAgent(name="careful", fallback_model="scripted:text=Instead.,usage=70"),
+    )
+    run = await world.start(agent=agent, model="scripted:fail=0")
+    await loop_of(world, spending=process.spending).execute(await world.claim(), RunControl())
+    end = await finished(world, run)
+    assert end.finish_reason == "end_turn"
+    assert await balance(world) == (end.usage.in_tokens + end.usage.out_tokens, 0)
+    async with world.db.tenant(world.org_id) as connection:
+        kinds = await connection.fetch("SELECT kind FROM budget_entries ORDER BY at, id")
+    assert [row["kind"] for row in kinds] == ["reserved", "released", "reserved", "settled"]
+
+
+async def test_a_call_cannot_wait_and_is_refused_until_a_person_has_approved(
+    world: World, process: Assembly
+) -> None:
+    spending, who = process.spending, world.principal
+    priced = "openai:gpt-4o"
+    cost = spending.tokens(priced, 1000, 1000)
+    assert cost.cost_usd
+    await limit(world, process, unit="usd", hard=cost.cost_usd * 3, soft_share=0.5)
+    first = await spending.hold_call(who, priced, cost)
+    with pytest.raises(BudgetExceededError) as refused:
+        await spending.hold_call(who, priced, cost)
+    asked = decode("apr", refused.value.details["approval_id"])
+    with pytest.raises(BudgetExceededError) as again:
+        await spending.hold_call(who, priced, cost)
+    assert again.value.details["approval_id"] == refused.value.details["approval_id"]
+    await process.gates.approvals.decide(who, asked, approved=True, via="api")
+    await spending.hold_call(who, priced, cost)
+    await spending.hold_call(who, priced, cost)
+    with pytest.raises(BudgetExceededError, match="0 are left"):
+        await spending.hold_call(who, priced, cost)
+    await spending.ledger.settle(first, Spent(10, 5, 0.0001))
+    assert (await balance(world))[0] == 100_000
