@@ -17,8 +17,10 @@ from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.retention import PRUNE_KIND, PRUNE_PRIORITY, prune_job
+from agentcy_ray.ingest.swap.expiry import drop_expired
 from agentcy_ray.jobs.queue import JobQueue
 from agentcy_ray.jobs.records import NewJob
+from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.postgres import Database
 
 FIRST_SECS = 60.0
@@ -44,6 +46,10 @@ _EVENTS = """
 DELETE FROM run_events WHERE ctid = ANY(ARRAY(
   SELECT e.ctid FROM run_events e JOIN runs r ON r.id = e.run_id
   WHERE e.at < $1 AND r.ended_at < $1 LIMIT $2))
+"""
+_QUERIES = """
+DELETE FROM rag_queries WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM rag_queries WHERE last_at < $1 LIMIT $2))
 """
 _NOT_ASKED = """
   AND NOT EXISTS (
@@ -74,6 +80,10 @@ class Done:
     """Organisations whose audit logs are looked through for entries past their time."""
     reservations: int = 0
     """Of budgets, that their processes left."""
+    queries: int = 0
+    """Sampled queries that were asked too long ago."""
+    spaces: int = 0
+    """Embedding spaces that could be gone back to, until their grace was over."""
 
 
 class Upkeep:
@@ -92,6 +102,8 @@ class Upkeep:
         self._db = db
         self._queue = queue
         self._kept = timedelta(days=settings.run_event_retention_days)
+        self._queries_kept = timedelta(days=settings.embedding_query_days)
+        self._spaces = SpaceStore(db, settings)
         self._clock = clock or SystemClock()
         self._audit_months = AuditMonths(db, self._clock)
 
@@ -112,6 +124,8 @@ class Upkeep:
                     asked=len(done.asked),
                     shortened=len(done.shortened),
                     reservations=done.reservations,
+                    queries=done.queries,
+                    spaces=done.spaces,
                 )
 
     async def once(self) -> Done:
@@ -123,6 +137,8 @@ class Upkeep:
         now = self._clock.now()
         keys = await self._delete(_KEYS, now) + await self._delete(_REPLAYS, now)
         events = await self._delete(_EVENTS, now - self._kept)
+        queries = await self._delete(_QUERIES, now - self._queries_kept)
+        spaces = await drop_expired(self._db, self._spaces)
         await self._audit_months.tend()
         async with self._db.system() as connection:
             since = now - EVERY_DAY
@@ -135,7 +151,7 @@ class Upkeep:
         for org_id in shortened:
             await self._queue.enqueue(_shorten_job(org_id))
         left = 0 if self._reservations is None else await self._reservations.sweep()
-        return Done(keys, events, asked, shortened, left)
+        return Done(keys, events, asked, shortened, left, queries, spaces)
 
     async def _delete(self, statement: str, before: object) -> int:
         total, changed = 0, ROWS
