@@ -72,6 +72,11 @@ class Chunker:
             media_type: Markdown and the languages of ``GRAMMARS`` are cut by their structure,
                 everything else as plain text.
         """
+        # A token has at least one character, in ASCII also after every normalisation; two tokens
+        # are for what some models put around a text. Most canonical texts are this short.
+        if len(text) + 2 <= self._tokens and text.isascii() and "\x00" not in text:
+            whole = text.strip()
+            return [whole] if whole else []
         text = text.replace("\x00", "")  # Postgres text cannot hold it
         kind = _kind(media_type)
         if kind in GRAMMARS and _packed(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
@@ -39,10 +40,14 @@ def chunk_batch(
     bodies: defaultdict[str, list[Document]] = defaultdict(list)
     for document in documents.to_pylist() if documents is not None else ():
         bodies[document["node_id"]].append(document)
-    rows: list[dict[str, Any]] = []
-    for node in nodes.to_pylist():
-        rows += _node_rows(node, bodies.get(node["id"], []), chunker, seen_at)
-    return pa.RecordBatch.from_pylist(rows, schema=CHUNKS)
+    made = _Made()
+    of_node = nodes.select(["id", "labels", "name", "properties"]).to_pydict()
+    for place, (node_id, labels, name, properties) in enumerate(
+        zip(*of_node.values(), strict=True)
+    ):
+        values: dict[str, Any] = orjson.loads(properties)
+        _cut(made, place, node_id, labels, name, values, bodies.get(node_id), chunker, seen_at)
+    return made.batch(nodes)
 
 
 def chunk_key(node_id: str, ordinal: int, text: str) -> str:
@@ -52,33 +57,63 @@ def chunk_key(node_id: str, ordinal: int, text: str) -> str:
     return digest.hexdigest()
 
 
-def _node_rows(
-    node: dict[str, Any], documents: list[Document], chunker: Chunker, seen_at: datetime
-) -> list[dict[str, Any]]:
-    properties: dict[str, Any] = orjson.loads(node["properties"])
-    canonical = canonical_text(node["labels"], node["name"], properties)
+@dataclass
+class _Made:
+    """Chunks as columns; what they share with their node is taken from it at the end."""
+
+    places: list[int] = field(default_factory=lambda: list[int]())
+    keys: list[str] = field(default_factory=lambda: list[str]())
+    texts: list[str] = field(default_factory=lambda: list[str]())
+    urls: list[str | None] = field(default_factory=lambda: list[str | None]())
+    times: list[datetime] = field(default_factory=lambda: list[datetime]())
+    shown: list[bytes] = field(default_factory=lambda: list[bytes]())
+    """Properties of each node, as a hit shows them."""
+
+    def batch(self, nodes: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of ``CHUNKS``."""
+        at = pa.array(self.places, pa.int64())
+        own: dict[str, pa.Array] = {
+            "chunk_key": pa.array(self.keys, pa.string()),
+            "text": pa.array(self.texts, pa.string()),
+            "url": pa.array(self.urls, pa.string()),
+            "seen_at": pa.array(self.times, CHUNKS.field("seen_at").type),
+            "properties": pa.array(self.shown, pa.binary()).cast(pa.string()).take(at),
+        }
+        columns = [
+            own[name] if name in own else nodes.column("id" if name == "node_id" else name).take(at)
+            for name in CHUNKS.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=CHUNKS)
+
+
+def _cut(
+    made: _Made,
+    place: int,
+    node_id: str,
+    labels: list[str],
+    name: str,
+    properties: dict[str, Any],
+    documents: list[Document] | None,
+    chunker: Chunker,
+    seen_at: datetime,
+) -> None:
+    """Add the chunks of one node: of its canonical text, then of its documents."""
     own_url = properties.get("url")
     url = own_url if isinstance(own_url, str) else None
-    pieces = [(text, url, seen_at) for text in chunker.chunk(canonical)]
-    for document in documents:
+    pieces = [
+        (text, url, seen_at) for text in chunker.chunk(canonical_text(labels, name, properties))
+    ]
+    for document in documents or ():
         at = document["modified_at"] or seen_at
         chunks = chunker.chunk(document["text"], document["media_type"])
         pieces += [(text, document["url"] or url, at) for text in chunks]
-    shared = {
-        "node_id": node["id"],
-        "realm": node["realm"],
-        "labels": node["labels"],
-        "source_id": node["source_id"],
-        "name": node["name"],
-        "properties": orjson.dumps(_hit_properties(properties)).decode(),
-        "connector": node["connector"],
-        "external_id": node["external_id"],
-    }
-    return [
-        shared | {"chunk_key": chunk_key(node["id"], i, text), "text": text, "url": at_url,
-                  "seen_at": at}
-        for i, (text, at_url, at) in enumerate(pieces)
-    ]  # fmt: skip
+    for ordinal, (text, at_url, at) in enumerate(pieces):
+        made.places.append(place)
+        made.keys.append(chunk_key(node_id, ordinal, text))
+        made.texts.append(text)
+        made.urls.append(at_url)
+        made.times.append(at)
+    made.shown.append(orjson.dumps(_hit_properties(properties)))
 
 
 def _hit_properties(properties: dict[str, Any]) -> dict[str, Any]:
