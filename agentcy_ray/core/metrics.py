@@ -98,6 +98,9 @@ class Metrics:
             "agentcy_embed_batch_seconds", "Time of embedding a batch.", "embedder"
         )
         self.embed_items = count("agentcy_embed_items_total", "Texts embedded.", "embedder")
+        self.embed_tokens = count(
+            "agentcy_embed_tokens_total", "Tokens of texts embedded.", "embedder"
+        )
         self.budget_reservations = count(
             "agentcy_budget_reservations_total", "Reservations of budgets by what became of them.",
             "outcome",

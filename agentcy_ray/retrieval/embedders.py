@@ -1,4 +1,4 @@
-"""From the reference of a model to its ``Embedder``: what serves several spaces at a time.
+"""From the reference of a model to its ``Embedder``.
 
 ========================  ========================================================================
 ``local:NAME``            sentence-transformers: the bundled model, a folder, or a name of the hub
@@ -12,10 +12,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from agentcy_ray.core.errors import InvalidError
-from agentcy_ray.retrieval.embedder import Embedder, MeteredEmbedder
+from agentcy_ray.retrieval.embedder import MeteredEmbedder
 
 if TYPE_CHECKING:
     from agentcy_ray.core.settings import Settings
@@ -25,51 +25,6 @@ Device = Literal["auto", "cpu", "cuda"]
 SCHEMES = ("local", "vllm", "openai", "openai_compatible", "scripted")
 REMOTE = frozenset({"vllm", "openai", "openai_compatible"})
 """Schemes whose model runs elsewhere: a process of ours only asks."""
-
-
-class Embedders(Protocol):
-    """Gives the embedder of a model, which may lie in other processes."""
-
-    async def of(self, reference: str) -> Embedder:
-        """The embedder of ``reference``; the same one for the same reference.
-
-        Raises:
-            InvalidError: the reference names no kind of embedder, or a setting for it is missing.
-            EmbedderUnavailableError: the model is away or cannot be loaded.
-            EmbedderRefusedError: its server does not know it, or refuses the key.
-        """
-        ...
-
-
-class OneEmbedder:
-    """``Embedders`` of a process that has one model, whatever is asked for.
-
-    A space that another model made is told from it by its signature (``Space.require``).
-    """
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-
-    async def of(self, reference: str) -> Embedder:
-        """The one embedder."""
-        return self._embedder
-
-
-class LoadedEmbedders:
-    """``Embedders`` of this process alone: each model is loaded when it is first asked for."""
-
-    def __init__(self, settings: Settings, served: ServedVectors | None = None) -> None:
-        self._settings = settings
-        self._served = served
-        self._loading: dict[str, asyncio.Task[MeteredEmbedder]] = {}
-
-    async def of(self, reference: str) -> MeteredEmbedder:
-        """See ``Embedders.of``; callers of one model wait for one loading."""
-        task = self._loading.get(reference)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            made = load_embedder(reference, self._settings, served=self._served)
-            task = self._loading[reference] = asyncio.create_task(made)
-        return await asyncio.shield(task)
 
 
 def scheme_of(reference: str, settings: Settings) -> str:

@@ -39,6 +39,7 @@ class Foreman:
 
     def __init__(self) -> None:
         config = load_cluster_config(Settings.load().agentcy_cluster_config)
+        self._config = config
         self._actors: dict[str, Any] = {
             **_embedders(config),
             **_kyma_writers(config),
@@ -50,6 +51,18 @@ class Foreman:
     def actors(self) -> list[str]:
         """Names of the actors that it owns."""
         return [*self._actors, *self._keeper.hosts.names]
+
+    def embedders(self, reference: str) -> list[str]:
+        """Names of the actors that hold another model than the default; starts those that lack.
+
+        They load it at their first call, and stay until the application goes.
+        """
+        part, found = self._config.embedding, names.embedders_of(self._config, reference)
+        for name in found:
+            if name not in self._actors:
+                args = (part.threads, reference)
+                self._actors[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
+        return found
 
     def _keep(self) -> None:
         try:
@@ -101,8 +114,10 @@ def keep_hosts(
 
 def _embedders(config: ClusterConfig) -> dict[str, Any]:
     part, made = config.embedding, dict[str, Any]()
+    this = ray.get_runtime_context().current_actor  # which they ask for actors of other models
     for name in names.embedders(config):
-        made[name] = _make(EmbeddingActor, name, 200, (part.threads,), **part.actor_options())
+        args = (part.threads, None, this)
+        made[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from agentcy_ray.runtime.cluster_config import ClusterConfig
 
 
@@ -28,6 +30,12 @@ def kyma_writers(config: ClusterConfig) -> list[str]:
 def embedders(config: ClusterConfig) -> list[str]:
     """Actors that hold the embedding model."""
     return [f"embedding-{i}" for i in range(config.embedding.actors.max)]
+
+
+def embedders_of(config: ClusterConfig, reference: str) -> list[str]:
+    """Actors that hold another model than the default, started when it is asked for."""
+    digest = blake2b(reference.encode(), digest_size=6).hexdigest()
+    return [f"embedding-{digest}-{i}" for i in range(config.embedding.actors.max)]
 
 
 def shared_actors(config: ClusterConfig) -> list[str]:

@@ -18,10 +18,12 @@ from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
-from agentcy_ray.retrieval.one_embedder import OneEmbedder
-from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.runtime.cluster_config import load_cluster_config
+from agentcy_ray.runtime.backfill_data import RayDataDriver
+from agentcy_ray.runtime.embedding_pools import EmbeddingPools
 from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
+from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis
@@ -73,8 +75,11 @@ async def open_ingest_worker(
     endpoints = await resolve_endpoints(settings)
     metrics = Metrics()
     sink = KymaWriterPool(kyma_writers) if kyma_writers else None
+    config = load_cluster_config(settings.agentcy_cluster_config)
+    pools = EmbeddingPools(settings, embedders, metrics, ServedModels(config.models))
+    ray_data = RayDataDriver(settings, endpoints.database_url, config.embedding)
     ingest = await open_ingest(
-        settings, endpoints, OneEmbedder(EmbeddingPool(embedders)), metrics=metrics, sink=sink
+        settings, endpoints, pools, metrics=metrics, sink=sink, drivers={"ray-data": ray_data}
     )
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     stop = asyncio.Event()

@@ -17,7 +17,7 @@ from agentcy_ray.ingest.migration.start import settle_engines
 from agentcy_ray.runtime import haproxy, names
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.dispatch import RayDispatcher
-from agentcy_ray.runtime.embedding import EmbeddingPool
+from agentcy_ray.runtime.embedding_pools import EmbeddingPools
 from agentcy_ray.runtime.presence import require_present
 from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.serve import http_protocol
@@ -51,6 +51,8 @@ async def open_platform(settings: Settings) -> Services:
     """The services of a replica: tools on session hosts, embedding on the pool."""
     config = load_cluster_config(settings.agentcy_cluster_config)
     part, metrics = config.session_hosts, Metrics()
+    models = ServedModels(config.models)
+    pools = EmbeddingPools(settings, names.embedders(config), metrics, models)
     dispatcher = RayDispatcher(
         names.session_hosts(config), part.batch_max, scales=part.max > part.min, metrics=metrics
     )
@@ -58,10 +60,11 @@ async def open_platform(settings: Settings) -> Services:
         settings,
         await resolve_endpoints(settings),
         dispatcher=dispatcher,
-        embedder=EmbeddingPool(names.embedders(config)),
+        embedder=pools.default,
+        embedders=pools,
         check_source=dispatcher.check_source,
         check_cluster=partial(require_present, names.shared_actors(config)),
-        local_models=ServedModels(config.models),
+        local_models=models,
         metrics=metrics,
     )
     garbage.settle()

@@ -11,7 +11,7 @@ from agentcy_ray.core.errors import EmbedderRefusedError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.batching import batches_of
 from agentcy_ray.retrieval.embedder import matrix_of, metered, vectors_of
-from agentcy_ray.retrieval.embedders import LoadedEmbedders, load_embedder
+from agentcy_ray.retrieval.embedders import load_embedder
 from tests.retrieval.chunks import ChosenEmbedder
 from tests.tiny_model import DIM
 
@@ -71,10 +71,8 @@ async def test_a_scripted_embedder_refuses_the_word_that_it_was_told_to() -> Non
     assert len(await embedder.embed(["good", "poisonous"])) == 2
 
 
-async def test_a_model_is_loaded_once_however_often_it_is_asked_for(tiny_model: Path) -> None:
-    embedders = LoadedEmbedders(SETTINGS)
-    one = await embedders.of(f"local:{tiny_model}")
-    assert one is await embedders.of(f"local:{tiny_model}")
+async def test_a_folder_is_a_model_with_its_own_length_and_revision(tiny_model: Path) -> None:
+    one = await load_embedder(f"local:{tiny_model}", SETTINGS, threads=1)
     assert (one.info.dim, one.info.max_tokens) == (DIM, 256)
     assert one.info.revision
     assert one.info.revision in one.info.signature

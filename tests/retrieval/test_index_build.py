@@ -15,9 +15,9 @@ from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.bulk_copy import copy_chunks
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, vectors_of
-from agentcy_ray.retrieval.embedders import OneEmbedder
 from agentcy_ray.retrieval.index_build import BuildProgress, IndexBuilder
 from agentcy_ray.retrieval.index_memory import graph_bytes, resources_for
+from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.recall import recall_at
