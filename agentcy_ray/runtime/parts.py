@@ -18,8 +18,8 @@ from agentcy_ray.ingest.service import open_ingest
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
-from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.backfill_data import RayDataDriver
+from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.embedding_pools import EmbeddingPools
 from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
