@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from agentcy_ray.agent.budget_approvals import BudgetApprovals, lifted
@@ -63,7 +64,12 @@ class Spending:
         return min(request.max_tokens or self._output_tokens, self._output_tokens)
 
     async def hold_call(
-        self, principal: Principal, reference: str, estimate: Estimate, *, agent: str | None = None
+        self,
+        principal: Principal,
+        reference: str,
+        estimate: Estimate | Callable[[], Estimate],
+        *,
+        agent: str | None = None,
     ) -> Reservation:
         """Hold what a call outside of a run may use; settle or release it with ``ledger``.
 
@@ -73,7 +79,8 @@ class Spending:
         Args:
             principal: who calls.
             reference: the model.
-            estimate: the most that it uses, as ``estimate`` or ``tokens`` tells.
+            estimate: the most that it uses, as ``estimate`` or ``tokens`` tells; a function is
+                called only where a limit applies.
             agent: whose budget it draws on too.
 
         Raises:
