@@ -18,7 +18,8 @@ MAX_VALUE_CHARS = 120
 """Longer values are prose or data, not key properties, and are left out."""
 DECIDING = ("title", "description")
 """Properties that are text of their own and, with labels and name, decide the hash."""
-_ADDRESSES = frozenset({"url", "html_url", "external_id", "id"})
+_APART = frozenset({"url", "html_url", "external_id", "id", *DECIDING})
+"""Properties that are no facts: addresses, and what is text of its own."""
 
 
 def canonical_text(labels: Sequence[str], name: str, properties: Mapping[str, Any]) -> str:
@@ -30,9 +31,8 @@ def canonical_text(labels: Sequence[str], name: str, properties: Mapping[str, An
         properties: JSON values by property name.
     """
     body = _text(properties.get("description")) or _text(properties.get("title"))
-    facts = [f"{key}={value}" for key, value in _key_properties(properties)][:MAX_PROPERTIES]
-    parts = (", ".join(labels), name.strip(), body, " ".join(facts))
-    return " | ".join(part for part in parts if part)
+    parts = (", ".join(labels), name.strip(), body, _facts(properties))
+    return " | ".join([part for part in parts if part])
 
 
 def text_hash(labels: Sequence[str], name: str, properties: Mapping[str, Any]) -> str:
@@ -47,10 +47,16 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _key_properties(properties: Mapping[str, Any]) -> list[tuple[str, str]]:
-    pairs = ((key, _short(properties[key])) for key in sorted(properties))
-    skip = _ADDRESSES.union(DECIDING)
-    return [(key, value) for key, value in pairs if value and key not in skip]
+def _facts(properties: Mapping[str, Any]) -> str:
+    """Key properties as ``k=v``, by name, at most ``MAX_PROPERTIES``."""
+    facts: list[str] = []
+    for key in sorted(key for key in properties if key not in _APART):
+        value = _short(properties[key])
+        if value:
+            facts.append(f"{key}={value}")
+            if len(facts) == MAX_PROPERTIES:
+                break
+    return " ".join(facts)
 
 
 def _short(value: Any) -> str:

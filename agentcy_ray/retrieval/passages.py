@@ -46,15 +46,15 @@ def chunk_batch(
         zip(*of_node.values(), strict=True)
     ):
         values: dict[str, Any] = orjson.loads(properties)
-        _cut(made, place, node_id, labels, name, values, bodies.get(node_id), chunker, seen_at)
+        made.shown.append(_shown(properties, values))
+        documents_of = bodies.get(node_id)
+        _cut(made, place, node_id, labels, name, values, documents_of, chunker, seen_at)
     return made.batch(nodes)
 
 
 def chunk_key(node_id: str, ordinal: int, text: str) -> str:
     """Key of a chunk: hexadecimal BLAKE2b-128 over node, place in the node and text."""
-    digest = blake2b(f"{node_id}\x00{ordinal}\x00".encode(), digest_size=16)
-    digest.update(text.encode())
-    return digest.hexdigest()
+    return blake2b(f"{node_id}\x00{ordinal}\x00{text}".encode(), digest_size=16).hexdigest()
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Made:
     texts: list[str] = field(default_factory=lambda: list[str]())
     urls: list[str | None] = field(default_factory=lambda: list[str | None]())
     times: list[datetime] = field(default_factory=lambda: list[datetime]())
-    shown: list[bytes] = field(default_factory=lambda: list[bytes]())
+    shown: list[str] = field(default_factory=lambda: list[str]())
     """Properties of each node, as a hit shows them."""
 
     def batch(self, nodes: pa.RecordBatch) -> pa.RecordBatch:
@@ -77,7 +77,7 @@ class _Made:
             "text": pa.array(self.texts, pa.string()),
             "url": pa.array(self.urls, pa.string()),
             "seen_at": pa.array(self.times, CHUNKS.field("seen_at").type),
-            "properties": pa.array(self.shown, pa.binary()).cast(pa.string()).take(at),
+            "properties": pa.array(self.shown, pa.string()).take(at),
         }
         columns = [
             own[name] if name in own else nodes.column("id" if name == "node_id" else name).take(at)
@@ -113,7 +113,13 @@ def _cut(
         made.texts.append(text)
         made.urls.append(at_url)
         made.times.append(at)
-    made.shown.append(orjson.dumps(_hit_properties(properties)))
+
+
+def _shown(raw: str, properties: dict[str, Any]) -> str:
+    """The properties that a hit shows, as JSON; most are short and stay as they are."""
+    if len(raw) <= MAX_HIT_VALUE_CHARS and "null" not in raw and "\\u0000" not in raw:
+        return raw
+    return orjson.dumps(_hit_properties(properties)).decode()
 
 
 def _hit_properties(properties: dict[str, Any]) -> dict[str, Any]:
