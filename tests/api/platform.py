@@ -34,8 +34,7 @@ from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.policy.store import install_starters
-from agentcy_ray.retrieval.embedder import Embedder
-from agentcy_ray.retrieval.one_embedder import OneEmbedder
+from agentcy_ray.retrieval.one_embedder import AnyEmbedders, OneEmbedder
 from agentcy_ray.runtime.policy_replay import Replayer, tally_of
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.migrate import migrate
@@ -182,9 +181,14 @@ async def ask(platform: Platform, conversation: str, text: str, **body: Any) -> 
 
 @asynccontextmanager
 async def open_platform(
-    endpoints: Endpoints, state_dir: Path, embedder: Embedder, **more: Any
+    endpoints: Endpoints,
+    state_dir: Path,
+    embedder: Any,
+    embedders: AnyEmbedders | None = None,
+    **more: Any,
 ) -> AsyncGenerator[Platform]:
     """Start everything over a fresh database; ``more`` are further settings."""
+    embedders = embedders or OneEmbedder(embedder)
     roots = state_dir / "roots"
     roots.mkdir(parents=True)
     settings = Settings.load(
@@ -204,18 +208,18 @@ async def open_platform(
         async def opener() -> Services:
             return await open_services(
                 settings, endpoints, dispatcher=dispatcher, embedder=embedder,
-                check_source=check_source,
+                embedders=embedders, check_source=check_source,
             )  # fmt: skip
 
         app = create_app(settings, opener)
         url = await stack.enter_async_context(serve(app))
         services: Services = app.state.services
         stop = asyncio.Event()
-        worker = await stack.enter_async_context(sync_worker(settings, endpoints, embedder))
+        workers = await stack.enter_async_context(job_workers(settings, endpoints, embedders))
         work = [
             asyncio.create_task(services.executor(8).run(stop)),
             asyncio.create_task(services.gates.direct.tend(stop)),
-            asyncio.create_task(worker.run(stop)),
+            *(asyncio.create_task(worker.run(stop)) for worker in workers),
         ]
         platform = Platform(settings, endpoints, app, url, roots, org_id, other_org, users)
         try:
@@ -300,21 +304,25 @@ async def tools(settings: Settings, endpoints: Endpoints) -> AsyncGenerator[tupl
 
 
 @asynccontextmanager
-async def sync_worker(
-    settings: Settings, endpoints: Endpoints, embedder: Embedder
-) -> AsyncGenerator[JobWorker]:
-    """A worker that carries syncs out."""
+async def job_workers(
+    settings: Settings, endpoints: Endpoints, embedders: AnyEmbedders
+) -> AsyncGenerator[list[JobWorker]]:
+    """A worker that carries syncs out, and one for what goes on beside them."""
     engine = open_engine(settings, endpoints)
     await engine.prepare()
     await engine.close()
-    ingest = await open_ingest(settings, endpoints, OneEmbedder(embedder))
+    ingest = await open_ingest(settings, endpoints, embedders)
     redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
     queue = open_queue(settings, ingest.db, redis)
     policy = PolicyService(ingest.db, ingest.bell, settings)
     replayer = Replayer(ingest.db, policy, partial(tally_of, ingest.db), slice_size=2)
     handlers = {**ingest.handlers(), **ingest.long_handlers(), **replayer.handlers()}
+    beside = {**ingest.embed_handlers(), **ingest.waiting_handlers()}
     try:
-        yield JobWorker(queue, handlers, "test", settings, bell=ingest.bell)
+        yield [
+            JobWorker(queue, handlers, "test", settings, bell=ingest.bell),
+            JobWorker(queue, beside, "beside", settings, bell=ingest.bell, concurrency=2),
+        ]
     finally:
         await queue.close()
         await ingest.close()
