@@ -56,7 +56,7 @@ from agentcy_ray.jobs.queue import JobQueue, open_queue
 from agentcy_ray.jobs.records import Job
 from agentcy_ray.llm.local import LocalModels
 from agentcy_ray.llm.registry import Models
-from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.retrieval.embedder import MeteredEmbedder
 from agentcy_ray.retrieval.one_embedder import AnyEmbedders, OneEmbedder
 from agentcy_ray.retrieval.query_sample import QuerySample
 from agentcy_ray.retrieval.search import SearchService
@@ -217,7 +217,7 @@ async def open_services(
     endpoints: Endpoints,
     *,
     dispatcher: Dispatcher,
-    embedder: Embedder,
+    embedder: MeteredEmbedder,
     check_source: CheckSource,
     check_cluster: Probe | None = None,
     metrics: Metrics | None = None,
@@ -272,7 +272,7 @@ def _assemble(
     bell: Bell,
     engine: ContextEngine,
     dispatcher: Dispatcher,
-    embedder: Embedder,
+    embedder: MeteredEmbedder,
     embedders: AnyEmbedders,
     check_source: CheckSource,
     check_cluster: Probe | None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agentcy_ray.retrieval.embedder import Embedder
+from agentcy_ray.retrieval.embedder import MeteredEmbedder
 
 
 class AnyEmbedders(Protocol):
-    """The embedder of each space's model; ``Embedders`` is one."""
+    """The embedder of each space's model."""
 
-    async def of(self, reference: str) -> Embedder:
+    async def of(self, reference: str) -> MeteredEmbedder:
         """The embedder of a model.
 
         Raises:
@@ -26,9 +26,9 @@ class OneEmbedder:
     A space that another model made is told from it by its signature (``Space.require``).
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: MeteredEmbedder) -> None:
         self._embedder = embedder
 
-    async def of(self, reference: str) -> Embedder:
+    async def of(self, reference: str) -> MeteredEmbedder:
         """The one embedder."""
         return self._embedder

@@ -224,6 +224,41 @@ async def test_a_repeated_key_gets_the_first_completion(platform: Platform) -> N
     assert said(logs[0]) == ANSWER
 
 
+@pytest.mark.requirement("AGT-10")
+async def test_a_used_up_budget_is_a_rate_limit_that_is_not_tried_again(
+    platform: Platform,
+) -> None:
+    owner = await platform.as_("owner")
+    subject = encode("usr", platform.users["colleague"])
+    limit = {"scope": "user", "subject": subject, "unit": "tokens", "soft_share": 1.0}
+    client = await openai_as(platform, "colleague", max_retries=2)
+    set_ = await owner.put("/budgets", json={"limits": [{**limit, "hard": 50_000}]})
+    assert set_.status_code == 200, set_.text
+    (before,) = [one["spent"] for one in set_.json()["limits"] if one["subject"] == subject]
+    try:
+        how: Any = {"model": PLAIN, "messages": ASK, "max_tokens": 1_000}
+        held = await client.chat.completions.create(**how)
+        limits = (await owner.get("/budgets")).json()["limits"]
+        (row,) = [one for one in limits if one["subject"] == subject]
+        assert held.usage is not None
+        assert (row["spent"] - before, row["reserved"]) == (held.usage.total_tokens, 0)
+        stream = await client.chat.completions.create(**how, stream=True)
+        assert said([chunk async for chunk in stream]) == ANSWER
+        await owner.put("/budgets", json={"limits": [{**limit, "hard": 20}]})
+        embeddings: Any = {"model": "local:all-MiniLM-L6-v2", "input": ["word " * 200]}
+        for refused in (
+            client.chat.completions.create(**how),
+            client.chat.completions.create(**how, stream=True),
+            client.embeddings.create(**embeddings),
+        ):
+            with pytest.raises(openai.RateLimitError) as error:
+                await refused
+            assert (error.value.code, error.value.type) == ("budget_exceeded", "rate_limit_error")
+            assert error.value.response.headers["x-should-retry"] == "false"
+    finally:
+        await owner.put("/budgets", json={"limits": [{**limit, "hard": None}]})
+
+
 # -- agents -------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,9 @@ from agentcy_ray.api.idempotency import key_of, replied
 from agentcy_ray.api.permit import Allowed
 from agentcy_ray.api.routes.v1.agent_runs import run_pieces
 from agentcy_ray.api.routes.v1.asked import Asked, chosen, new_run
+from agentcy_ray.api.routes.v1.budgeted import budgeted_pieces
 from agentcy_ray.api.routes.v1.pieces import Spoken, gathered
-from agentcy_ray.api.routes.v1.plain import begun, plain_pieces
+from agentcy_ray.api.routes.v1.plain import begun
 from agentcy_ray.api.routes.v1.writer import Head, Writer
 from agentcy_ray.api.services import Services, services_of
 from agentcy_ray.api.sse import EventStream, left
@@ -90,12 +91,13 @@ async def _by_model(
     services = services_of(request)
     if asked.stream and key_of(request) is None:
         head = _head(asked, caller, new_id(), _now())
-        pieces = plain_pieces(model, asked.request)
+        pieces = budgeted_pieces(services.spending, caller.principal, model, asked.request)
         pieces = await begun(pieces, services.settings.sse_ping_secs)
         return _stream(services, writer.frames(head, pieces), replayed=False)
 
     async def complete() -> dict[str, Any]:
-        spoken = await gathered(plain_pieces(model, asked.request))
+        pieces = budgeted_pieces(services.spending, caller.principal, model, asked.request)
+        spoken = await gathered(pieces)
         id_ = encode("cmp", new_id())
         return {"id": id_, "created": _now(), "spoken": spoken.model_dump(mode="json")}
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.routes.v1.asked import bad
+from agentcy_ray.api.routes.v1.budgeted import embedded
 from agentcy_ray.api.services import Services, services_of
 from agentcy_ray.core.errors import InvalidError, NotFoundError
-from agentcy_ray.llm.model import estimate_tokens
-from agentcy_ray.retrieval.embedder import Matrix, matrix_of
+from agentcy_ray.retrieval.embedder import Matrix, MeteredEmbedder, matrix_of
 from agentcy_ray.retrieval.embedders import REMOTE
 
 router = APIRouter(tags=["v1"])
@@ -65,15 +65,16 @@ async def embeddings(body: EmbeddingsRequest, caller: Invoker, request: Request)
     model that is served elsewhere.
     """
     texts = _texts(body)
-    embedder = await _embedder(services_of(request), caller, body.model)
-    vectors = await embedder.embed(texts)
+    services = services_of(request)
+    embedder = await _embedder(services, caller, body.model)
+    made = await embedded(services.spending, caller.principal, body.model, embedder, texts)
     if embedder.info.reference != body.model:
         raise _absent(body.model)
-    matrix = matrix_of(vectors)
+    matrix = matrix_of(made.vectors)
     if body.dimensions not in (None, matrix.shape[1]):
         why = f"{body.model} makes vectors of {matrix.shape[1]} numbers, no others; leave it out"
         raise bad("dimensions", why)
-    tokens = sum(estimate_tokens(text) for text in texts)
+    tokens = made.usage.tokens
     answer = {
         "object": "list",
         "data": _entries(matrix, body.encoding_format),
@@ -103,7 +104,7 @@ def _texts(body: EmbeddingsRequest) -> list[str]:
     return found
 
 
-async def _embedder(services: Services, caller: Allowed, reference: str) -> Any:
+async def _embedder(services: Services, caller: Allowed, reference: str) -> MeteredEmbedder:
     """The embedder of a model that the organisation uses, or that another server runs.
 
     Whoever may ask for vectors may not make the cluster load any model there is.
