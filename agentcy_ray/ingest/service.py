@@ -11,6 +11,7 @@ from uuid import UUID
 from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.audit.retention import KIND as AUDIT_KIND
 from agentcy_ray.audit.retention import AuditRetention
+from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.connectors.continuous import READER as SEGMENTS
 from agentcy_ray.connectors.redaction import Redactor
 from agentcy_ray.connectors.registry import Registry, builtin_registry
@@ -205,9 +206,11 @@ async def open_ingest(
         migrations = None
         if router is not None:
             migrations = MigrationRunner(db, router, objects, settings, bell=bell)
+        ledger = Ledger(db, settings, bell, metrics=metrics)
+        resources.push_async_callback(ledger.close)
         backfills = Backfiller(
             db, objects, stores.spaces, embedders, stores.chunkers,
-            IndexFinisher(db, stores.spaces, settings), settings, drivers or {}, bell,
+            IndexFinisher(db, stores.spaces, settings), settings, drivers or {}, bell, ledger,
         )  # fmt: skip
         swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings)
         return Ingest(

@@ -17,9 +17,11 @@ from uuid import UUID
 import orjson
 import pyarrow as pa
 
+from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.core import errors
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.ingest.backfill.budget import BlockBudget
 from agentcy_ray.ingest.backfill.embedding import BlockEmbedder, metered
 from agentcy_ray.ingest.backfill.pace import Pace
 from agentcy_ray.ingest.backfill.reading import Block, Cut, Reader, cut_blocks
@@ -180,10 +182,12 @@ class FillStage:
             )
             task.space.require(embedder.info)
             options = task.backfill.options.shared_by(task.actors)
+            ledger = Ledger(db, task.settings)
+            budget = BlockBudget.of(ledger, task.backfill, task.space.embedder)
             self._opened = (
                 rows,
                 Sink(rows, task.backfill, task.space, reader.state),
-                BlockEmbedder(metered(embedder), task.space.dim, Pace(options)),
+                BlockEmbedder(metered(embedder), task.space.dim, Pace(options), budget),
             )
         return self._opened
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from agentcy_ray.core.errors import AgentcyError, EmbedderRefusedError, InvalidError
 from agentcy_ray.ingest.arrow import pc
+from agentcy_ray.ingest.backfill.budget import BlockBudget
 from agentcy_ray.ingest.backfill.pace import Pace
 from agentcy_ray.ingest.backfill.rows import RowError
 from agentcy_ray.ingest.backfill.sink import NO_USAGE, Embedded, Wanted
@@ -53,6 +54,8 @@ class BlockEmbedder:
     embedder: MeteredEmbedder
     dim: int
     pace: Pace
+    budget: BlockBudget | None = None
+    """None where nobody keeps any."""
     _ratio: float = TOKENS_PER_CHAR
 
     async def embed(self, wanted: Wanted) -> Embedded:
@@ -62,6 +65,7 @@ class BlockEmbedder:
             EmbedderUnavailableError: the model is away; the block is not lost.
             EmbedderRefusedError: the model refuses us, or every text.
             InvalidError: the vectors are not as long as the space's.
+            BudgetExceededError: a hard limit does not allow the block.
         """
         chunks = wanted.chunks()
         if not chunks.num_rows:
@@ -70,12 +74,18 @@ class BlockEmbedder:
         lengths = pc.utf8_length(chunks["text"]).to_numpy(zero_copy_only=False)
         longest_first = np.argsort(lengths, kind="stable")[::-1]
         result = _Result(np.empty((len(texts), self.dim), dtype=np.float32))
-        for start in range(0, len(texts), GROUP_TEXTS):
-            places: list[int] = longest_first[start : start + GROUP_TEXTS].tolist()
-            await self.pace.admit(len(places), int(lengths[places].sum() * self._ratio))
-            began = time.monotonic()
-            await self._some(texts, places, result)
-            await self.pace.rest(time.monotonic() - began)
+        budget = self.budget
+        held = await budget.hold(int(lengths.sum()) * self._ratio) if budget else None
+        try:
+            for start in range(0, len(texts), GROUP_TEXTS):
+                places: list[int] = longest_first[start : start + GROUP_TEXTS].tolist()
+                await self.pace.admit(len(places), int(lengths[places].sum() * self._ratio))
+                began = time.monotonic()
+                await self._some(texts, places, result)
+                await self.pace.rest(time.monotonic() - began)
+        finally:
+            if budget is not None and held is not None:
+                await budget.close(held, result.usage)
         if result.usage.tokens:
             self._ratio = result.usage.tokens / max(1, int(lengths.sum()))
         return _embedded(wanted, chunks, result)

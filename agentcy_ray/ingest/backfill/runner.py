@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.core.errors import (
     AgentcyError,
     CancelledByRequestError,
@@ -26,6 +27,7 @@ from agentcy_ray.core.errors import (
     Terminal,
 )
 from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.backfill.budget import BlockBudget
 from agentcy_ray.ingest.backfill.coordinator import Coordinator
 from agentcy_ray.ingest.backfill.embedding import BlockEmbedder, metered
 from agentcy_ray.ingest.backfill.pace import Gauge, Pace
@@ -101,6 +103,8 @@ class Backfiller:
     drivers: Mapping[Engine, Driver]
     """Besides the coordinator, which is always there."""
     bell: Bell | None = None
+    ledger: Ledger | None = None
+    """Budgets; None where nobody keeps any."""
     probe: Probe = no_probe
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -151,7 +155,9 @@ class Backfiller:
         work = Work(
             rows, backfill, space, reader,
             Sink(rows, backfill, space, reader.state),
-            BlockEmbedder(metered(embedder), space.dim, Pace(backfill.options)),
+            BlockEmbedder(
+                metered(embedder), space.dim, Pace(backfill.options), self._budget(backfill, space)
+            ),
             Gauge.of(backfill, beat),
             self.probe,
         )  # fmt: skip
@@ -182,6 +188,9 @@ class Backfiller:
                 work.gauge.note(note)
                 await asyncio.sleep(AGAIN_SECS)
         self.probe("filled")
+
+    def _budget(self, backfill: Backfill, space: Space) -> BlockBudget | None:
+        return BlockBudget.of(self.ledger, backfill, space.embedder) if self.ledger else None
 
     def _driver(self, engine: Engine) -> Driver:
         driver = Coordinator() if engine == "coordinator" else self.drivers.get(engine)
