@@ -17,10 +17,10 @@ import benchmarks
 from benchmarks.figures import Figure
 
 PARTS = {
-    "__main__", "arrow_api", "figures", "fixtures", "governed", "http_load", "kyma_process",
+    "__main__", "arrow_api", "backfill_peer", "backfill_space", "backfill_victim", "figures", "fixtures", "governed", "http_load", "kyma_process",
     "memory", "peers",
     "platform",
-    "sse_client", "sse_controls", "stores", "bare_serve",
+    "sse_client", "sse_controls", "stores", "bare_serve", "vector_corpus",
 }  # fmt: skip
 
 

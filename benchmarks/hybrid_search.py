@@ -5,9 +5,7 @@ Both get the same query vectors, so neither counts the embedding of the question
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -18,7 +16,7 @@ import pyarrow as pa
 
 from agentcy_ray.core.batches import CHUNKS
 from agentcy_ray.core.ids import new_id
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, Vectors, vectors_of
+from agentcy_ray.retrieval.embedder import Matrix, metered, vectors_of
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.passages import chunk_key
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
@@ -30,20 +28,10 @@ from agentcy_ray.stores.postgres import set_codecs
 from benchmarks.figures import Figure, compared
 from benchmarks.fixtures import paragraphs
 from benchmarks.stores import Bench, fresh_stores
+from benchmarks.vector_corpus import DIM, GivenEmbedder, quantile
 
-CHUNKS_STORED, QUERIES, ROUNDS, DIM, CLUSTERS = 10_000, 60, 5, 384, 50
+CHUNKS_STORED, QUERIES, ROUNDS, CLUSTERS = 10_000, 60, 5, 50
 _BIND = "SELECT set_config('role', 'agentcy_app', true), set_config('app.org_id', $1, true)"
-
-
-class _Given:
-    """An embedder that answers with vectors made before."""
-
-    def __init__(self, vectors: dict[str, Matrix]) -> None:
-        self.info = EmbedderInfo("local:given", f"given/{DIM}", DIM, 512)
-        self._vectors = vectors
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        return vectors_of(np.stack([self._vectors[text] for text in texts]))
 
 
 async def run() -> list[Figure]:
@@ -54,10 +42,10 @@ async def run() -> list[Figure]:
     vectors = dict(zip(questions, _near(rng, centres, QUERIES), strict=True))
     async with fresh_stores() as bench:
         spaces = SpaceStore(bench.db, bench.settings)
-        embedder = _Given(vectors)
+        embedder = GivenEmbedder(vectors)
         space = await spaces.ensure_active(bench.owner.org_id, embedder.info)
         await _fill(bench, space, _near(rng, centres, CHUNKS_STORED))
-        service = SearchService(bench.db, OneEmbedder(embedder), spaces, bench.settings)
+        service = SearchService(bench.db, OneEmbedder(metered(embedder)), spaces, bench.settings)
         bare = await asyncpg.connect(bench.endpoints.database_url)
         await set_codecs(bare)
         version = await spaces.vector_version()
@@ -65,28 +53,32 @@ async def run() -> list[Figure]:
         theirs: list[list[float]] = []
         for _ in range(ROUNDS):
             theirs.append([
-                await _bare(bench, bare, space, version, text, vectors[text]) for text in questions
+                await bare_hybrid(bench, bare, space, version, text, vectors[text])
+                for text in questions
             ])
-            ours.append([await _served(service, bench.owner.org_id, text) for text in questions])
+            ours.append([
+                await served_hybrid(service, bench.owner.org_id, text) for text in questions
+            ])
         await bare.close()
     return [
         compared(
             name, "ms", "the bare statement",
-            [_quantile(r, share) for r in ours], [_quantile(r, share) for r in theirs],
+            [quantile(r, share) for r in ours], [quantile(r, share) for r in theirs],
             at_most=1.3,
         )
         for name, share in (("p50", 0.5), ("p99", 0.99))
     ]  # fmt: skip
 
 
-async def _served(service: SearchService, org_id: UUID, text: str) -> float:
+async def served_hybrid(service: SearchService, org_id: UUID, text: str) -> float:
+    """Milliseconds of a search of ours."""
     began = time.perf_counter()
     answer = await service.hybrid(org_id, None, HybridQuery(query=text, top_k=10))
     assert len(answer.hits) == 10
     return 1000 * (time.perf_counter() - began)
 
 
-async def _bare(
+async def bare_hybrid(
     bench: Bench,
     connection: asyncpg.Connection[asyncpg.Record],
     space: Space,
@@ -94,6 +86,7 @@ async def _bare(
     text: str,
     vector: Matrix,
 ) -> float:
+    """Milliseconds of its statement on a connection of its own, behind the same wall."""
     query = HybridQuery(query=text, top_k=10)
     statement = hybrid_statement(space, vector, None, query, MIN_CANDIDATES)
     local = planner_settings(bench.settings, version, MIN_CANDIDATES, exact=False)
@@ -126,7 +119,3 @@ async def _fill(bench: Bench, space: Space, vectors: Matrix) -> None:
 def _near(rng: np.random.Generator, centres: np.ndarray, count: int) -> Matrix:
     points = centres[rng.integers(len(centres), size=count)] + 0.4 * rng.normal(size=(count, DIM))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _quantile(values: list[float], share: float) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]

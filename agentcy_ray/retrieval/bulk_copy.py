@@ -52,7 +52,7 @@ async def copy_chunks(
     """
     if not chunks.num_rows:
         return 0
-    rows = await asyncio.to_thread(_encode_in_order, space, chunks, vectors)
+    rows = await asyncio.to_thread(encode_in_order, space, chunks, vectors)
     columns = [*COLUMNS, "embedding"]
     await connection.execute("SAVEPOINT block")
     try:
@@ -87,10 +87,9 @@ def affected(tag: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
-def _encode_in_order(space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> pa.Buffer:
-    """Rows by key: two writers that meet then wait for one another in one order, not in a circle.
-
-    The tree of keys also takes them faster so.
+def encode_in_order(space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> pa.Buffer:
+    """``encode_rows``, by key: two writers that meet then wait for one another in one order, not in
+    a circle. The tree of keys also takes them faster so.
     """
     order: Any = pc.sort_indices(chunks.column("chunk_key"))
     if len(vectors) == chunks.num_rows:  # else encoding says what is wrong

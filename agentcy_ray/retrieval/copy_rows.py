@@ -119,9 +119,14 @@ def _text(column: pa.Array) -> _Parts:
 
 def _clean(column: pa.Array) -> _Blob:
     """Texts without the character U+0000, which no text of Postgres holds."""
-    if pc.any(pc.match_substring(column, "\x00")).as_py():
-        column = pc.replace_substring(column, "\x00", "")
-    return column.cast(pa.large_binary())
+    blobs: _Blob = column.cast(pa.large_binary())
+    ends = _ends(blobs)
+    if ends[0] == ends[-1]:
+        return blobs
+    # The least byte of them all: a search in each text takes ten times as long.
+    if np.frombuffer(blobs.buffers()[2], np.uint8)[ends[0] : ends[-1]].min() == 0:
+        return pc.replace_substring(column, "\x00", "").cast(pa.large_binary())
+    return blobs
 
 
 def _texts(column: pa.ListArray) -> _Parts:
