@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentcy_ray.api.openapi import PREFIX, permissions
-from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.ids import decode, encode, new_id
 from tests.api.platform import Platform, ask
 
 BODIES: dict[str, Any] = {
@@ -77,6 +77,17 @@ async def things(platform: Platform) -> Things:
     new = {"name": "private", "kind": "webhook", "realm": "data"}
     pipeline = (await owner.post("/context/pipelines", json=new)).json()
     token = await owner.post(f"/context/pipelines/{pipeline['id']}/tokens", json={})
+    (space, *_) = (await owner.get("/rag/spaces")).json()["items"]
+    swap = new_id()
+    await platform.sql(
+        "INSERT INTO embedding_swaps (id, org_id, model, status) VALUES ($1, $2, 'm', 'cancelled')",
+        swap, platform.org_id,
+    )  # fmt: skip
+    await platform.sql(
+        "INSERT INTO embed_backfills (id, org_id, space_id, engine, status)"
+        " VALUES ($1, $2, $3, 'coordinator', 'done')",
+        new_id(), platform.org_id, decode("spc", space["space"]["id"]),
+    )  # fmt: skip
     move = new_id()
     await platform.sql(
         "INSERT INTO engine_migrations (id, org_id, status) VALUES ($1, $2, 'cancelled')",
@@ -91,7 +102,8 @@ async def things(platform: Platform) -> Things:
             "audit_id": audit["id"], "policy_id": policy["id"], "replay_id": replay["id"],
             "request_id": access["id"], "artifact_id": encode("art", artifact.id),
             "pipeline_id": pipeline["id"], "token_id": token.json()["id"],
-            "migration_id": encode("mig", move),
+            "migration_id": encode("mig", move), "space_id": space["space"]["id"],
+            "swap_id": encode("swp", swap),
         },
         package["id"],
     )  # fmt: skip
