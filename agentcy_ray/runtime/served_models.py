@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -148,8 +148,11 @@ def _answers(overview: ApplicationStatusOverview) -> bool:
     if overview.status == ApplicationStatus.RUNNING:
         return True
     deployment = overview.deployments.get(DEPLOYMENT)
-    states = deployment.replica_states.items() if deployment is not None else ()
-    return any(count for state, count in states if state.value == "RUNNING")
+    if deployment is None:
+        return False
+    # Declared as keyed by an enumeration; what comes are its values.
+    counts = cast("dict[str, int]", deployment.replica_states)
+    return counts.get("RUNNING", 0) > 0
 
 
 def _state(

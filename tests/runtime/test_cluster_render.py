@@ -47,7 +47,8 @@ def test_every_shipped_config_renders_to_a_serve_config_that_serve_takes(path: P
     loaded = load_cluster_config(str(path))
     schema = ServeDeploySchema.model_validate(yaml.safe_load(render_serve(loaded)))
     deployments = {one.name: one for app in schema.applications for one in app.deployments}
-    assert set(deployments) == {"api", "agent"}
+    models = {"model"} if loaded.models else set()
+    assert set(deployments) == {"api", "agent"} | models
     for name, bounds in (("api", loaded.api.replicas), ("agent", loaded.agent.replicas)):
         scaling: Any = deployments[name].autoscaling_config
         if bounds.min == bounds.max:
