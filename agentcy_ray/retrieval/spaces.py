@@ -22,6 +22,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.states import EMBEDDING_SPACE, sources_of
+from agentcy_ray.retrieval import space_sql as sql
 from agentcy_ray.retrieval.embedder import EmbedderInfo
 from agentcy_ray.retrieval.space import (
     MAX_DIM,
@@ -37,57 +38,6 @@ __all__ = ["Space", "SpaceStore"]
 Along = Callable[[Any, Space, Space | None], Awaitable[None]]
 """(connection, space, the one that was active) → what else belongs to an activation."""
 
-_COLUMNS = (
-    "id, org_id, embedder, signature, revision, dim, distance, storage, chunking, backend, "
-    "table_name, status, progress, recall, error, created_at, written_since, indexed_at, "
-    "retired_at, drop_after"
-)
-_SELECT = f"SELECT {_COLUMNS} FROM embedding_spaces"
-_ACTIVE = f"{_SELECT} WHERE org_id = $1 AND status = 'active'"
-_BY_ID = f"{_SELECT} WHERE org_id = $1 AND id = $2 AND status <> 'dropped'"
-_LIST = f"{_SELECT} WHERE org_id = $1 AND status <> 'dropped' ORDER BY created_at DESC, id DESC"
-_WRITABLE = f"""
-{_SELECT} WHERE org_id = $1 AND (status IN ('active', 'ready')
-  OR status = 'building' AND written_since IS NOT NULL
-  OR status = 'retired' AND drop_after > clock_timestamp())
-ORDER BY status <> 'active', created_at, id
-"""
-_EXPIRED = f"""
-{_SELECT} WHERE status = 'retired' AND drop_after <= clock_timestamp() ORDER BY drop_after LIMIT 100
-"""
-_SAME = f"""
-{_SELECT} WHERE org_id = $1 AND embedder = $2 AND revision = $3 AND signature = $4 AND dim = $5
-  AND distance = $6 AND storage = $7 AND chunking = $8 AND backend = $9 AND status <> 'dropped'
-"""
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('embedding_spaces/' || $1::uuid::text, 0))"
-_INSERT = f"""
-INSERT INTO embedding_spaces
-  (org_id, embedder, revision, signature, dim, distance, storage, chunking, backend, id, table_name)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {_COLUMNS}
-"""
-_CREATE_TABLE = "SELECT create_vector_table($1, $2, $3, $4)"
-_CREATE_INDEXES = "SELECT build_vector_indexes($1, $2, $3, $4, $5)"
-_MOVE = (
-    "UPDATE embedding_spaces SET status = '{target}'{also} "
-    f"WHERE org_id = $1 AND id = $2 AND status = ANY($3) RETURNING {_COLUMNS}"
-)
-_BEGIN = f"""
-UPDATE embedding_spaces SET written_since = coalesce(written_since, clock_timestamp())
-WHERE org_id = $1 AND id = $2 AND status = 'building' RETURNING {_COLUMNS}
-"""
-_INDEXED = (
-    "UPDATE embedding_spaces SET indexed_at = clock_timestamp() WHERE org_id = $1 AND id = $2"
-)
-_PROGRESS = "UPDATE embedding_spaces SET progress = $3 WHERE org_id = $1 AND id = $2"
-_RECALL = "UPDATE embedding_spaces SET recall = $3 WHERE org_id = $1 AND id = $2"
-_RETIRE = """
-UPDATE embedding_spaces SET status = 'retired', retired_at = clock_timestamp(),
-  drop_after = clock_timestamp() + $2
-WHERE org_id = $1 AND status = 'active'
-"""
-_VERSION = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
-_DROP_PATIENCE = "SET LOCAL lock_timeout = '15s'"
-
 
 class SpaceStore:
     """Rows of ``embedding_spaces`` and their vector tables."""
@@ -100,7 +50,7 @@ class SpaceStore:
     async def active(self, org_id: UUID) -> Space | None:
         """The space that is searched, None before anything was embedded."""
         async with self._db.tenant(org_id) as connection:
-            return _space(await connection.fetchrow(_ACTIVE, org_id))
+            return _space(await connection.fetchrow(sql.ACTIVE, org_id))
 
     async def get(self, org_id: UUID, space_id: UUID) -> Space:
         """One space.
@@ -114,7 +64,7 @@ class SpaceStore:
     async def list(self, org_id: UUID) -> tuple[Space, ...]:
         """All spaces but the dropped ones, newest first."""
         async with self._db.tenant(org_id) as connection:
-            return _spaces(await connection.fetch(_LIST, org_id))
+            return _spaces(await connection.fetch(sql.LIST, org_id))
 
     async def writable(self, org_id: UUID) -> tuple[Space, ...]:
         """The spaces that a publish has to write, the active one first.
@@ -123,12 +73,13 @@ class SpaceStore:
         catching up; one that is being built from the moment of ``begin``.
         """
         async with self._db.tenant(org_id) as connection:
-            return _spaces(await connection.fetch(_WRITABLE, org_id))
+            return _spaces(await connection.fetch(sql.WRITABLE, org_id))
 
     async def expired(self) -> tuple[Space, ...]:
-        """Retired spaces of all organisations whose grace is over, at most 100."""
+        """Retired spaces of all organisations whose grace is over, and what failed a day ago; at
+        most 100."""
         async with self._db.system() as connection:
-            return _spaces(await connection.fetch(_EXPIRED))
+            return _spaces(await connection.fetch(sql.EXPIRED))
 
     async def ensure_active(self, org_id: UUID, info: EmbedderInfo) -> Space:
         """The active space, made with its table when the organisation has none.
@@ -174,8 +125,8 @@ class SpaceStore:
         kind = await self._storage(info, storage)
         identity = _identity(org_id, info, kind, distance, chunking, backend, self._settings)
         async with self._db.system() as connection:
-            await connection.execute(_LOCK, org_id)
-            twin = _space(await connection.fetchrow(_SAME, *identity))
+            await connection.execute(sql.LOCK, org_id)
+            twin = _space(await connection.fetchrow(sql.SAME, *identity))
             if twin is not None and twin.status == "building":
                 return twin
             if twin is not None and twin.status != "failed":
@@ -198,7 +149,7 @@ class SpaceStore:
             ConflictError: it is not being built.
         """
         async with self._db.tenant(org_id) as connection:
-            space = _space(await connection.fetchrow(_BEGIN, org_id, space_id))
+            space = _space(await connection.fetchrow(sql.BEGIN, org_id, space_id))
             if space is None:
                 raise _cannot(await _existing(connection, org_id, space_id), "filled")
             return space
@@ -251,16 +202,16 @@ class SpaceStore:
                 ready, or its grace is over.
         """
         async with self._db.tenant(org_id) as connection:
-            await connection.execute(_LOCK, org_id)
+            await connection.execute(sql.LOCK, org_id)
             space = await _existing(connection, org_id, space_id)
             if space.status == "active":
                 raise _is_active(space)
             if not any(
-                s.id == space.id for s in _spaces(await connection.fetch(_WRITABLE, org_id))
+                s.id == space.id for s in _spaces(await connection.fetch(sql.WRITABLE, org_id))
             ):
                 raise _cannot(space, "activated")
-            former = _space(await connection.fetchrow(_ACTIVE, org_id))
-            await connection.execute(_RETIRE, org_id, grace)
+            former = _space(await connection.fetchrow(sql.ACTIVE, org_id))
+            await connection.execute(sql.RETIRE, org_id, grace)
             if along is not None:
                 await along(connection, space, former)
             return await _move(
@@ -280,7 +231,7 @@ class SpaceStore:
                 space = await _existing(connection, org_id, space_id)
                 if space.status == "active":
                     raise _is_active(space)
-                await connection.execute(_DROP_PATIENCE)
+                await connection.execute(sql.DROP_PATIENCE)
                 return await _move(connection, space, "dropped")
         except asyncpg.LockNotAvailableError as error:
             raise ConflictError(
@@ -289,28 +240,28 @@ class SpaceStore:
 
     async def indexed(self, org_id: UUID, space_id: UUID) -> None:
         """Note that all indexes of the space stand."""
-        await self._note(_INDEXED, org_id, space_id)
+        await self._note(sql.INDEXED, org_id, space_id)
 
     async def note_progress(self, org_id: UUID, space_id: UUID, progress: dict[str, Any]) -> None:
         """Keep how far the filling of a space has come."""
-        await self._note(_PROGRESS, org_id, space_id, progress)
+        await self._note(sql.PROGRESS, org_id, space_id, progress)
 
     async def note_recall(self, org_id: UUID, space_id: UUID, recall: dict[str, Any]) -> None:
         """Keep what a recall check found."""
-        await self._note(_RECALL, org_id, space_id, recall)
+        await self._note(sql.RECALL, org_id, space_id, recall)
 
     async def vector_version(self) -> tuple[int, int]:
         """Major and minor version of pgvector."""
         if self._version is None:
             async with self._db.system() as connection:
-                text = str(await connection.fetchval(_VERSION))
+                text = str(await connection.fetchval(sql.VERSION))
             major, minor = text.split(".")[:2]
             self._version = int(major), int(minor)
         return self._version
 
-    async def _note(self, sql: str, *values: Any) -> None:
+    async def _note(self, statement: str, *values: Any) -> None:
         async with self._db.tenant(values[0]) as connection:
-            await connection.execute(sql, *values)
+            await connection.execute(statement, *values)
 
     async def _storage(self, info: EmbedderInfo, wanted: Storage | None) -> Storage:
         known = await self.vector_version() >= (0, 7)
@@ -328,11 +279,11 @@ class SpaceStore:
         identity = _identity(org_id, info, storage, "cosine", None, "pgvector", self._settings)
         s = self._settings
         async with self._db.system() as connection:
-            await connection.execute(_LOCK, org_id)
-            space = _space(await connection.fetchrow(_ACTIVE, org_id))
+            await connection.execute(sql.LOCK, org_id)
+            space = _space(await connection.fetchrow(sql.ACTIVE, org_id))
             if space is not None:
                 return space
-            space = _space(await connection.fetchrow(_SAME, *identity))
+            space = _space(await connection.fetchrow(sql.SAME, *identity))
             if space is not None and space.status not in sources_of(EMBEDDING_SPACE, "active"):
                 raise EmbedderUnavailableError(
                     f"the space of {info.reference} is {space.status}; wait for its backfill, or "
@@ -341,7 +292,12 @@ class SpaceStore:
             if space is None:
                 space = await _insert(connection, identity)
                 await connection.execute(
-                    _CREATE_INDEXES, space.id, storage, "cosine", s.hnsw_m, s.hnsw_ef_construction
+                    sql.CREATE_INDEXES,
+                    space.id,
+                    storage,
+                    "cosine",
+                    s.hnsw_m,
+                    s.hnsw_ef_construction,
                 )
                 also = ", written_since = created_at, indexed_at = created_at"
                 space = await _move(connection, space, "ready", also)
@@ -357,7 +313,7 @@ def _identity(
     backend: str,
     settings: Settings,
 ) -> tuple[Any, ...]:
-    """The values that no two spaces share, in the order of ``_SAME`` and ``_INSERT``."""
+    """The values that no two spaces share, in the order of ``SAME`` and ``INSERT``."""
     cut = chunking_signature(settings) if chunking is None else chunking
     return (
         org_id, info.reference, info.revision, info.signature, info.dim, distance, storage, cut,
@@ -367,22 +323,22 @@ def _identity(
 
 async def _insert(connection: Any, identity: tuple[Any, ...]) -> Space:
     made = new_id()
-    space = Space(**dict(await connection.fetchrow(_INSERT, *identity, made, f"vec_{made.hex}")))
-    await connection.execute(_CREATE_TABLE, space.id, space.org_id, space.dim, space.storage)
+    space = Space(**dict(await connection.fetchrow(sql.INSERT, *identity, made, f"vec_{made.hex}")))
+    await connection.execute(sql.CREATE_TABLE, space.id, space.org_id, space.dim, space.storage)
     return space
 
 
 async def _move(connection: Any, space: Space, target: str, also: str = "", *values: Any) -> Space:
-    sql = _MOVE.format(target=target, also=also)
+    move = sql.MOVE.format(target=target, also=also)
     sources = sources_of(EMBEDDING_SPACE, target)
-    moved = _space(await connection.fetchrow(sql, space.org_id, space.id, sources, *values))
+    moved = _space(await connection.fetchrow(move, space.org_id, space.id, sources, *values))
     if moved is None:
         raise _cannot(space, target)
     return moved
 
 
 async def _existing(connection: Any, org_id: UUID, space_id: UUID) -> Space:
-    space = _space(await connection.fetchrow(_BY_ID, org_id, space_id))
+    space = _space(await connection.fetchrow(sql.BY_ID, org_id, space_id))
     if space is None:
         raise NotFoundError(f"no embedding space {encode('spc', space_id)}; list the spaces")
     return space
