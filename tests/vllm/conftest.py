@@ -27,6 +27,12 @@ READY_SECS = 420
 """Two engines start one after the other, each of which loads vLLM three times."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave these tests out unless they are asked for: `make test` has no vLLM."""
+    if "vllm" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("vllm") is None]
+
+
 def model(name: str, folder: Path, task: str, **more: Any) -> dict[str, Any]:
     """A model of the cluster config for a CPU."""
     return {

@@ -29,7 +29,6 @@ ASK = ModelRequest(
 IDLE = {"open": 0, "engine": 0}
 
 
-@pytest.mark.requirement("LLM-10")
 def test_the_governed_agent_calls_a_tool_and_answers_by_a_model_of_the_cluster(
     machine: Machine,
 ) -> None:
