@@ -30,7 +30,7 @@ VOCABULARY, WORDS_A_TEXT = 20_000, 40
 RARE_SHARE = 0.01
 """Share of the chunks with the label ``Rare``."""
 
-_SYLLABLES = "ba ce di fo gu ha ke li mo nu pa re si to vu wa xe yi zo ra".split()  # noqa: SIM905
+_ONSETS, _VOWELS, _CODAS = "bcdfghjklmnprstvwz", "aeiou", ("", "n", "r", "s", "t", "l")
 
 Block = tuple[pa.RecordBatch, Vectors]
 
@@ -47,7 +47,7 @@ class Corpus:
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
         self._centres = self._rng.standard_normal((CENTRES, DIM), dtype=np.float32)
-        self._words = pa.array(_word(i) for i in range(VOCABULARY))
+        self._words = pa.array([_word(self._rng) for _ in range(VOCABULARY)])
         weight = 1 / (np.arange(VOCABULARY) + 10)
         self._odds = np.cumsum(weight) / weight.sum()
         self._source = new_id().hex
@@ -141,11 +141,11 @@ def quantile(values: Sequence[float], share: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
 
 
-def _word(number: int) -> str:
-    """A word of its own for each number, of four syllables."""
-    parts: list[str] = []
-    number = number * 7_919 % 160_000
-    for _ in range(4):
-        number, place = divmod(number, len(_SYLLABLES))
-        parts.append(_SYLLABLES[place])
-    return "".join(parts)
+def _word(rng: np.random.Generator) -> str:
+    """Two to four syllables; so its trigrams are about as common as those of a language."""
+    return "".join(
+        _ONSETS[rng.integers(len(_ONSETS))]
+        + _VOWELS[rng.integers(len(_VOWELS))]
+        + _CODAS[rng.integers(len(_CODAS))]
+        for _ in range(rng.integers(2, 5))
+    )
