@@ -137,7 +137,10 @@ class Arriving:
         self, org_id: UUID, kind: EntityKind, conditions: Sequence[Expr]
     ) -> AsyncIterator[pa.RecordBatch]:
         shown = _COLUMNS[kind]
-        entities = over(Scope(org_id=org_id), {TABLES[kind]: list(conditions)})
+        columns = shown if kind == "node" else (*shown, "src", "dst")  # which its ends need
+        entities = over(
+            Scope(org_id=org_id), {TABLES[kind]: list(conditions)}, narrow={TABLES[kind]: columns}
+        )
         names = ", ".join(f'"{name}"' for name in shown)
         sql = f"WITH {entities} SELECT {names} FROM _{kind}s"
         stream = self._store.batches(org_id, sql, texts(*shown), timeout_ms=SCAN_MS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agentcy_ray.context.advanced.sql import among, counts, over, texts
+from agentcy_ray.context.advanced.sql import ENDS, among, counts, over, texts
 from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.advanced.values import labels_of
 from agentcy_ray.context.basic.facts import SAMPLED
@@ -39,8 +39,10 @@ _LABELS = "unnest(string_to_array(trim(both chr(31) from label_set), chr(31)))"
 
 async def stats(store: Store, scope: Scope) -> GraphStats:
     """Counts of live entities; an edge counts when both its ends are in the scope too."""
-    nodes = over(scope, {"context_nodes": []})
-    edges = over(scope, {"context_edges": []})
+    nodes = over(
+        scope, {"context_nodes": []}, narrow={"context_nodes": ("id", "realm", "label_set")}
+    )
+    edges = over(scope, {"context_edges": []}, narrow={"context_edges": (*ENDS, "type")})
     labels: Counter[str] = Counter()
     realms: Counter[str] = Counter()
     rows = await store.read(scope.org_id, f"WITH {nodes} {_NODES}", counts("label_set", "realm"))

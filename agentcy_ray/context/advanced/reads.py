@@ -12,6 +12,7 @@ from sqlglot import Expr, exp
 
 from agentcy_ray.context.advanced.sql import (
     EDGE,
+    ENDS,
     NODE,
     among,
     counts,
@@ -26,6 +27,7 @@ from agentcy_ray.context.advanced.store import Store
 from agentcy_ray.context.advanced.values import edges_of, labels_of, nodes_of, properties_of
 from agentcy_ray.context.basic.reads import MAX_DEPTH, MAX_EDGES, MAX_NODES
 from agentcy_ray.context.engine import Direction, Edge, Node, Scope, Subgraph
+from agentcy_ray.context.languages.current import Table
 from agentcy_ray.core.batches import NODES
 from agentcy_ray.core.errors import InvalidError
 
@@ -33,6 +35,7 @@ _EXPORTED = (
     "id", "label_set", "realm", "name", "props", "connector", "source_id", "external_id",
     "content_hash",
 )  # fmt: skip
+_IDS: dict[Table, Sequence[str]] = {"context_nodes": ("id",)}
 EXPORT_MS = 600_000
 _DEGREES = """
 SELECT id, count(*) AS "count" FROM (
@@ -54,8 +57,11 @@ async def nodes_by_id(store: Store, scope: Scope, ids: Sequence[str]) -> list[No
 
 async def node(store: Store, scope: Scope, node_id: str) -> Node | None:
     """One live node and how many edges in the scope touch it."""
-    edges = over(scope, {"context_edges": [_touching([node_id], "both")]}, ends=False)
-    others = over(scope, {"context_nodes": [among("id", "SELECT id FROM _others")]})
+    edges = over(
+        scope, {"context_edges": [_touching([node_id], "both")]}, ends=False,
+        narrow={"context_edges": ENDS},
+    )  # fmt: skip
+    others = over(scope, {"context_nodes": [among("id", "SELECT id FROM _others")]}, narrow=_IDS)
     sql = (
         f"WITH {edges}, _others AS (SELECT src AS id FROM _edges UNION SELECT dst FROM _edges),"
         f" {others} SELECT CAST(count(*) AS BIGINT) AS \"count\", 'degree' AS id FROM _edges"
@@ -117,7 +123,9 @@ async def overview(store: Store, scope: Scope, limit: int) -> Subgraph:
     """The best-connected nodes, filled up with unconnected ones, and the edges among them."""
     if not 1 <= limit <= MAX_NODES:
         raise InvalidError(f"limit is 1 to {MAX_NODES}, not {limit}")
-    both = over(scope, {"context_nodes": [], "context_edges": []})
+    both = over(
+        scope, {"context_nodes": [], "context_edges": []}, narrow={"context_edges": ENDS, **_IDS}
+    )
     sql = (
         f'WITH {both} SELECT n.id AS id, coalesce(d."count", 0) AS "count" FROM _nodes n'
         f" LEFT JOIN ({_DEGREES}) d ON d.id = n.id"
@@ -158,14 +166,14 @@ def _hop(
     conditions = [_touching(frontier, direction)]
     if types:
         conditions.append(one_of("type", types))
-    edges = over(scope, {"context_edges": conditions}, ends=False)
+    edges = over(scope, {"context_edges": conditions}, ends=False, narrow={"context_edges": ENDS})
     here = listed(frontier)
     ways = {
         "out": f"SELECT dst AS id FROM _edges WHERE src IN ({here})",
         "in": f"SELECT src AS id FROM _edges WHERE dst IN ({here})",
     }
     step = " UNION ".join(ways.values()) if direction == "both" else ways[direction]
-    nodes = over(scope, {"context_nodes": [among("id", "SELECT id FROM _step")]})
+    nodes = over(scope, {"context_nodes": [among("id", "SELECT id FROM _step")]}, narrow=_IDS)
     return f"WITH {edges}, _step AS ({step}), {nodes} SELECT id FROM _nodes LIMIT {limit}"
 
 

@@ -21,6 +21,7 @@ NODE = (
     "id", "label_set", "name", "realm", "source_id", "connector", "external_id", "props",
     "first_seen", "last_seen", "archived_at", "content_hash",
 )  # fmt: skip
+ENDS = ("id", "src", "dst")
 EDGE = ("id", "src", "dst", "type", "realm", "props")
 
 
@@ -57,6 +58,7 @@ def over(
     include_archived: bool = False,
     ends: bool = True,
     search: bool = False,
+    narrow: Mapping[Table, Sequence[str]] | None = None,
 ) -> str:
     """``_nodes``, ``_edges`` or ``_events`` as the inside of a ``WITH``; see ``relations``.
 
@@ -66,10 +68,11 @@ def over(
         include_archived: as in ``relations``.
         ends: as in ``relations``.
         search: as in ``relations``.
+        narrow: as in ``relations``.
     """
     found = relations(
         tables.keys(), scope, include_archived=include_archived, pushed=tables, ends=ends,
-        search=search,
+        search=search, narrow=narrow,
     )  # fmt: skip
     return ", ".join(to_sql(each) for each in found)
 

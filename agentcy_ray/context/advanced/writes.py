@@ -74,7 +74,7 @@ async def existing(
     for some in _parts(ids, LISTED):
         nodes = over(
             Scope(org_id=org_id), {"context_nodes": [one_of("id", some)]},
-            include_archived=include_archived,
+            include_archived=include_archived, narrow={"context_nodes": ("id",)},
         )  # fmt: skip
         rows = await store.read(org_id, f"WITH {nodes} SELECT id FROM _nodes", texts("id"))
         found.update(rows["id"].to_pylist())

@@ -134,6 +134,27 @@ def test_each_entity_is_there_once_at_its_newest_version() -> None:
     assert names(pushed={"context_nodes": [one]}) == [("c1", "2026-03-01")]
 
 
+@pytest.mark.parametrize("include_archived", [False, True])
+def test_a_few_columns_are_found_as_all_of_them_are(include_archived: bool) -> None:
+    ops = ("archive", "purge", "upsert")
+    histories = [(a, b, same) for a in ops for b in ops for same in (False, True)]
+    nodes = [
+        _node(f"{a}/{b}/{same}", version, op)
+        for a, b, same in histories
+        for op, version in ((a, 1), (b, 1 if same else 2))
+    ]
+    context, scope = _engine(nodes, []), Scope(org_id=uuid4())
+
+    def rows(narrow: dict[current.Table, tuple[str, ...]] | None) -> list[dict[str, Any]]:
+        ctes = current.relations(["context_nodes"], scope, include_archived=include_archived,
+                                 narrow=narrow)  # fmt: skip
+        return _ask(context, ctes, "SELECT id, realm, name FROM _nodes ORDER BY id")
+
+    few = rows({"context_nodes": ("id", "realm", "name")})
+    assert few == rows(None)
+    assert len(few) == (12 if include_archived else 8)
+
+
 def test_an_edge_shows_when_both_its_ends_do() -> None:
     nodes = [_node("a", 1), _node("b", 1), _node("c", 1), _node("c", 2, "archive"),
              _node("d", 1, realm="crm")]  # fmt: skip
