@@ -66,6 +66,15 @@ class Client:
         save_login(self._settings, self.url, self._login)
         return answer
 
+    async def token(self) -> str:
+        """A bearer token that the server takes now, for clients of other makers.
+
+        Raises:
+            RefusedError: there is no login here, and none can be made.
+        """
+        await self.get("/auth/me")
+        return self._login["token"]
+
     async def health(self) -> dict[str, Any]:
         """The platform's health; needs no login.
 

@@ -1,4 +1,4 @@
-"""``agentcy up``, ``down``, ``status``, ``logs``, ``login``, ``whoami``."""
+"""``agentcy up``, ``down``, ``status``, ``logs``, ``login``, ``whoami``, ``token``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STOP_LIMIT_SECS = 60
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (up, down, status, logs, login, whoami):
+    for command in (up, down, status, logs, login, whoami, token):
         app.command(command.__name__)(command)
 
 
@@ -237,6 +237,15 @@ def whoami(json: JsonFlag = False) -> None:
         console().print(f"{answer['user']['email']} · {answer['role']} of {answer['org']['name']}")
 
 
+def token(json: JsonFlag = False) -> None:
+    """A bearer token of your login, for clients of OpenAI, Anthropic and others."""
+    found = call(lambda client: client.token())
+    if json:
+        print_json({"token": found})
+    else:
+        console().print(found, markup=False)
+
+
 def report(running: Running, settings: Settings, *, as_json: bool) -> None:
     """Say where the platform is and how to get in."""
     if as_json:
@@ -245,6 +254,7 @@ def report(running: Running, settings: Settings, *, as_json: bool) -> None:
     out = console()
     out.print(f"[bold green]up[/] at {running.url} after {running.warm_up_secs:.1f} s")
     out.print(f"  API reference   {running.url}/api/v1/openapi.json")
+    out.print(f"  OpenAI clients  base URL {running.url}/v1, key from `agentcy token`")
     out.print(f"  owner           {settings.admin_email}, first password in "
               f"{settings.state_dir / 'secrets.json'}")  # fmt: skip
     out.print("  next            agentcy sources add code git --set url=PATH_OR_URL")

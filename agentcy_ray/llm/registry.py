@@ -135,6 +135,17 @@ class Models:
         provider, _, model = reference.partition(":")
         return self._table.cost(provider, model, tokens)
 
+    def references(self) -> list[str]:
+        """Models that can be named now: each provider's default, those of the model table, the
+        offline one, those of the cluster. A provider may serve more.
+        """
+        usable = [row for row in self.describe() if row.available]
+        providers_ = {row.provider for row in usable}
+        named = [name for name in self._table.models if name.partition(":")[0] in providers_]
+        hosted = [row.default_reference for row in usable if row.provider != "local"]
+        served = [f"local:{one.name}" for one in self.local_models("chat")]
+        return list(dict.fromkeys([*hosted, *named, *served]))
+
     def describe(self) -> list[ModelChoice]:
         """Every provider with whether it can be used, the default one marked."""
         default = self.default_reference()

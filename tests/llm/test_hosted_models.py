@@ -142,6 +142,13 @@ async def test_provider_openai_sends_openai_requests_with_the_key(httpserver: HT
     assert {message["role"] for message in body["messages"]} >= {"user"}
 
 
+def test_models_are_named_of_what_is_set_up_and_of_the_table(tmp_path: Path) -> None:
+    table = tmp_path / "models.toml"
+    table.write_text('[models."openai:gpt-9"]\nwindow = 5\n[models."bedrock:x"]\nwindow = 5\n')
+    found = models(openai_api_key="k", llm_models_file=str(table)).references()
+    assert found == ["openai:gpt-6.1-terra", "offline:extractive", "openai:gpt-9"]
+
+
 async def test_how_to_answer_is_sent_in_the_providers_form(httpserver: HTTPServer) -> None:
     httpserver.expect_request(COMPLETIONS).respond_with_handler(
         lambda _: stream_of(openai_events("{}"))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from agentcy_ray.api.routes.v1.asked import Asked, Extension, bad
-from agentcy_ray.api.routes.v1.openai_requests import unread
+from agentcy_ray.api.routes.v1.openai_requests import StopText, unread
 from agentcy_ray.llm.model import (
     JsonAnswer,
     Message,
@@ -89,7 +89,7 @@ class MessagesRequest(BaseModel):
     messages: list[InputMessage] = Field(min_length=1, max_length=10_000)
     system: str | list[Block] | None = None
     stream: bool | None = None
-    stop_sequences: list[str] | None = Field(default=None, max_length=16)
+    stop_sequences: list[StopText] | None = Field(default=None, max_length=16)
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
     tools: list[MessageTool] | None = Field(default=None, max_length=256)

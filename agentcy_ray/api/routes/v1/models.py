@@ -47,7 +47,7 @@ class ModelList(BaseModel):
 
 @router.get("/models")
 async def list_models(caller: Invoker, request: Request) -> ModelList:
-    """Agents, then the models that are set up, then those that this cluster serves itself."""
+    """Agents, then the models that are set up, those that this cluster serves among them."""
     services = services_of(request)
     entries = [_of_agent(agent) async for agent in _agents(services, caller.org_id)]
     entries += [_of_model(reference) for reference in _configured(services)]
@@ -62,17 +62,11 @@ async def read_model(model: str, caller: Invoker, request: Request) -> ModelEntr
 
 
 def _configured(services: Services) -> list[str]:
-    """References of the models that are set up, and of the one that makes vectors."""
+    """References of the models that are set up, and of those that make vectors."""
     models = services.models
-    hosted = [row for row in models.describe() if row.available and row.provider != "local"]
-    return list(
-        dict.fromkeys([
-            *(row.default_reference for row in hosted),
-            services.settings.embedding_model,
-            *(f"local:{model.name}" for model in models.local_models("chat")),
-            *(f"vllm:{model.name}" for model in models.local_models("embed")),
-        ])
-    )
+    embedders = [services.settings.embedding_model]
+    embedders += [f"vllm:{model.name}" for model in models.local_models("embed")]
+    return list(dict.fromkeys([*models.references(), *embedders]))
 
 
 async def _agents(services: Services, org_id: UUID) -> AsyncGenerator[AgentProfile]:

@@ -22,6 +22,8 @@ from agentcy_ray.llm.model import (
     ToolUse,
 )
 
+StopText = Annotated[str, Field(min_length=1, max_length=500)]
+
 
 class ContentPart(BaseModel):
     """Part of a message; only ``text`` is read."""
@@ -120,7 +122,7 @@ class ChatRequest(BaseModel):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
