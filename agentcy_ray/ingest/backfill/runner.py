@@ -244,8 +244,9 @@ class Backfiller:
             if until is not None:
                 raise _QuietError(until)
             try:
-                if await rows.standing(backfill) != (backfill.epoch, "running"):
-                    raise lost(backfill)
+                epoch, status = await rows.standing(backfill)
+                if epoch != backfill.epoch or status not in {"running", "done"}:
+                    raise lost(backfill)  # done is its own work, which only tells of it yet
             except StoreUnavailableError as error:  # every write is fenced, so waiting is safe
                 _log.warning("backfill_not_watched", reason=error.message)
             await asyncio.sleep(LOOK_SECS)
