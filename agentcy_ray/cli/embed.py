@@ -16,7 +16,7 @@ from agentcy_ray.cli.embed_view import (
 )
 from agentcy_ray.cli.output import FAILED, JsonFlag, print_json
 from agentcy_ray.cli.session import call
-from agentcy_ray.core.errors import ConflictError, NotFoundError
+from agentcy_ray.core.errors import BadRequestError, ConflictError, NotFoundError
 
 app = typer.Typer(
     help="Embedding spaces: status, backfill, swap, activate, rollback, check, pause, resume, "
@@ -31,6 +31,14 @@ SpaceArgument = Annotated[str | None, typer.Argument(help="Id of a space (`spc_â
 ModelOption = Annotated[str, typer.Option("--to", help="Reference of the model, `local:â€¦`.")]
 EngineOption = Annotated[
     str, typer.Option(help="What drives the backfill: coordinator or ray-data.")
+]
+ShareOption = Annotated[
+    float | None, typer.Option(help="Part of the time that a backfill may have the model, 0 to 1.")
+]
+RateOption = Annotated[float | None, typer.Option(help="Chunks a second, at most.")]
+QuietOption = Annotated[
+    list[str] | None,
+    typer.Option(help="When nothing is embedded: 08:00-18:00, or 08:00-18:00@Europe/Vienna."),
 ]
 FollowOption = Annotated[bool, typer.Option(help="Stay and show how far it is.")]
 
@@ -68,6 +76,9 @@ def swap(
         float | None, typer.Option(help="Share of hits that both spaces must have in common.")
     ] = None,
     storage: Annotated[str | None, typer.Option(help="vector or halfvec.")] = None,
+    share: ShareOption = None,
+    rate: RateOption = None,
+    quiet_hours: QuietOption = None,
     follow: FollowOption = True,
     json: JsonFlag = False,
 ) -> None:
@@ -79,6 +90,7 @@ def swap(
         "min_recall": min_recall,
         "min_overlap": min_overlap,
         "storage": storage,
+        "backfill": bounds(share, rate, quiet_hours),
     }
 
     async def work(client: Client) -> dict[str, Any]:
@@ -97,14 +109,14 @@ def backfill(
         str | None, typer.Option(help="Make a space of this model, and fill it.")
     ] = None,
     engine: EngineOption = "coordinator",
-    share: Annotated[float | None, typer.Option(help="Part of the time, 0 to 1.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Chunks a second, at most.")] = None,
+    share: ShareOption = None,
+    rate: RateOption = None,
+    quiet_hours: QuietOption = None,
     follow: FollowOption = True,
     json: JsonFlag = False,
 ) -> None:
     """Fill a space from the packages; without one, the newest that is being built."""
-    options = {"share": share, "max_chunks_per_s": rate}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = bounds(share, rate, quiet_hours)
 
     async def work(client: Client) -> dict[str, Any]:
         target = space
@@ -220,6 +232,28 @@ def drop(
     call(work)
     if json:
         print_json({"dropped": space})
+
+
+def bounds(
+    share: float | None, rate: float | None, quiet_hours: list[str] | None
+) -> dict[str, Any]:
+    """The bounds of a backfill as the API takes them.
+
+    Raises:
+        BadRequestError: quiet hours are not of the form ``08:00-18:00``.
+    """
+    given: dict[str, Any] = {"share": share, "max_chunks_per_s": rate}
+    if quiet_hours:
+        given["quiet"] = [_window(text) for text in quiet_hours]
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _window(text: str) -> dict[str, str]:
+    hours, _, zone = text.partition("@")
+    start, dash, end = hours.partition("-")
+    if not dash:
+        raise BadRequestError(f"{text!r} are no quiet hours; write 08:00-18:00@Europe/Vienna")
+    return {"start": start.strip(), "end": end.strip(), "zone": zone.strip() or "UTC"}
 
 
 async def newest_swap(client: Client) -> dict[str, Any] | None:

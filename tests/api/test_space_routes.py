@@ -121,7 +121,9 @@ async def test_an_owner_changes_the_model_and_goes_back(swapping: Platform) -> N
 
 async def test_the_command_line_swaps_checks_and_goes_back(swapping: Platform, embed: Any) -> None:
     model = "scripted:dim=128,seed=5"
-    held = await embed("swap", "--to", model, "--hold", "--min-overlap", "0")
+    held = await embed(
+        "swap", "--to", model, "--hold", "--min-overlap", "0", "--share", "0.9", "--rate", "100000"
+    )
     assert (held["swap"]["status"], held["swap"]["reason"]) == ("ready", "it may be activated")
     checked = await embed("check", "--no-follow")
     await ended(swapping, checked["swap"]["id"])

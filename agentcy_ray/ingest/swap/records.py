@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.ids import JobId, OrgId, SpaceId, SwapId, UserId
+from agentcy_ray.ingest.backfill.records import BackfillOptions
 
 Status = Literal[
     "planned", "backfilling", "checking", "ready", "cut_over", "done", "rolled_back", "failed",
@@ -36,6 +37,8 @@ class SwapOptions(BaseModel):
     """None = the setting ``EMBEDDING_MIN_RECALL``."""
     min_overlap: float | None = Field(default=None, ge=0, le=1)
     """None = the setting ``EMBEDDING_MIN_OVERLAP``."""
+    backfill: BackfillOptions = BackfillOptions()
+    """Bounds of the backfill: its share of the model, its rate, its quiet hours."""
 
 
 class Recalled(BaseModel):

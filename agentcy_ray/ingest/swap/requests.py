@@ -74,9 +74,10 @@ class SwapRequests:
         latest = await self._swaps.latest(org_id)
         async with self._db.tenant(org_id) as connection:
             if latest is not None and latest.status == "failed" and latest.model == model:
-                planned = await self._swaps.choose(
-                    connection, latest.id, options.model_dump(mode="json")
-                )
+                await self._swaps.choose(connection, latest.id, options.model_dump(mode="json"))
+                planned = await self._swaps.move(connection, latest.id, "backfilling")
+                if planned is None:
+                    raise ConflictError("somebody else goes on with it; ask again")
             else:
                 planned = await self._swaps.insert(
                     connection, org_id, model, options, principal.user_id

@@ -144,7 +144,7 @@ class _Attempt:
 
     async def steps(self, swap: Swap) -> None:
         """Go on from where the swap is."""
-        if swap.status in {"planned", "failed"}:
+        if swap.status == "planned" or not await self._stands(swap):
             swap = await self._begin(swap)
         if swap.status == "backfilling":
             swap = await self._fill(swap)
@@ -165,7 +165,14 @@ class _Attempt:
             swap, self.epoch, None if former is None else former.id, space.id
         )
         run.probe("space")
-        return await self._move(swap, "backfilling")
+        return await self._move(swap, "backfilling") if swap.status == "planned" else swap
+
+    async def _stands(self, swap: Swap) -> bool:
+        """Whether there is a space to fill; one that failed before is gone on with anew."""
+        if swap.status != "backfilling":
+            return True
+        spaces = await self.runner.spaces.list(swap.org_id)
+        return any(space.id == swap.to_space and space.status != "failed" for space in spaces)
 
     async def _space(self, swap: Swap, info: EmbedderInfo) -> Space:
         """The space that is to answer: one that is complete already, or a new one."""
@@ -215,7 +222,11 @@ class _Attempt:
         if latest and latest[0].status in {"queued", "running", "paused"}:
             return latest[0]
         return await store.start(
-            swap.org_id, space.id, engine=swap.options.engine, user_id=swap.created_by
+            swap.org_id,
+            space.id,
+            engine=swap.options.engine,
+            options=swap.options.backfill,
+            user_id=swap.created_by,
         )
 
     async def _settle(self, swap: Swap) -> None:

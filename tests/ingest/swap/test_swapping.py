@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.errors import ConfigError, ConflictError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.swap.expiry import drop_expired
 from agentcy_ray.retrieval.query_sample import QuerySample
@@ -208,6 +208,27 @@ async def test_a_swap_that_is_cancelled_leaves_the_former_space_alone(make_swapp
     await swapping.house.sync()
     assert len(swapping.new.texts) == written, "publishes pass the given-up space by"
     assert (await swapping.swap()).status == "cut_over"
+
+
+async def test_a_swap_that_failed_goes_on_where_it_was(make_swapping: MakeSwapping):
+    swapping = await make_swapping()
+    first = await swapping.plan()
+
+    async def refuse(texts: object) -> None:
+        raise ConfigError("the key of the model is wrong")
+
+    swapping.new.hook = refuse
+    with pytest.raises(ConflictError, match="the key of the model is wrong"):
+        await swapping.carry_out(first)
+    failed = await swapping.now(first)
+    assert failed.status == "failed"
+    assert "swap again to go on" in (failed.error or {})["message"]
+    assert (await swapping.ask("cedar")).hits
+    swapping.new.hook = None
+    again = await swapping.plan()
+    assert (again.id, again.status) == (first.id, "backfilling")
+    done = await swapping.carry_out(again)
+    assert (done.status, done.to_space) == ("cut_over", failed.to_space)
 
 
 async def test_the_former_space_is_dropped_when_its_grace_is_over(make_swapping: MakeSwapping):
