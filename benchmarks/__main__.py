@@ -17,8 +17,9 @@ import benchmarks
 from benchmarks.figures import Figure
 
 PARTS = {
-    "__main__", "arrow_api", "backfill_peer", "backfill_space", "backfill_victim", "figures", "fixtures", "governed", "http_load", "kyma_process",
-    "memory", "peers",
+    "__main__", "arrow_api", "backfill_peer", "backfill_space", "backfill_victim", "figures",
+    "fixtures", "governed", "http_load", "kyma_process",
+    "made_model", "memory", "peers",
     "platform",
     "sse_client", "sse_controls", "stores", "bare_serve", "vector_corpus",
 }  # fmt: skip

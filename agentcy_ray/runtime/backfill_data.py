@@ -22,8 +22,13 @@ from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.backfill.coordinator import Coordinator
 from agentcy_ray.ingest.backfill.work import Work
+from agentcy_ray.retrieval.embedder import EmbedderInfo
+from agentcy_ray.retrieval.served_embedder import open_served
 from agentcy_ray.runtime.backfill_stages import CutStage, FillStage, Task, error_of
+from agentcy_ray.runtime.cluster_config.models import ServedModel
 from agentcy_ray.runtime.cluster_config.parts import EmbeddingActors
+from agentcy_ray.runtime.served_models import ServedModels
+from agentcy_ray.runtime.vllm_batch import GatherStage, processor, text_rows
 
 STRETCH_BLOCKS = 16
 """Blocks that one task cuts: enough to read a row group once, few enough to spread a source."""
@@ -38,6 +43,8 @@ class RayDataDriver:
     database_url: str
     part: EmbeddingActors
     """Bounds and needs of the actors that embed."""
+    models: tuple[ServedModel, ...] = ()
+    """Of the cluster config: spaces of those that embed are filled by engines of vLLM."""
 
     async def run(self, work: Work) -> int:
         """Take every open block once; see ``Driver``.
@@ -49,7 +56,8 @@ class RayDataDriver:
         if stretches is None:
             return await Coordinator().run(work)
         scheme = work.space.embedder.partition(":")[0]
-        if scheme not in {"local", "scripted"}:
+        served = await self._served(work) if scheme == "vllm" else None
+        if served is None and scheme not in {"local", "scripted"}:
             raise InvalidError(
                 f"{work.space.embedder} is reached over the network, where a pipeline on the "
                 "cluster gains nothing; use the engine coordinator",
@@ -60,7 +68,7 @@ class RayDataDriver:
             self.part.actors.max, self.part.threads,
         )  # fmt: skip
         done = 0
-        async with aclosing(_consumed(lambda: self._results(task, stretches))) as results:
+        async with aclosing(_consumed(lambda: self._results(task, stretches, served))) as results:
             async for row in results:
                 error = error_of(row)
                 if error is not None:
@@ -72,7 +80,32 @@ class RayDataDriver:
                 work.probe("written")
         return done
 
-    def _results(self, task: Task, stretches: pa.Table) -> Iterator[dict[str, Any]]:
+    async def _served(self, work: Work) -> tuple[ServedModel, EmbedderInfo]:
+        """The model of a ``vllm:`` space, which is still the one that the space was made by.
+
+        Raises:
+            InvalidError: the cluster config lists no such model, or it has other weights now.
+            EmbedderUnavailableError: the model is not ready.
+        """
+        reference = work.space.embedder
+        name = reference.partition(":")[2]
+        model = next((one for one in self.models if one.name == name), None)
+        if model is None or model.task != "embed":
+            raise InvalidError(
+                f"{reference} is no embedding model of the cluster config; list it there under "
+                "models, with task: embed",
+                errors=[{"loc": ["engine"], "message": "not in the cluster config"}],
+            )
+        found = await open_served(reference, name, ServedModels(self.models))
+        work.space.require(found.info)
+        return model, found.info
+
+    def _results(
+        self,
+        task: Task,
+        stretches: pa.Table,
+        served: tuple[ServedModel, EmbedderInfo] | None,
+    ) -> Iterator[dict[str, Any]]:
         """Run the pipeline; blocks, belongs on a thread of its own."""
         import ray.data
 
@@ -88,10 +121,18 @@ class RayDataDriver:
             CutStage, fn_constructor_args=(task,), batch_size=1, batch_format="pyarrow",
             concurrency=(1, max(1, actors.max)), num_cpus=CUT_CPUS,
         )  # fmt: skip
-        filled = cut.map_batches(
-            FillStage, fn_constructor_args=(task,), batch_size=1, batch_format="pyarrow",
-            concurrency=(actors.min, actors.max), **needs,
-        )  # fmt: skip
+        if served is not None:
+            model, info = served
+            texts = cut.map_batches(text_rows, batch_size=None, batch_format="pyarrow", num_cpus=0)
+            filled = processor(model)(texts).map_batches(
+                GatherStage, fn_constructor_args=(task, info), batch_size=None,
+                batch_format="pyarrow", concurrency=1, num_cpus=CUT_CPUS,
+            )  # fmt: skip
+        else:
+            filled = cut.map_batches(
+                FillStage, fn_constructor_args=(task,), batch_size=1, batch_format="pyarrow",
+                concurrency=(actors.min, actors.max), **needs,
+            )  # fmt: skip
         for batch in filled.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 

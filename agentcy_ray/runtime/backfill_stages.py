@@ -22,7 +22,7 @@ from agentcy_ray.core import errors
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.backfill.budget import BlockBudget
-from agentcy_ray.ingest.backfill.embedding import BlockEmbedder, metered
+from agentcy_ray.ingest.backfill.embedding import BlockEmbedder
 from agentcy_ray.ingest.backfill.pace import Pace
 from agentcy_ray.ingest.backfill.reading import Block, Cut, Reader, cut_blocks
 from agentcy_ray.ingest.backfill.records import Backfill
@@ -30,6 +30,7 @@ from agentcy_ray.ingest.backfill.rows import BackfillRows, Rates, lost
 from agentcy_ray.ingest.backfill.sink import Sink
 from agentcy_ray.ingest.state import State
 from agentcy_ray.retrieval.chunkers import Chunkers
+from agentcy_ray.retrieval.embedder import MeteredEmbedder
 from agentcy_ray.retrieval.embedders import load_embedder
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.space import Space
@@ -40,7 +41,7 @@ LOOK_SECS = 1.0
 """A pause, a cancel or another owner is seen at most this late."""
 CONNECTIONS = 3
 
-_CUT = pa.schema([
+CUT = pa.schema([
     ("no", pa.int64()),
     ("source_id", pa.string()),
     ("last_key", pa.string()),
@@ -89,7 +90,7 @@ class CutStage:
         self._held: tuple[str, State] | None = None
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Rows of ``{source_id, package_id, at, blocks}`` → rows of ``_CUT``."""
+        """Rows of ``{source_id, package_id, at, blocks}`` → rows of ``CUT``."""
         for row in batch.to_pylist():
             state = self._state(row["package_id"])
             blocks = [
@@ -128,16 +129,16 @@ class FillStage:
         self._opened: tuple[BackfillRows, Sink, BlockEmbedder] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of ``_CUT`` → rows of ``RESULT``; an error of ours is one of them."""
+        """Rows of ``CUT`` → rows of ``RESULT``; an error of ours is one of them."""
         return self._runner.run(self._all(batch))
 
     async def _all(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = []
         for row in batch.to_pylist():
             try:
-                rows.append(await self._one(_cut_of(row)))
+                rows.append(await self._one(cut_of(row)))
             except AgentcyError as error:
-                rows.append(_result(error=_error_json(error)))
+                rows.append(result(error=error_json(error)))
         return pa.Table.from_pylist(rows, schema=RESULT)
 
     async def _one(self, cut: Cut) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class FillStage:
         block = await embedding.embed(await sink.wanted(cut))
         done = await sink.write(block, Rates())
         chunks, tokens = block.chunks.num_rows, block.usage.tokens
-        return _result(nodes=cut.block.nodes, chunks=chunks, tokens=tokens, done=done)
+        return result(nodes=cut.block.nodes, chunks=chunks, tokens=tokens, done=done)
 
     async def _watch(self, rows: BackfillRows) -> None:
         backfill = self._task.backfill
@@ -166,6 +167,11 @@ class FillStage:
             await asyncio.sleep(LOOK_SECS)
             if await rows.standing(backfill) != (backfill.epoch, "running"):
                 raise lost(backfill)
+
+    async def _embedder(self) -> MeteredEmbedder:
+        """The model of the space, in this process."""
+        task = self._task
+        return await load_embedder(task.space.embedder, task.settings, threads=task.threads or None)
 
     async def _open(self) -> tuple[BackfillRows, Sink, BlockEmbedder]:
         if self._opened is None:
@@ -177,9 +183,7 @@ class FillStage:
                 db, open_objects(task.settings), task.backfill.org_id, task.backfill.id, chunker,
                 task.folder("fill"),
             )  # fmt: skip
-            embedder = await load_embedder(
-                task.space.embedder, task.settings, threads=task.threads or None
-            )
+            embedder = await self._embedder()
             task.space.require(embedder.info)
             options = task.backfill.options.shared_by(task.actors)
             ledger = Ledger(db, task.settings)
@@ -187,7 +191,7 @@ class FillStage:
             self._opened = (
                 rows,
                 Sink(rows, task.backfill, task.space, reader.state),
-                BlockEmbedder(metered(embedder), task.space.dim, Pace(options), budget),
+                BlockEmbedder(embedder, task.space.dim, Pace(options), budget),
             )
         return self._opened
 
@@ -201,13 +205,15 @@ def error_of(row: dict[str, Any]) -> AgentcyError | None:
     return kind(told["message"], code=told["code"], **told["details"])
 
 
-def _error_json(error: AgentcyError) -> bytes:
+def error_json(error: AgentcyError) -> bytes:
+    """An error of ours as a row carries it."""
     return orjson.dumps({"kind": type(error).__name__, **error.body()}, default=str)
 
 
-def _result(
+def result(
     nodes: int = 0, chunks: int = 0, tokens: int = 0, done: bool = False, error: bytes | None = None
 ) -> dict[str, Any]:
+    """A row of ``RESULT``."""
     return {"nodes": nodes, "chunks": chunks, "tokens": tokens, "done": done, "error": error}
 
 
@@ -218,12 +224,13 @@ def _row_of(cut: Cut) -> pa.Table:
         [cut.package_id.hex if cut.package_id else ""], [_written(ids)], [_written(cut.chunks)],
     ]  # fmt: skip
     return pa.Table.from_arrays(
-        [pa.array(value, field.type) for value, field in zip(values, _CUT, strict=True)],
-        schema=_CUT,
+        [pa.array(value, field.type) for value, field in zip(values, CUT, strict=True)],
+        schema=CUT,
     )
 
 
-def _cut_of(row: dict[str, Any]) -> Cut:
+def cut_of(row: dict[str, Any]) -> Cut:
+    """The block of a row of ``CUT``."""
     ids = _read(row["ids"])
     block = Block(row["no"], UUID(row["source_id"]), "", row["last_key"], row["nodes"], again=False)
     package_id = UUID(row["package_id"]) if row["package_id"] else None

@@ -17,17 +17,10 @@ from agentcy_ray.ingest.backfill.budget import BlockBudget
 from agentcy_ray.ingest.backfill.pace import Pace
 from agentcy_ray.ingest.backfill.rows import RowError
 from agentcy_ray.ingest.backfill.sink import NO_USAGE, Embedded, Wanted
-from agentcy_ray.retrieval.embedder import Embedded as Metered
 from agentcy_ray.retrieval.embedder import EmbedUsage, matrix_of, no_vectors, vectors_of
 
 if TYPE_CHECKING:
-    from agentcy_ray.retrieval.embedder import (
-        Embedder,
-        EmbedderInfo,
-        Matrix,
-        MeteredEmbedder,
-        Vectors,
-    )
+    from agentcy_ray.retrieval.embedder import Matrix, MeteredEmbedder
 
 GROUP_TEXTS = 512
 """Texts of one call, by length sorted over the block before: what a call that is cut off loses."""
@@ -120,28 +113,6 @@ class BlockEmbedder:
                 "the model answered a vector that holds no number; mend or shorten the text",
                 code="vector_invalid",
             )
-
-
-@dataclass(frozen=True)
-class _Unmetered:
-    """An embedder that does not say what a call cost."""
-
-    embedder: Embedder
-
-    @property
-    def info(self) -> EmbedderInfo:
-        return self.embedder.info
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        return await self.embedder.embed(texts)
-
-    async def embed_metered(self, texts: Sequence[str]) -> Metered:
-        return Metered(await self.embedder.embed(texts), NO_USAGE)
-
-
-def metered(embedder: Embedder) -> MeteredEmbedder:
-    """The embedder itself where it says what a call cost, else one that says nothing was."""
-    return embedder if hasattr(embedder, "embed_metered") else _Unmetered(embedder)  # pyright: ignore
 
 
 def _embedded(wanted: Wanted, chunks: pa.RecordBatch, result: _Result) -> Embedded:

@@ -29,7 +29,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.backfill.budget import BlockBudget
 from agentcy_ray.ingest.backfill.coordinator import Coordinator
-from agentcy_ray.ingest.backfill.embedding import BlockEmbedder, metered
+from agentcy_ray.ingest.backfill.embedding import BlockEmbedder
 from agentcy_ray.ingest.backfill.pace import Gauge, Pace
 from agentcy_ray.ingest.backfill.plan import Planner
 from agentcy_ray.ingest.backfill.quiet import quiet_until
@@ -156,7 +156,7 @@ class Backfiller:
             rows, backfill, space, reader,
             Sink(rows, backfill, space, reader.state),
             BlockEmbedder(
-                metered(embedder), space.dim, Pace(backfill.options), self._budget(backfill, space)
+                embedder, space.dim, Pace(backfill.options), self._budget(backfill, space)
             ),
             Gauge.of(backfill, beat),
             self.probe,
