@@ -44,12 +44,13 @@ def set_budget(
     json: JsonFlag = False,
 ) -> None:
     """Set a limit, or take it away."""
-    if (hard is None) is not remove:
+    if (hard is not None and remove) or (hard is None and not remove and timezone is None):
         raise BadRequestError("name the limit, or say --remove to take it away", code="usage")
     limit = {
         "scope": scope, "subject": subject, "unit": unit, "hard": hard, "soft_share": soft or None,
     }  # fmt: skip
-    body = {"limits": [limit], "timezone": timezone}
+    limits = [] if hard is None and not remove else [limit]
+    body = {"limits": limits, "timezone": timezone}
     _print(call(lambda client: client.put("/budgets", body)), json)
 
 

@@ -52,15 +52,16 @@ async def test_a_limit_set_on_the_command_line_ends_the_next_run_and_is_audited(
     finally:
         await agentcy("budgets", "set", "agent", "--for", "thrifty", "--unit", "tokens", "--remove")
     assert "thrifty" not in str(await agentcy("budgets", "list"))
+    assert (await agentcy("budgets", "set", "org", "--timezone", "UTC"))["timezone"] == "UTC"
     again = await platform.conversation(agent="thrifty")
     log = await ask(platform, again, "hello", model="scripted:tokens=2")
     assert log[-1].data["finish_reason"] == "end_turn"
 
     entries = (await owner.get("/policies/audit", params={"category": "admin"})).json()["items"]
     actions = [entry["action"] for entry in entries]
-    assert actions[:3] == ["org.billing", "budget.exceeded", "org.billing"]
-    assert entries[1]["resource"]["subject"] == "thrifty"
-    assert entries[2]["resource"]["limits"][0]["hard"] == 3
+    assert actions[:4] == ["org.billing", "org.billing", "budget.exceeded", "org.billing"]
+    assert entries[2]["resource"]["subject"] == "thrifty"
+    assert entries[3]["resource"]["limits"][0]["hard"] == 3
 
     used = await agentcy("budgets", "usage", "--by", "agent", "--by", "model")
     (row,) = [row for row in used["rows"] if row["agent"] == "thrifty" and row["out_tokens"]]
