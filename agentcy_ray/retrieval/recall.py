@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import asyncpg
+
+from agentcy_ray.core.errors import QueryTimeoutError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.space import DISTANCES, Space
 from agentcy_ray.retrieval.spaces import SpaceStore
@@ -74,7 +77,8 @@ async def recall_at(
         sample: rows of the space that are used as queries.
 
     Raises:
-        QueryTimeoutError: never; an exact search may take as long as it needs, within ten minutes.
+        QueryTimeoutError: a single search took more than ten minutes.
+        StoreUnavailableError: Postgres went away.
     """
     version = await spaces.vector_version()
     names = {
@@ -82,19 +86,15 @@ async def recall_at(
         "kind": f"{space.storage}({space.dim})",
         "operator": DISTANCES[space.distance].operator,
     }
-    nearest = _NEAREST.format(**names)
+    try:
+        asked, truths, answers = await _answers(db, space, settings, version, names, k, sample)
+    except asyncpg.QueryCanceledError as error:
+        raise QueryTimeoutError(
+            "an exact search of the space took more than ten minutes; check its recall while the "
+            "server has less to do"
+        ) from error
     shares: list[float] = []
-    async with db.tenant(space.org_id) as connection:
-        asked = await connection.fetch(_SAMPLE.format(**names), sample)
-        answers: dict[bool, list[Any]] = {}
-        for exact in (True, False):
-            local = planner_settings(settings, version, k + 1, exact=exact)
-            await connection.fetchrow(local.sql, *local.values)
-            await connection.execute(f"SET LOCAL statement_timeout = {_PATIENCE_MS}")
-            answers[exact] = [
-                await connection.fetch(nearest, row["vector"], k + 1) for row in asked
-            ]
-    for row, truth, found in zip(asked, answers[True], answers[False], strict=True):
+    for row, truth, found in zip(asked, truths, answers, strict=True):
         share = _share(row["chunk_key"], truth, found, k)
         if share is not None:
             shares.append(share)
@@ -107,6 +107,28 @@ async def recall_at(
     )
     await spaces.note_recall(space.org_id, space.id, recall.record())
     return recall
+
+
+async def _answers(
+    db: Database,
+    space: Space,
+    settings: Settings,
+    version: tuple[int, int],
+    names: dict[str, str],
+    k: int,
+    sample: int,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """The rows that ask, their true neighbours, and those that the index finds."""
+    nearest = _NEAREST.format(**names)
+    found: list[list[Any]] = []
+    async with db.tenant(space.org_id) as connection:
+        asked = await connection.fetch(_SAMPLE.format(**names), sample)
+        for exact in (True, False):
+            local = planner_settings(settings, version, k + 1, exact=exact)
+            await connection.fetchrow(local.sql, *local.values)
+            await connection.execute(f"SET LOCAL statement_timeout = {_PATIENCE_MS}")
+            found.append([await connection.fetch(nearest, row["vector"], k + 1) for row in asked])
+    return asked, found[0], found[1]
 
 
 def _share(key: str, truth: list[Any], found: list[Any], k: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ import pytest
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.bulk_copy import copy_chunks
-from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, vectors_of
+from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix, metered, vectors_of
 from agentcy_ray.retrieval.index_build import BuildProgress, IndexBuilder
 from agentcy_ray.retrieval.index_memory import graph_bytes, resources_for
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
@@ -27,7 +28,7 @@ from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.stores.postgres import Database
 from tests.retrieval.chunks import ChosenEmbedder, at, batch, chunk, units
 
-DIM, ROWS, CLUSTERS = 64, 2_000, 40
+DIM, ROWS, CLUSTERS = 64, 1_600, 40
 INFO = EmbedderInfo("local:x", f"chosen/{DIM}", DIM, 512)
 KINDS: list[tuple[Storage, Distance]] = [("halfvec", "cosine"), ("vector", "l2"), ("halfvec", "ip")]
 INDEXES = """
@@ -92,19 +93,19 @@ async def test_recall_holds_after_the_build_after_inserts_and_after_deletes_with
     await _fill(db, space, points)
     assert await _indexes(db, space) == {}
     await builder.build(space)
-    built = await recall_at(db, spaces, settings, space, sample=40)
-    more = _rows(ROWS, 500)
-    await index.upsert(space, batch(more), vectors_of(points.take(500)))
-    grown = await recall_at(db, spaces, settings, space, sample=40)
+    built = await recall_at(db, spaces, settings, space, sample=30)
+    more = _rows(ROWS, 400)
+    await index.upsert(space, batch(more), vectors_of(points.take(400)))
+    grown = await recall_at(db, spaces, settings, space, sample=30)
     gone = [f"n_{i}" for i in range(0, ROWS, 2)]
-    await index.archive_nodes(space, gone[:500], at("2026-01-01"))
-    await index.replace_node_chunks(space, gone[500:], [])
+    await index.archive_nodes(space, gone[:400], at("2026-01-01"))
+    await index.replace_node_chunks(space, gone[400:], [])
     async with db.owner() as connection:
         await connection.execute(f"VACUUM vectors.{space.table_name}")
-    shrunk = await recall_at(db, spaces, settings, space, sample=40)
+    shrunk = await recall_at(db, spaces, settings, space, sample=30)
     for recall in (built, grown, shrunk):
         assert recall.mean >= 0.95
-        assert (recall.sampled, recall.ef_search, recall.k) == (40, settings.hnsw_ef_search, 10)
+        assert (recall.sampled, recall.ef_search, recall.k) == (30, settings.hnsw_ef_search, 10)
     kept = await spaces.get(org, space.id)
     assert kept.recall == shrunk.record()
     assert kept.indexed_at is not None
@@ -125,7 +126,7 @@ async def test_a_filter_that_one_in_a_hundred_passes_still_fills_the_page(
     await _fill(db, space, points)
     await builder.build(space)
     embedder = ChosenEmbedder(DIM, {"where": points.take(1)[0]})
-    service = SearchService(db, OneEmbedder(embedder), spaces, settings)
+    service = SearchService(db, OneEmbedder(metered(embedder)), spaces, settings)
     query = HybridQuery(
         query="where", top_k=10, text_weight=0, vector_weight=1, space=space.id,
         filters=Filters(labels=("Rare",)),
@@ -239,3 +240,15 @@ def test_memory_is_what_the_graph_needs_within_what_the_server_says_it_has() -> 
     assert resources_for(0, server(8192 * mib)).memory == 64 * mib
     least = resources_for(need, server(8192 * mib)).least()
     assert (least.memory, least.workers) == (64 * mib, 0)
+
+
+async def test_the_embedded_server_says_how_much_memory_its_machine_has(db: Database) -> None:
+    async with db.system() as connection:
+        said = await connection.fetchrow(
+            "SELECT setting::bigint * 8192 AS cache, source <> 'default' AS given FROM pg_settings"
+            " WHERE name = 'effective_cache_size'"
+        )
+    assert said is not None
+    assert said["given"]
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < said["cache"] <= total // 2

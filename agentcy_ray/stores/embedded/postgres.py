@@ -47,6 +47,29 @@ OPTIONS = {
 _DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = $1"
 
 
+def of_machine(memory: int, cores: int) -> dict[str, str]:
+    """What the server is told of its machine; builds of vector indexes are sized by it.
+
+    Args:
+        memory: bytes.
+        cores: processors.
+    """
+    return {
+        "effective_cache_size": f"{memory // 2 // 2**20}MB",
+        "max_worker_processes": str(max(8, cores + 4)),
+        "max_parallel_workers": str(max(8, cores)),
+        "max_parallel_maintenance_workers": str(max(2, cores // 2)),
+    }
+
+
+def _memory() -> int:
+    """Bytes of the machine, or of the container that is the smaller one."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
 def server_user() -> pwd.struct_passwd | None:
     """The user to run as: None (the caller) unless the caller is root, whom Postgres refuses.
 
@@ -116,10 +139,14 @@ class Postgres(Server):
 
     def launch(self) -> Launch:
         """``postgres``, working in its data directory."""
-        options = OPTIONS | {
-            "port": str(self.ports["postgres"]),
-            "unix_socket_directories": str(self.run_dir),
-        }
+        options = (
+            OPTIONS
+            | of_machine(_memory(), os.cpu_count() or 1)
+            | {
+                "port": str(self.ports["postgres"]),
+                "unix_socket_directories": str(self.run_dir),
+            }
+        )
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return Launch(
             argv=(str(self._bin / "postgres"), "-D", self._here(self.cluster), *flags),
