@@ -74,6 +74,18 @@ format: $(VENV)/.dev ## Format the code.
 bench: $(VENV)/.bench ## Run one benchmark: make bench NAME=ingest_publish [JSON=FILE].
 	@$(BIN)/python -m benchmarks $(NAME) $(if $(JSON),--json $(JSON))
 
+# LangChain's store for pgvector wants an older client than ours, so it lies over the environment.
+PEERS := .venv-peers
+
+$(PEERS)/.done: $(VENV)/.bench
+	@echo "» laying LangChain's pgvector store over the environment, in $(PEERS)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(PEERS) \
+	  langchain-postgres==0.0.19 pgvector==0.3.6 psycopg==3.3.9 psycopg-binary==3.3.9 psycopg-pool==3.3.3
+	@touch $@
+
+.PHONY: peers
+peers: $(PEERS)/.done ## Add what the benchmark `backfill` compares with and what cannot live beside us.
+
 .PHONY: constraints
 constraints: $(VENV)/.bench ## Write the versions of this environment into constraints.txt.
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude agentcy-ray | sed 's/+cpu//' | sort -f > constraints.txt
