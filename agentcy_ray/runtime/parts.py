@@ -77,7 +77,7 @@ async def open_ingest_worker(
     sink = KymaWriterPool(kyma_writers) if kyma_writers else None
     config = load_cluster_config(settings.agentcy_cluster_config)
     pools = EmbeddingPools(settings, embedders, metrics, ServedModels(config.models))
-    ray_data = RayDataDriver(settings, endpoints.database_url, config.embedding)
+    ray_data = RayDataDriver(settings, endpoints.database_url, config.embedding, config.models)
     ingest = await open_ingest(
         settings, endpoints, pools, metrics=metrics, sink=sink, drivers={"ray-data": ray_data}
     )
