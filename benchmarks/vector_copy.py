@@ -15,8 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from agentcy_ray.retrieval.bulk_copy import ROWS_SCHEMA, copy_chunks, encode_in_order
-from agentcy_ray.retrieval.copy_rows import COLUMNS, pieces
+from agentcy_ray.retrieval.bulk_copy import ROWS_SCHEMA, copy_chunks
+from agentcy_ray.retrieval.copy_rows import COLUMNS, encode_rows, pieces
 from agentcy_ray.retrieval.embedder import EmbedderInfo
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from benchmarks.figures import Figure, alternate, compared
@@ -34,7 +34,7 @@ async def run(rows: int = ROWS) -> list[Figure]:
         spaces = SpaceStore(bench.db, bench.settings)
         info = EmbedderInfo("local:none", f"none/{DIM}", DIM, 512)
         space = await spaces.create(bench.owner.org_id, info)
-        encoded = [encode_in_order(space, *block) for block in blocks]
+        encoded = [encode_rows(space, *block) for block in blocks]
         pool = await asyncpg.create_pool(
             bench.endpoints.database_url, min_size=WRITERS, max_size=WRITERS
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pyarrow as pa
 
-from agentcy_ray.retrieval.copy_rows import COLUMNS, encode_rows, pc, pieces
+from agentcy_ray.retrieval.copy_rows import COLUMNS, encode_rows, pieces
 from agentcy_ray.retrieval.embedder import Vectors
 from agentcy_ray.retrieval.space import Space
 
@@ -52,7 +52,7 @@ async def copy_chunks(
     """
     if not chunks.num_rows:
         return 0
-    rows = await asyncio.to_thread(encode_in_order, space, chunks, vectors)
+    rows = await asyncio.to_thread(encode_rows, space, chunks, vectors)
     columns = [*COLUMNS, "embedding"]
     await connection.execute("SAVEPOINT block")
     try:
@@ -85,13 +85,3 @@ async def stage(connection: Connection, space: Space, rows: pa.Buffer, columns: 
 def affected(tag: str) -> int:
     """Rows that a command touched, from its tag: ``INSERT 0 5``, ``UPDATE 5``, ``COPY 5``."""
     return int(tag.rpartition(" ")[2])
-
-
-def encode_in_order(space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> pa.Buffer:
-    """``encode_rows``, by key: two writers that meet then wait for one another in one order, not in
-    a circle. The tree of keys also takes them faster so.
-    """
-    order: Any = pc.sort_indices(chunks.column("chunk_key"))
-    if len(vectors) == chunks.num_rows:  # else encoding says what is wrong
-        vectors = vectors.take(order)
-    return encode_rows(space, chunks.take(order), vectors)

@@ -43,9 +43,10 @@ _Parts: TypeAlias = list[Any]
 
 
 def encode_rows(space: Space, chunks: pa.RecordBatch, vectors: Vectors | None) -> pa.Buffer:
-    """The rows, without head and tail of the format.
+    """The rows in the order of their keys, without head and tail of the format.
 
-    CPU-bound, and outside of the interpreter lock for the most part.
+    The order makes two writers that meet wait for one another in line and not in a circle, and the
+    tree of keys takes them faster. CPU-bound, and mostly outside of the interpreter lock.
 
     Args:
         space: whose organisation and storage type.
@@ -69,7 +70,8 @@ def encode_rows(space: Space, chunks: pa.RecordBatch, vectors: Vectors | None) -
     joined: _Blob = pc.binary_join_element_wise(
         *parts, pa.scalar(b"", pa.large_binary()), null_handling="replace", null_replacement=b""
     )
-    return joined.buffers()[2].slice(0, _ends(joined)[-1])
+    ordered: _Blob = joined.take(pc.sort_indices(chunks.column("chunk_key")))
+    return ordered.buffers()[2].slice(0, _ends(ordered)[-1])
 
 
 async def pieces(rows: pa.Buffer) -> AsyncGenerator[Any]:
@@ -222,7 +224,11 @@ def _vectors(space: Space, vectors: Vectors) -> _Parts:
     )
     rows["length"] = 4 + space.dim * np.dtype(kind).itemsize
     rows["dim"] = space.dim
-    rows["values"] = matrix_of(vectors)
+    if space.storage == "halfvec":  # Arrow rounds as numpy does, in two thirds of its time
+        halves = vectors.flatten().cast(pa.float16()).to_numpy()
+        rows["values"] = halves.reshape(len(vectors), space.dim)
+    else:
+        rows["values"] = matrix_of(vectors)
     return [_fixed(rows)]
 
 
