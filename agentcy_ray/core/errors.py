@@ -104,7 +104,6 @@ class ConfigError(Terminal, AgentcyError):
     """Settings or the machine do not allow a start; ``details["faults"]`` lists every one."""
 
     code = "config_invalid"
-    status = 500
 
 
 # -- a gate said no ---------------------------------------------------------------------------
@@ -126,8 +125,6 @@ class UnauthenticatedError(RefusedError):
 
 class PermissionDeniedError(RefusedError):
     """The principal lacks the permission that ``details["permission"]`` names."""
-
-    code = "permission_denied"
 
 
 class PolicyDeniedError(RefusedError):
@@ -287,9 +284,6 @@ class BackendError(AgentcyError):
 
 class StoreUnavailableError(Transient, BackendError):
     """Postgres, Redis, the object store or the graph server does not answer."""
-
-    code = "unavailable"
-    status = 503
 
 
 class StorageFullError(Terminal, BackendError):
