@@ -217,3 +217,18 @@ async def test_what_the_engine_refuses_in_a_planned_query_is_the_callers_to_chan
         await engine.query(
             Scope(org_id=uuid4()), Query(language="sql", text="SELECT no_such_function(1) AS c0")
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("SELECT CAST('x' AS INT) AS c0", "Cannot cast string 'x'"),
+        ("SELECT sqrt(-1) AS c0", "square root of a negative number"),
+        ("SELECT regexp_replace('a', '(', '') AS c0", "unclosed group"),
+    ],
+)
+async def test_a_value_that_an_expression_does_not_take_is_the_callers_to_guard(
+    engine: AdvancedEngine, text: str, cause: str
+) -> None:
+    with pytest.raises(QueryRejectedError, match=cause):
+        await engine.query(Scope(org_id=uuid4()), Query(language="sql", text=text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -19,14 +20,22 @@ from agentcy_ray.context.languages.planned import Planned, column_types, decode,
 from agentcy_ray.context.tables import arrow_field
 from agentcy_ray.core.errors import (
     CapabilityError,
+    EngineError,
     EngineRefusedError,
     InvalidError,
     QueryRejectedError,
     QueryTimeoutError,
+    Transient,
 )
 
 _AS_THEY_ARE = frozenset({"text", "integer", "float", "boolean", "timestamp"})
 """Kinds of columns that Arrow has a type for."""
+_OF_VALUES = re.compile(
+    r"(Cast error|Parser error|Divide by zero|Arithmetic overflow|Compute error|Invalid regex"
+    r"|regex parse error|Unsupported date_trunc granularity).*",
+    re.DOTALL,
+)
+"""How a query fails on what its expressions meet; kyma has no status of its own for that."""
 
 
 class Planner(Protocol):
@@ -57,7 +66,7 @@ async def run_query(store: Store, planners: Planners, scope: Scope, query: Query
 
     Raises:
         CapabilityError: another language.
-        QueryRejectedError: it is outside the language.
+        QueryRejectedError: it is outside the language, or fails on a value that it meets.
         QueryTimeoutError: it ran past ``timeout_ms``.
     """
     started = time.perf_counter()
@@ -172,6 +181,14 @@ async def _batches(
             "narrow it, or raise timeout_ms",
             timeout_ms=query.timeout_ms,
         ) from None
+    except EngineError as error:
+        if isinstance(error, Transient) or (found := _OF_VALUES.search(error.message)) is None:
+            raise
+        cause = found[0].removesuffix("; see its logs")
+        raise QueryRejectedError(
+            f"an expression does not take a value that it meets: {cause}; guard it, as by TRY_CAST"
+            " in SQL, toInteger in Cypher or toint in KQL, or filter such rows away"
+        ) from error
 
 
 def _decoded(table: pa.Table, planned: Planned) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:

@@ -23,8 +23,8 @@ CASES = (
         ((3, 3.5, 1, -3, None, None, 10, 14, 2),),
     ),
     Case(
-        "print max_of(1, 2.5), min_of(3, 4), round(2.567, 1), sqrt(16), pow(2, 10), abs(-3), sign(-2.5), log(1), floor(7, 2), ceiling(1.2), bin(17, 5), bin(-3, 5), bin(2.7, 0.5)",
-        ((2.5, 3, 2.6, 4.0, 1024.0, 3, -1, 0.0, 6, 2, 15, -5, 2.5),),
+        "print max_of(1, 2.5), min_of(3, 4), round(2.567, 1), sqrt(16), sqrt(-1), pow(2, 10), abs(-3), sign(-2.5), log(1), floor(7, 2), ceiling(1.2), bin(17, 5), bin(-3, 5), bin(2.7, 0.5)",
+        ((2.5, 3, 2.6, 4.0, None, 1024.0, 3, -1, 0.0, 6, 2, 15, -5, 2.5),),
     ),
     Case(
         "print tobool('true'), toint('x'), todouble('1.5'), tostring(true), int(5), long(null), real(1), tolong('12.7'), tobool(0)",

@@ -247,6 +247,13 @@ def _sign(call: Arguments) -> Value:
     return values.integer(sql.cast(sql.function("signum", values.as_number(call.first)), "bigint"))
 
 
+def _sqrt(call: Arguments) -> Value:
+    number = values.as_number(call.first)  # the engine fails on a negative one
+    negative = sql.compare("<", number, sql.number(0.0))
+    guarded = sql.case((negative, sql.cast(sql.lit("NaN"), "double")), default=number)
+    return Value("float", sql.function("sqrt", guarded))
+
+
 def _round(call: Arguments) -> Value:
     number = values.as_number(call.first)
     if len(call.given) > 1:
@@ -327,7 +334,7 @@ FUNCTIONS: dict[str, Function] = {
     "ceil": Function(_numbers("ceil"), _ONE),
     "floor": Function(_numbers("floor"), _ONE),
     "round": Function(_round, (1, 2)),
-    "sqrt": Function(_numbers("sqrt"), _ONE),
+    "sqrt": Function(_sqrt, _ONE),
     "exp": Function(_numbers("exp"), _ONE),
     "log": Function(_numbers("ln"), _ONE),
     "log10": Function(_numbers("log10"), _ONE),

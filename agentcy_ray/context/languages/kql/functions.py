@@ -229,6 +229,14 @@ def _math(name: str) -> Build:
     return build
 
 
+def _sqrt(called: Called) -> Value:
+    """Null of a negative number, as in Kusto; the engine fails on one."""
+    value = convert(called.number(0), "real")
+    fit = exp.GTE(this=value.copy, expression=exp.Literal.number(0))
+    guarded = exp.Case(ifs=[exp.If(this=fit, true=value.copy)])
+    return Value(function("sqrt", guarded), "real", True)
+
+
 def _same(name: str) -> Build:
     """Functions that keep the type of a number or timespan."""
 
@@ -339,11 +347,11 @@ SCALAR: dict[str, Function] = {
     "notempty": Function(_is_empty(True)), "notnull": Function(_is_null(True)),
     "not": Function(_not), "gettype": Function(_type_of),
     **{name: Function(_math(sql)) for name, sql in (
-        ("sqrt", "sqrt"), ("exp", "exp"), ("log", "ln"), ("log10", "log10"), ("log2", "log2"),
+        ("exp", "exp"), ("log", "ln"), ("log10", "log10"), ("log2", "log2"),
         ("sin", "sin"), ("cos", "cos"), ("tan", "tan"), ("asin", "asin"), ("acos", "acos"),
         ("atan", "atan"), ("radians", "radians"), ("degrees", "degrees"),
     )},
-    "abs": Function(_same("abs")), "round": Function(_round, 1, 2),
+    "sqrt": Function(_sqrt), "abs": Function(_same("abs")), "round": Function(_round, 1, 2),
     "sign": Function(lambda called: convert(_math("signum")(called), "long")),
     "ceiling": Function(_ceiling), "pow": Function(_power, 2, 2),
     "pi": Function(lambda called: constant("real", math.pi), 0, 0),
