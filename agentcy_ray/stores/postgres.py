@@ -101,10 +101,7 @@ class Database:
                 raise _away() from error
             raise
         except asyncpg.DiskFullError as error:
-            raise StorageFullError(
-                "the database server has no space left; free some, then repeat the call: "
-                "what was committed before is intact"
-            ) from error
+            raise _full() from error
         except _AWAY as error:
             if error is own and not isinstance(error, _LOST):
                 raise  # the caller's own trouble with a file or a time limit, not ours
@@ -118,17 +115,30 @@ class Database:
 
         Raises:
             StoreUnavailableError: Postgres does not answer.
+            StorageFullError: the server's disk is full.
         """
+        own: BaseException | None = None
+        lost = False
         try:
             async with self._pool.acquire() as connection:
                 try:
                     yield connection
+                except BaseException as error:
+                    own = error
+                    raise
                 finally:
-                    if not _lost(connection):
+                    lost = _lost(connection)
+                    if not lost:
                         await asyncio.shield(connection.execute(_FORGET_SESSION))
-        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, ConnectionError) as error:
-            raise _away() from error
-        except (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError) as error:
+        except asyncpg.InterfaceError as error:
+            if lost or self._pool.is_closing():
+                raise _away() from error
+            raise
+        except asyncpg.DiskFullError as error:
+            raise _full() from error
+        except _AWAY as error:
+            if error is own and not isinstance(error, _LOST):
+                raise  # the caller's own trouble with a file or a time limit, not ours
             raise _away() from error
 
     async def ping(self) -> str:
@@ -196,6 +206,13 @@ def _lost(connection: PoolConnectionProxy[asyncpg.Record]) -> bool:
 def _away() -> StoreUnavailableError:
     return StoreUnavailableError(
         "Postgres does not answer; `agentcy doctor` says which server and why", store="postgres"
+    )
+
+
+def _full() -> StorageFullError:
+    return StorageFullError(
+        "the database server has no space left; free some, then repeat the call: "
+        "what was committed before is intact"
     )
 
 

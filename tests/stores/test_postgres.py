@@ -101,3 +101,38 @@ async def test_trouble_of_the_caller_inside_a_transaction_stays_his(db: Database
     with pytest.raises(FileNotFoundError):
         async with db.system():
             raise FileNotFoundError("a file of the caller")
+
+
+async def test_what_the_owner_of_tables_sets_or_locks_ends_with_its_turn(url: str) -> None:
+    one = await open_database(url, pool_max=1)
+    try:
+        async with one.owner() as connection:
+            await connection.execute("SET maintenance_work_mem = '77MB'")
+            await connection.execute("SELECT pg_advisory_lock(77)")
+            pid = await connection.fetchval(ME)
+        async with one.system() as connection:
+            assert await connection.fetchval(ME) == pid
+            assert await connection.fetchval("SHOW maintenance_work_mem") != "77MB"
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = $1"
+            assert await connection.fetchval(locks, pid) == 0
+    finally:
+        await one.close()
+
+
+async def test_an_owner_whose_connection_is_cut_hears_that_postgres_is_away(
+    db: Database, url: str
+) -> None:
+    async def cut() -> None:
+        async with db.owner() as connection:
+            await end(url, await connection.fetchval(ME))
+            await connection.fetchval("SELECT 1")
+
+    with pytest.raises(StoreUnavailableError):
+        await cut()
+
+    async def misuse() -> None:
+        async with db.owner() as connection:
+            await connection.fetchval("SELECT $1::int")
+
+    with pytest.raises(asyncpg.InterfaceError):
+        await misuse()
