@@ -52,6 +52,7 @@ async def killed_at(
     return ended.returncode, texts.read_text().splitlines() if texts.exists() else []
 
 
+@pytest.mark.requirement("EMB-06")
 @pytest.mark.parametrize("point", ALL_POINTS)
 async def test_a_backfill_killed_at_any_point_is_completed_by_the_next_attempt(
     make_filling: MakeFilling, tmp_path: Path, point: str
@@ -61,6 +62,10 @@ async def test_a_backfill_killed_at_any_point_is_completed_by_the_next_attempt(
     times = 3 if point in {"embedded", "written"} else 1
     status, texts = await killed_at(filling, backfill, tmp_path, point, times)
     assert status == -signal.SIGKILL
+    if point == "written":
+        shown = (await filling.get(backfill)).progress()
+        assert 0 < shown["done"] < shown["total"] == 200
+        assert shown["eta_secs"] > 0
     ended = await filling.attempt(backfill)
     assert (ended.status, await filling.status()) == ("done", "ready")
     await filling.assert_complete()

@@ -34,6 +34,7 @@ def kill_an_embedding_actor() -> None:
     raise AssertionError("no actor embeds")
 
 
+@pytest.mark.requirement("EMB-01")
 async def test_a_pipeline_outlives_the_actors_that_embed(
     make_filling: MakeFilling, ray_cluster: None
 ):
