@@ -18,12 +18,12 @@ import pytest
 
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.served_models import ServedModels
-from tests.e2e.conftest import WAIT_SECS, Machine, environment, workdir
+from tests.e2e.conftest import WAIT_SECS, Machine, environment, repository, workdir
 from tests.vllm.chat_model import WINDOW, make_chat_model
 
-__all__ = ["workdir"]
+__all__ = ["repository", "workdir"]
 
-READY_SECS = 420
+READY_SECS = 600
 """Two engines start one after the other, each of which loads vLLM three times."""
 
 
