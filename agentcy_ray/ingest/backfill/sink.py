@@ -46,11 +46,12 @@ _LOCK_SOURCE = "SELECT current_package_id FROM sources WHERE id = $1 FOR SHARE"
 _PUBLISHING = """
 SELECT package_id FROM sync_runs WHERE source_id = $1 AND status = 'publishing'
 """
-# Of the runs that have ended, any that did so after the plan may have written the space.
+# A run that is publishing, or has ended since publishes write the space, may have written it.
 _PUBLISHED_SINCE = """
-SELECT EXISTS (SELECT 1 FROM sync_runs r JOIN embed_sources e ON e.source_id = r.source_id
-  WHERE e.backfill_id = $1 AND r.source_id = $2
-    AND (r.status = 'publishing' OR r.ended_at > e.planned_at))
+SELECT EXISTS (SELECT 1 FROM sync_runs r, embed_backfills b JOIN embedding_spaces s
+    ON s.id = b.space_id
+  WHERE b.id = $1 AND r.source_id = $2
+    AND (r.status = 'publishing' OR r.ended_at > least(b.started_at, s.written_since)))
 """
 _THERE = "SELECT chunk_key FROM {table} WHERE chunk_key = ANY($1) AND archived_at IS NULL"
 _CLEAR = """

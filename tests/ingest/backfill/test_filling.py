@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from uuid import UUID
 
 import pytest
 
@@ -16,6 +17,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.ingest.backfill.finish import IndexFinisher
 from agentcy_ray.jobs.records import Progress
 from agentcy_ray.jobs.worker import Beat
+from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from tests.ingest.backfill.conftest import MakeFilling
 
 
@@ -87,6 +89,25 @@ async def test_what_is_published_between_reading_and_writing_a_block_is_what_sta
     filling.model.hook = publish
     ended = await filling.attempt(await filling.start(lanes=1))
     assert (synced, ended.status) == (["once"], "done")
+    await filling.assert_complete()
+
+
+async def test_publishes_before_the_plan_are_not_doubled_by_it(make_filling: MakeFilling):
+    filling = await make_filling()
+    house, graph = filling.house, filling.house.source.graph
+
+    class Busy(SpaceStore):
+        async def begin(self, org_id: UUID, space_id: UUID) -> Space:
+            space = await super().begin(org_id, space_id)
+            graph.nodes["Item", "i5"]["name"] = "another"
+            await house.sync()
+            graph.nodes["Item", "i5"]["n"] = 1005  # in its text, yet no reason for a new vector
+            await house.sync()
+            return space
+
+    spaces = Busy(house.db, house.settings)
+    ended = await filling.attempt(await filling.start(), spaces=spaces)
+    assert ended.status == "done"
     await filling.assert_complete()
 
 
