@@ -8,6 +8,7 @@ import typer
 
 from agentcy_ray.cli.output import FAILED, JsonFlag, notes, print_json, print_rows
 from agentcy_ray.core.settings import Settings, explain, unclaimed
+from agentcy_ray.retrieval.embedder_check import embedder_check
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.model_fitness import doctor_checks
 from agentcy_ray.stores.checks import check_all
@@ -19,7 +20,12 @@ def doctor(json: JsonFlag = False) -> None:
     """What runs, which versions and extensions, and what to fix."""
     settings = Settings.load()
     models = load_cluster_config(settings.agentcy_cluster_config).models
-    checks = [*asyncio.run(check_all(settings)), *doctor_checks(models)]
+    served = [model.name for model in models if model.task == "embed"]
+    checks = [
+        *asyncio.run(check_all(settings)),
+        embedder_check(settings, served),
+        *doctor_checks(models),
+    ]
     rows = [
         {
             "check": check.name,

@@ -54,6 +54,7 @@ async def load_embedder(
     settings: Settings,
     *,
     threads: int | None = None,
+    tokens: int | None = None,
     device: Device | None = None,
     served: ServedVectors | None = None,
 ) -> MeteredEmbedder:
@@ -63,6 +64,7 @@ async def load_embedder(
         reference: see the module.
         settings: keys, base URLs, batch size and device.
         threads: CPU cores that a local model uses; None = all that this process may run on.
+        tokens: of one call of a local model, padding included; None = what suits the device.
         device: where a local model runs; None = as ``EMBEDDING_DEVICE`` says.
         served: the models that the cluster serves; None = it serves none.
 
@@ -78,7 +80,12 @@ async def load_embedder(
             from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 
             return await asyncio.to_thread(
-                LocalEmbedder.load, settings, threads, reference=reference, device=device
+                LocalEmbedder.load,
+                settings,
+                threads,
+                reference=reference,
+                tokens=tokens,
+                device=device,
             )
         case "scripted":
             from agentcy_ray.retrieval.scripted_embedder import Script, ScriptedEmbedder

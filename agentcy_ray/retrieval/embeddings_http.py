@@ -45,7 +45,7 @@ class EmbeddingsServer:
             InvalidError: a base URL or a key is not set.
             ConfigError: the base URL may not be asked.
         """
-        url, key = _openai(settings) if reference.startswith("openai:") else _compatible(settings)
+        url, key = server_of(reference, settings)
         poster = JsonPoster(
             url,
             {"authorization": f"Bearer {key}"} if key else {},
@@ -118,6 +118,15 @@ class EmbeddingsServer:
             status=answer.status,
             texts=answer.status in _ABOUT_TEXTS,
         )
+
+
+def server_of(reference: str, settings: Settings) -> tuple[str, str | None]:
+    """Base URL of an ``openai:`` or ``openai_compatible:`` model's server, and the key for it.
+
+    Raises:
+        InvalidError: one is not set.
+    """
+    return _openai(settings) if reference.startswith("openai:") else _compatible(settings)
 
 
 def _openai(settings: Settings) -> tuple[str, str]:

@@ -75,7 +75,7 @@ class LocalEmbedder:
         self._texts = texts
         self._tokens = tokens
         self._window = GPU_WINDOW if model.on_gpu else CPU_WINDOW
-        self._readers = min(MOST_TOKENIZERS, _cores() if model.on_gpu else workers)
+        self._readers = min(MOST_TOKENIZERS, usable_cores() if model.on_gpu else workers)
         self._bulk = asyncio.Semaphore(workers)
         self._pool = ThreadPoolExecutor(workers + 1, "embed", initializer=_one_thread)
         self._reading = ThreadPoolExecutor(self._readers, "tokenize")
@@ -92,6 +92,7 @@ class LocalEmbedder:
         threads: int | None = None,
         *,
         reference: str | None = None,
+        tokens: int | None = None,
         device: Literal["auto", "cpu", "cuda"] | None = None,
     ) -> LocalEmbedder:
         """Load a model as the settings say. Takes seconds; call it on a thread.
@@ -100,6 +101,7 @@ class LocalEmbedder:
             settings: reference, device and batch size.
             threads: CPU cores to use; None = all that this process may run on.
             reference: of the model, in place of ``EMBEDDING_MODEL``.
+            tokens: budget of a batch; None = what suits the device.
             device: in place of ``EMBEDDING_DEVICE``.
 
         Raises:
@@ -110,6 +112,7 @@ class LocalEmbedder:
             reference or settings.embedding_model,
             device=device or settings.embedding_device,
             texts=settings.embedding_batch,
+            tokens=tokens,
             threads=threads,
         )
 
@@ -143,7 +146,7 @@ class LocalEmbedder:
             model,
             texts=GPU_TEXTS if gpu else texts,
             tokens=tokens or (GPU_TOKENS if gpu else CPU_TOKENS),
-            workers=GPU_WORKERS if gpu else threads or _cores(),
+            workers=GPU_WORKERS if gpu else threads or usable_cores(),
         )
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
@@ -301,7 +304,8 @@ def _stream() -> Any:
     return torch.cuda.Stream()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use, not what there is
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -43,16 +43,22 @@ class EmbeddingActor:
     """
 
     def __init__(
-        self, threads: int, reference: str | None = None, foreman: Any | None = None
+        self,
+        threads: int,
+        batch: int = 0,
+        reference: str | None = None,
+        foreman: Any | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
         Args:
             threads: CPU cores that the model uses; 0 = all.
+            batch: tokens of one model call; 0 = what suits the device.
             reference: of the model; None = ``EMBEDDING_MODEL``.
             foreman: handle of what owns the shared actors.
         """
         self._threads = threads
+        self._batch = batch
         self._reference = reference
         self._foreman = foreman
         self._loading: asyncio.Task[MeteredEmbedder] | None = None
@@ -96,7 +102,9 @@ class EmbeddingActor:
     async def _load(self) -> MeteredEmbedder:
         settings = Settings.load()
         reference = self._reference or settings.embedding_model
-        return await load_embedder(reference, settings, threads=self._threads or None)
+        return await load_embedder(
+            reference, settings, threads=self._threads or None, tokens=self._batch or None
+        )
 
     async def _model(self) -> MeteredEmbedder:
         return await asyncio.shield(self._start())

@@ -17,6 +17,7 @@ import ray
 import structlog
 
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.local_embedder import usable_cores
 from agentcy_ray.runtime import names
 from agentcy_ray.runtime.cluster import NAMESPACE
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
@@ -60,7 +61,7 @@ class Foreman:
         part, found = self._config.embedding, names.embedders_of(self._config, reference)
         for name in found:
             if name not in self._actors:
-                args = (part.threads, reference)
+                args = (_threads(self._config), part.batch, reference)
                 self._actors[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
         return found
 
@@ -116,9 +117,17 @@ def _embedders(config: ClusterConfig) -> dict[str, Any]:
     part, made = config.embedding, dict[str, Any]()
     this = ray.get_runtime_context().current_actor  # which they ask for actors of other models
     for name in names.embedders(config):
-        args = (part.threads, None, this)
+        args = (_threads(config), part.batch, None, this)
         made[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
     return made
+
+
+def _threads(config: ClusterConfig) -> int:
+    """CPU cores of one embedder; 0 = all of its node."""
+    part = config.embedding
+    if part.threads or config.nodes or part.num_gpus:
+        return part.threads
+    return max(1, usable_cores() // part.actors.max)
 
 
 def warm_up(config: ClusterConfig) -> None:

@@ -11,6 +11,7 @@ from agentcy_ray.core.errors import EmbedderRefusedError, InvalidError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.batching import batches_of
 from agentcy_ray.retrieval.embedder import matrix_of, metered, vectors_of
+from agentcy_ray.retrieval.embedder_check import embedder_check
 from agentcy_ray.retrieval.embedders import load_embedder
 from tests.retrieval.chunks import ChosenEmbedder
 from tests.tiny_model import DIM
@@ -103,3 +104,23 @@ def test_vectors_are_views_of_a_matrix_and_back() -> None:
     assert vectors.slice(1, 2).to_pylist() == [[3, 4, 5], [6, 7, 8]]
     assert np.shares_memory(matrix_of(vectors), matrix)
     assert matrix_of(vectors.slice(1, 2)).tolist() == matrix[1:3].tolist()
+
+
+@pytest.mark.parametrize(
+    ("reference", "ok", "said"),
+    [
+        ("local:all-MiniLM-L6-v2", True, "needs no network"),
+        ("local:org/some-model", True, "model hub"),
+        ("local:/nowhere", False, "name its folder"),
+        ("openai_compatible:bge", False, "EMBEDDING_BASE_URL"),
+        ("vllm:bge", True, "served by this cluster"),
+        ("vllm:other", False, "task: embed"),
+        ("nothing", False, "no embedding model"),
+    ],
+)
+def test_the_doctor_tells_the_embedder_and_what_it_lacks(
+    reference: str, ok: bool, said: str
+) -> None:
+    check = embedder_check(Settings.load({}, embedding_model=reference), ["bge"])
+    assert check.ok is ok
+    assert said in (check.found if ok else check.remedy)

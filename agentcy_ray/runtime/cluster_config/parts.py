@@ -179,7 +179,11 @@ class EmbeddingActors(Needs):
     actors: Pool = Pool()
     num_gpus: float = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
-    """Torch threads of an actor; 0 = the cores divided by the actors."""
+    """Torch threads of an actor; 0 = on one machine its cores divided by the actors, else all of a
+    node.
+    """
+    batch: int = Field(default=0, ge=0)
+    """Tokens of one model call, padding included; 0 = what suits the device."""
 
     @property
     def gpus(self) -> float:
