@@ -9,6 +9,7 @@ are the smallest that vLLM's attention on a CPU takes.
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,7 @@ def _train(model: Any, tokenizer: Any) -> float:
         schedule.step()
     model.eval()
     return float(loss.detach())
+
+
+if __name__ == "__main__":
+    make_chat_model(Path(sys.argv[1]))

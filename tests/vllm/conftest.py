@@ -19,7 +19,7 @@ import pytest
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.served_models import ServedModels
 from tests.e2e.conftest import WAIT_SECS, Machine, environment, repository, workdir
-from tests.vllm.chat_model import WINDOW, make_chat_model
+from tests.vllm.chat_model import WINDOW
 
 __all__ = ["repository", "workdir"]
 
@@ -50,7 +50,13 @@ def model(name: str, folder: Path, task: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def folder(workdir: Path) -> Path:
     """Weights, tokenizer and template of the model made on the spot."""
-    return make_chat_model(workdir / "tiny")
+    made = workdir / "tiny"
+    # A process of its own: torch would stay in this one, which has nothing more to do with it.
+    subprocess.run(
+        [sys.executable, "-m", "tests.vllm.chat_model", str(made)],
+        cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=READY_SECS,
+    )  # fmt: skip
+    return made
 
 
 @pytest.fixture(scope="session")
