@@ -156,8 +156,9 @@ async def test_a_backfill_is_held_gone_on_with_and_ended_on_request(swapping: Pl
     assert (await owner.post(f"{path}/backfill/cancel")).status_code == 409
     checked = await owner.post(f"{path}/check")
     assert checked.json()["space"]["recall"]["mean"] >= 0.95
-    unknown = await owner.post(SPACES, json={"embedder": "nobody:model"})
-    assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "validation_failed")
+    for place, body in ((SPACES, {"embedder": "nobody:model"}), (SWAPS, {"to": "nobody:model"})):
+        unknown = await owner.post(place, json=body)
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "validation_failed")
 
 
 async def test_two_spaces_are_asked_when_the_organisation_wants_it(swapping: Platform) -> None:

@@ -40,7 +40,7 @@ def open_desk(
         spaces=spaces,
         embedders=embedders,
         backfills=backfills,
-        swaps=SwapRequests(db, queue, spaces, backfills, switch, bell),
+        swaps=SwapRequests(db, queue, spaces, backfills, switch, bell, settings),
         switch=switch,
         routes=routes,
         measure=IndexMeasure(db, spaces, settings),

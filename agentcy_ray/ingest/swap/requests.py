@@ -16,8 +16,10 @@ from agentcy_ray.ingest.swap.records import OPEN, WORKING, Swap, SwapOptions
 from agentcy_ray.ingest.swap.runner import ring, swap_job
 from agentcy_ray.ingest.swap.store import Swaps
 from agentcy_ray.jobs.records import Job, Progress
+from agentcy_ray.retrieval.embedders import scheme_of
 
 if TYPE_CHECKING:
+    from agentcy_ray.core.settings import Settings
     from agentcy_ray.core.tenancy import Principal
     from agentcy_ray.ingest.backfill.store import BackfillStore
     from agentcy_ray.ingest.swap.switch import Switch
@@ -54,6 +56,7 @@ class SwapRequests:
         backfills: BackfillStore,
         switch: Switch,
         bell: Bell,
+        settings: Settings,
     ) -> None:
         self._db = db
         self._queue = queue
@@ -61,6 +64,7 @@ class SwapRequests:
         self._backfills = backfills
         self._switch = switch
         self._bell = bell
+        self._settings = settings
         self._swaps = Swaps(db)
 
     async def start(self, principal: Principal, model: str, options: SwapOptions) -> SwapState:
@@ -68,8 +72,10 @@ class SwapRequests:
 
         Raises:
             ConflictError: ``state_conflict`` while one is under way.
+            InvalidError: there is no such kind of model.
         """
         principal.require("embedding.manage")
+        scheme_of(model, self._settings)
         org_id = principal.org_id
         latest = await self._swaps.latest(org_id)
         async with self._db.tenant(org_id) as connection:
