@@ -282,6 +282,10 @@ async def test_an_agent_answers_by_a_governed_run_that_knows_what_was_said(
     assert [turn["role"] for turn in run["input"]["history"]] == ["user", "assistant"]
     assert run["input"]["instructions"] == "Be brief."
     assert (await (await platform.as_("other")).get(f"/runs/{run_id}")).status_code == 404
+    with pytest.raises(openai.NotFoundError):
+        await (await openai_as(platform, "other")).chat.completions.create(
+            model=model, messages=messages
+        )
     stream = await client.chat.completions.create(
         model=model, messages=ASK, stream=True, stream_options={"include_usage": True}
     )
@@ -290,6 +294,21 @@ async def test_an_agent_answers_by_a_governed_run_that_knows_what_was_said(
     assert notes(chunks[0])["run_id"].startswith("run_")
     assert notes(chunks[-2])["finish_reason"] == "end_turn"
     assert chunks[-1].usage is not None
+
+
+async def test_an_agent_is_told_what_was_said_before(platform: Platform) -> None:
+    # What this model says follows from what it reads.
+    model = await agent(platform, "listener", "scripted:tokens=8")
+    client = await openai_as(platform, "member")
+    last = {"role": "user", "content": "And then?"}
+    before: list[Any] = [*ASK, {"role": "assistant", "content": "Thrice."}]
+    answers = [
+        (await client.chat.completions.create(model=model, messages=messages))
+        .choices[0]
+        .message.content
+        for messages in ([*before, last], [*before, last], [last])
+    ]
+    assert answers[0] == answers[1] != answers[2]
 
 
 @pytest.mark.requirement("API-08")
