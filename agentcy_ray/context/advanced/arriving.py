@@ -55,7 +55,7 @@ class Arriving:
         Args:
             org_id: whose.
             kind: nodes or edges; the ends of edges may come later.
-            entities: which ones.
+            entities: which ones, all live or all archived.
             over_all: count over every row that the engine has of them, however new.
 
         Raises:
@@ -152,8 +152,11 @@ class Arriving:
 def _adopted(kind: EntityKind, entities: Entities, newest: dict[str, str]) -> pa.RecordBatch:
     make = node_rows if kind == "node" else edge_rows
     rows = make(entities.rows, datetime.now().astimezone())
-    last = entities.last_seen
-    micros = pc.cast(pc.cast(last, pa.int64()), pa.string())
+    last, archived = entities.last_seen, entities.archived_at
+    moments = pc.cast(last, pa.int64())
+    if archived is not None:  # as ``hidden_rows`` counts
+        moments = pc.max_element_wise(pc.add(moments, 1), pc.cast(archived, pa.int64()))
+    micros = pc.cast(moments, pa.string())
     versions = pc.utf8_lpad(micros, VERSION_DIGITS, "0")
     if newest:
         versions = pa.array(
@@ -171,6 +174,11 @@ def _adopted(kind: EntityKind, entities: Entities, newest: dict[str, str]) -> pa
         "last_seen": pc.strftime(last, _STAMP),
         "version": versions,
     }
+    if archived is not None:
+        own |= {
+            "archived_at": pc.strftime(archived, _STAMP),
+            "op": pa.repeat(pa.scalar("archive"), rows.num_rows),
+        }
     columns = {name: own.get(name, rows.column(name)) for name in rows.schema.names}
     return pa.RecordBatch.from_pydict(columns)
 

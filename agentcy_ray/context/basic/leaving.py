@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -42,6 +42,13 @@ _EDGES_BY_ID = """
 MATCH ()-[r:{type}]->() WHERE r.id IN $ids AND r.org = $org AND r.archived_at IS NULL
 RETURN r AS entity
 """
+_ARCHIVED_NODES = """
+MATCH (n:Entity) WHERE n.org = $org AND n.archived_at IS NOT NULL AND n.content_hash <> ''
+RETURN n AS entity
+"""
+_ARCHIVED_EDGES = """
+MATCH ()-[r:{type}]->() WHERE r.org = $org AND r.archived_at IS NOT NULL RETURN r AS entity
+"""
 _HOURS = """
 MATCH (n:Event) WHERE n.org = $org AND n.content_hash = ''
 RETURN n.last_seen AS hour, count(*) AS count ORDER BY hour
@@ -56,7 +63,7 @@ MATCH (n:Entity) WHERE n.org = $org WITH n LIMIT $many DETACH DELETE n RETURN co
 
 
 class Leaving:
-    """One organisation's way out of Basic. Reads what is live, and nothing else."""
+    """One organisation's way out of Basic. Reads what is live, unless it says otherwise."""
 
     def __init__(self, bolt: Bolt) -> None:
         self._bolt = bolt
@@ -96,6 +103,23 @@ class Leaving:
             rows = await self._bolt.read(text, {"org": org_id.hex, "ids": some})
             found += [_edge_row(row["entity"], type_) for row in rows]
         return _entities(found, EDGES)
+
+    async def archived(self, org_id: UUID, kind: EntityKind) -> AsyncGenerator[Entities]:
+        """Whole entities that are archived, a part at a time; events are none."""
+        schema = NODES if kind == "node" else EDGES
+        for name in [""] if kind == "node" else await edge_types(self._bolt):
+            text = _ARCHIVED_NODES if kind == "node" else _ARCHIVED_EDGES.format(type=name)
+            rows: list[dict[str, Any]] = []
+            async with self._bolt.cursor(text, {"org": org_id.hex}) as cursor:
+                async for record in cursor:
+                    stored = record["entity"]
+                    row = _node_row(stored) if kind == "node" else _edge_row(stored, _plain(name))
+                    rows.append({**row, "archived": moment(stored["archived_at"])})
+                    if len(rows) == LISTED:
+                        yield _entities(rows, schema)
+                        rows = []
+            if rows:
+                yield _entities(rows, schema)
 
     async def edges_among(self, org_id: UUID, ids: Sequence[str]) -> Entities:
         """Whole edges by id, whatever their types."""
@@ -170,9 +194,11 @@ def _seen(rows: list[list[Any]], names: list[str] | None) -> pa.RecordBatch:
 
 
 def _entities(rows: list[dict[str, Any]], schema: pa.Schema) -> Entities:
+    hidden = [row.pop("archived", None) for row in rows]
     times = (pa.array([row.pop(name) for row in rows], MOMENT) for name in ("first", "last"))
     first, last = times
-    return Entities(pa.RecordBatch.from_pylist(rows, schema=schema), first, last)
+    archived = pa.array(hidden, MOMENT) if any(hidden) else None
+    return Entities(pa.RecordBatch.from_pylist(rows, schema=schema), first, last, archived)
 
 
 def _node_row(stored: Any) -> dict[str, Any]:

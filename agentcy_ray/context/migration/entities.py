@@ -29,6 +29,8 @@ class Entities:
     """Schema ``NODES`` or ``EDGES``; no id comes twice."""
     first_seen: pa.Array
     last_seen: pa.Array
+    archived_at: pa.Array | None = None
+    """When each was hidden; None when all are live."""
 
     def parts(self, size: int) -> list[Entities]:
         """The same in parts of at most ``size`` rows."""
@@ -37,6 +39,7 @@ class Entities:
                 cast("pa.RecordBatch", self.rows.slice(start, size)),
                 self.first_seen.slice(start, size),
                 self.last_seen.slice(start, size),
+                None if self.archived_at is None else self.archived_at.slice(start, size),
             )
             for start in range(0, self.rows.num_rows, size)
         ]

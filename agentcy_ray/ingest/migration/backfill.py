@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from agentcy_ray.stores.objects import ObjectStore
 
 PARTS: tuple[str, ...] = ("nodes", "edges", "other_nodes", "other_edges")
+LATER = frozenset({"archived", "events"})
+"""What comes after the parts of every source."""
 SAVED_PARTS, BATCH_ROWS, LEAST_ROWS = 400, 20_000, 500
 """A cursor is saved for each so manieth part of the rows, so that a worker that is killed has
 written less than a hundredth of the whole in vain; but for so many rows at most and at least."""
@@ -114,11 +116,13 @@ class Backfill:
         await self._save(None, 0, {"total": total})
         packages = await self._packages()
         for source in sorted(nodes.parts.keys() | edges.parts.keys()):
-            if cursor.get("part") == "events" or source < cursor.get("source", ""):
+            if cursor.get("part") in LATER or source < cursor.get("source", ""):
                 continue
             mine = cursor if cursor.get("source") == source else {}
             await self._source(source, nodes.of(source), edges.of(source), packages, mine)
             self.probe("source")
+        if cursor.get("part") != "events":
+            await self._archived()
         await self._events(hours, cursor.get("after", "") if cursor.get("part") == "events" else "")
 
     async def _packages(self) -> dict[str, UUID | None]:
@@ -221,6 +225,21 @@ class Backfill:
                 rows += await self.engines.arriving.adopt(org_id, entity, found)
             await self._save({**place, "after": last}, rows)
             self.probe("others")
+
+    async def _archived(self) -> None:
+        """What was hidden before writes began to go to both; such rows are in no total.
+
+        An attempt that takes over begins this part anew: equal rows count once.
+        """
+        org_id = self.migration.org_id
+        await self._save({"part": "archived"}, 0)
+        kinds: tuple[EntityKind, ...] = ("node", "edge")
+        for kind in kinds:
+            async with aclosing(self.engines.leaving.archived(org_id, kind)) as parts:
+                async for entities in parts:
+                    self.beat.check()
+                    await self.engines.arriving.adopt(org_id, kind, entities)
+                    self.probe("archived")
 
     async def _events(self, hours: dict[datetime, int], after: str) -> None:
         org_id = self.migration.org_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from agentcy_ray.core.errors import CancelledByRequestError, ConflictError
@@ -39,6 +41,8 @@ async def test_a_migration_cancelled_before_its_cut_over_leaves_basic_as_it_was(
 
     house.source.graph.drop(("Item", "i3"))
     await house.sync()
+    basic_engine, later = moving.router.engines.basic, datetime.now(UTC) + timedelta(days=1)
+    assert await basic_engine.prune(house.org_id, house.source_id, later) > 0
     async with house.db.tenant(house.org_id) as connection:
         await connection.execute(
             "UPDATE jobs SET status = 'cancelled' WHERE id = $1", migration.job_id

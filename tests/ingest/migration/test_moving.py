@@ -71,6 +71,25 @@ async def test_after_the_move_advanced_shows_what_basic_showed_with_its_times(
     assert done.differences == []
 
 
+async def test_what_was_archived_before_the_move_is_archived_after_it(make_moving: MakeMoving):
+    moving = await make_moving(MemorySource(graph=chain(20)))
+    await moving.house.sync()
+    moving.house.source.graph.drop(("Item", "i7"))
+    await moving.house.sync()
+    assert (await moving.move()).status == "done"
+    engines, scope = moving.router.engines, Scope(org_id=moving.house.org_id)
+    for text, hidden in (
+        ("MATCH (n) RETURN n.id, n.name, n.first_seen, n.archived_at ORDER BY n.id", 1),
+        ("MATCH ()-[r]->() RETURN r.id, r.step, r.last_seen, r.archived_at ORDER BY r.id", 2),
+    ):
+        asked = Query(language="cypher", text=text, limit=100, include_archived=True)
+        basic, advanced = [
+            (await engine.query(scope, asked)).rows for engine in (engines.basic, engines.advanced)
+        ]
+        assert advanced == basic
+        assert len([row for row in advanced if row[-1] is not None]) == hidden
+
+
 @pytest.mark.requirement("MIG-02")
 @pytest.mark.requirement("MIG-04")
 async def test_what_is_published_during_the_backfill_is_on_both_and_basic_answers_until_the_end(
