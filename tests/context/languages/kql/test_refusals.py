@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import pickle
-from uuid import UUID
-
 import pytest
 
-from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages.kql import plan
-from agentcy_ray.core.errors import QueryRejectedError
+from tests.context.languages.refused import assert_refused
 
-SCOPE = Scope(org_id=UUID(int=5))
 REFUSED = (
     ("nodes | wher name == 'x'", "wher", 9, "did you mean where?"),
     ("nodes | where nam == 'x'", "nam", 15, "did you mean name?"),
@@ -285,10 +280,4 @@ REFUSED = (
 def test_a_refusal_names_the_token_its_place_and_what_to_write(
     text: str, token: str, column: int, said: str
 ) -> None:
-    with pytest.raises(QueryRejectedError) as caught:
-        plan(text, {}, SCOPE, row_limit=10)
-    error = pickle.loads(pickle.dumps(caught.value))
-    assert (error.details["token"], error.details["line"], error.details["column"]) == (
-        token, 1, column,
-    )  # fmt: skip
-    assert said in error.message
+    assert_refused(plan, text, token, column, said)
