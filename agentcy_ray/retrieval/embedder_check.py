@@ -11,7 +11,6 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.embedders import scheme_of
 from agentcy_ray.retrieval.embeddings_http import server_of
 from agentcy_ray.retrieval.local_model import BUNDLED
-from agentcy_ray.retrieval.scripted_embedder import Script
 from agentcy_ray.stores.checks import Check
 
 
@@ -39,7 +38,6 @@ def _found(reference: str, settings: Settings, served: Collection[str]) -> str:
         case "local":
             return _local(name)
         case "scripted":
-            Script.read(name)
             return "costs nothing and knows nothing: for tests and demonstrations"
         case "vllm":
             if name not in served:

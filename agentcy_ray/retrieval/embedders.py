@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agentcy_ray.core.errors import InvalidError
 from agentcy_ray.retrieval.embedder import MeteredEmbedder
+from agentcy_ray.retrieval.scripted_embedder import Script, ScriptedEmbedder
 
 if TYPE_CHECKING:
     from agentcy_ray.core.settings import Settings
@@ -31,7 +32,8 @@ def scheme_of(reference: str, settings: Settings) -> str:
     """The part before the colon of a reference that may be used here.
 
     Raises:
-        InvalidError: it has no known scheme or no name, or is scripted where that is refused.
+        InvalidError: it has no known scheme or no name, or is a script that cannot be read or is
+            refused here.
     """
     scheme, _, name = reference.partition(":")
     if scheme not in SCHEMES or not name:
@@ -46,6 +48,8 @@ def scheme_of(reference: str, settings: Settings) -> str:
             "to allow them",
             errors=[{"loc": ["embedder"], "message": "scripted embedders are refused here"}],
         )
+    if scheme == "scripted":
+        Script.read(name)
     return scheme
 
 
@@ -88,8 +92,6 @@ async def load_embedder(
                 device=device,
             )
         case "scripted":
-            from agentcy_ray.retrieval.scripted_embedder import Script, ScriptedEmbedder
-
             return ScriptedEmbedder(Script.read(name))
         case "vllm":
             from agentcy_ray.retrieval.served_embedder import open_served

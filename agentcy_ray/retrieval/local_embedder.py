@@ -80,8 +80,8 @@ class LocalEmbedder:
         self._pool = ThreadPoolExecutor(workers + 1, "embed", initializer=_one_thread)
         self._reading = ThreadPoolExecutor(self._readers, "tokenize")
         self._streams: SimpleQueue[Any] = SimpleQueue()
-        self._running = 0
-        for _ in range(workers + 1):
+        self._slots = workers + 1
+        for _ in range(self._slots):
             self._streams.put(_stream() if model.on_gpu else None)
         self.info = model.info
 
@@ -262,12 +262,10 @@ class LocalEmbedder:
         texts = [texts[int(i)] for i in batch]
         ids = None if ids is None else [ids[int(i)] for i in batch]
         stream = self._streams.get()
-        self._running += 1
-        began, beside = time.perf_counter(), self._running
+        began, beside = time.perf_counter(), max(1, self._slots - self._streams.qsize())
         try:
             into[rows] = self._fitting(texts, ids, stream)
         finally:
-            self._running -= 1
             self._streams.put(stream)
         tokens = sum(map(guessed_tokens, texts)) if ids is None else sum(map(len, ids))
         gpu_secs = (time.perf_counter() - began) / beside if self._model.on_gpu else 0.0

@@ -31,7 +31,8 @@ from agentcy_ray.runtime.cluster import NAMESPACE
 
 SPLIT_TEXTS = 32
 """A block of fewer texts is not worth another actor."""
-ATTEMPTS = 4
+ATTEMPTS = 6
+"""With pauses that double from half a second: as long as Ray takes to start an actor anew."""
 START_SECS = 900.0
 """In which an actor has to be placed and its model loaded, perhaps from the model hub."""
 

@@ -25,6 +25,7 @@ from tests.tiny_model import DIM
 
 CONFIG = ClusterConfig.model_validate({"embedding": {"actors": {"min": 2, "max": 2}}})
 MODEL = "scripted:dim=32,seed=1"
+SLOW = f"{MODEL},ms=300,fail=poison"
 SETTINGS = Settings.load({}, embedding_model=MODEL)
 TEXTS = [f"text {i} speaks of {'many ' * (i % 50)}things" for i in range(300)]
 
@@ -95,7 +96,7 @@ async def test_another_model_has_actors_of_its_own_which_all_processes_share(
 
 
 async def test_what_the_model_says_arrives_as_it_was_said(pools: EmbeddingPools) -> None:
-    refusing = await pools.of("scripted:dim=8,fail=poison")
+    refusing = await pools.of(SLOW)
     with pytest.raises(EmbedderRefusedError) as refused:
         await refusing.embed(["poison"])
     assert refused.value.details["texts"] is True
@@ -107,10 +108,9 @@ async def test_what_the_model_says_arrives_as_it_was_said(pools: EmbeddingPools)
 
 @pytest.mark.requirement("CLU-02")
 async def test_an_actor_that_dies_costs_a_caller_no_text(pools: EmbeddingPools, owner: Any) -> None:
-    slow = "scripted:dim=32,seed=1,ms=300"
-    pool = await pools.of(slow)
+    pool = await pools.of(SLOW)
     working = asyncio.create_task(pool.embed(TEXTS))
-    victim = ray.get_actor(names.embedders_of(CONFIG, slow)[0], namespace=NAMESPACE)
+    victim = ray.get_actor(names.embedders_of(CONFIG, SLOW)[0], namespace=NAMESPACE)
     ray.kill(victim, no_restart=False)
     async with asyncio.timeout(60):
         np.testing.assert_array_equal(matrix_of(await working), await expected(MODEL))
