@@ -6,8 +6,10 @@ so, with the house's ``code``, ``request_id`` and ``details`` beside what the fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -31,6 +33,7 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_FIELD = re.compile(r"[a-z0-9_]+")
 _PROVIDERS_OWN = frozenset({400, 413, 422, 429})
 """Statuses of a provider that say something about the request, so its caller gets them too."""
 
@@ -126,5 +129,12 @@ def _param(details: Mapping[str, Any]) -> str | None:
     if not isinstance(faults, list) or not faults or not isinstance(faults[0], dict):
         return None
     place: Any = faults[0].get("loc")
-    parts = place.split(".") if isinstance(place, str) else [str(part) for part in place or ()]
-    return ".".join(parts[1:] if parts[:1] == ["body"] else parts) or None
+    text = place if isinstance(place, str) else ".".join(str(part) for part in place or ())
+    parts = text.split(".")
+    parts = parts[1:] if parts[:1] == ["body"] else parts
+    return ".".join(takewhile(_names_a_field, parts)) or None
+
+
+def _names_a_field(part: str) -> bool:
+    """Whether a part of a place is in the body; pydantic adds which type of several it tried."""
+    return part != "str" and _FIELD.fullmatch(part) is not None

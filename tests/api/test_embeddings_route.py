@@ -37,6 +37,7 @@ async def test_vectors_are_those_of_the_embedder_in_either_encoding(platform: Pl
         ({"input": [1, 2, 3]}, "input"),
         ({"input": [[1, 2], [3]]}, "input"),
         ({"input": []}, "input"),
+        ({"input": {"text": "x"}}, "input"),
         ({"input": ["x"] * 257}, "input"),
         ({"input": ["x", " "]}, "input.1"),
         ({"dimensions": 100}, "dimensions"),

@@ -133,7 +133,11 @@ async def begun(pieces: Pieces, idle_secs: float) -> Pieces:
         AgentcyError: the source failed at once.
     """
     first = asyncio.create_task(_next(pieces))
-    done, _ = await asyncio.wait({first}, timeout=idle_secs)
+    try:
+        done, _ = await asyncio.wait({first}, timeout=idle_secs)
+    except asyncio.CancelledError:
+        first.cancel()
+        raise
     if done:
         first.result()
     return _with_idle(pieces, first, idle_secs)
