@@ -198,7 +198,8 @@ async def _resumed(bench: Bench, size: int) -> Figure:
     """Killed five times; in percent, the texts that were embedded again."""
     source = await packaged(bench, size)
     info = EmbedderInfo("scripted:dim=384,seed=7", "scripted:dim=384,seed=7", DIM, 8192, "1")
-    space, backfill = await begun(bench, info, BackfillOptions())
+    blocks = BackfillOptions(block_chunks=min(1000, max(16, size // 1000)))
+    space, backfill = await begun(bench, info, blocks)
     counted = bench.folder / "embedded"
     store = BackfillStore(
         bench.db, PostgresQueue(bench.settings, bench.db), SpaceStore(bench.db, bench.settings)

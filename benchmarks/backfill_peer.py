@@ -24,20 +24,17 @@ def llamaindex(url: str, texts: list[str]) -> float:
     from llama_index.core.schema import TextNode
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
     from llama_index.vector_stores.postgres import PGVectorStore
-    from sqlalchemy.engine import make_url
 
-    parts = make_url(url)
-    socket = parts.query.get("host")
-    host = parts.host or (socket if isinstance(socket, str) else "localhost")
+    parts = urlsplit(url)
     store = PGVectorStore.from_params(
-        host=host, port=str(parts.port or parts.query.get("port") or 5432),
-        database=parts.database, user=parts.username, password=parts.password,
+        connection_string=parts._replace(scheme="postgresql+psycopg2").geturl(),
+        async_connection_string=parts._replace(scheme="postgresql+asyncpg").geturl(),
         table_name="llama", embed_dim=DIM, use_jsonb=True,
     )  # fmt: skip
     model = HuggingFaceEmbedding(
         str(MODEL_DIR), device="cpu", embed_batch_size=BATCH, max_length=512
     )
-    pipeline = IngestionPipeline(transformations=[model], vector_store=store)
+    pipeline = IngestionPipeline(transformations=[model], vector_store=store, disable_cache=True)
     pipeline.run(nodes=[TextNode(text=text) for text in texts[:WARM]])
     nodes = [TextNode(text=text) for text in texts]
     began = time.perf_counter()
