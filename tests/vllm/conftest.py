@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
 import orjson
@@ -17,9 +17,11 @@ import psutil
 import pytest
 
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
-from agentcy_ray.runtime.served_models import ServedModels
 from tests.e2e.conftest import WAIT_SECS, Machine, environment, repository, workdir
 from tests.vllm.chat_model import WINDOW
+
+if TYPE_CHECKING:
+    from agentcy_ray.runtime.served_models import ServedModels
 
 __all__ = ["repository", "workdir"]
 
@@ -41,8 +43,13 @@ def model(name: str, folder: Path, task: str, **more: Any) -> dict[str, Any]:
         "task": task,
         "device": "cpu",
         "max_model_len": WINDOW,
-        "environment": {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"},
-        "engine_args": {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 8},
+        "environment": {"OMP_NUM_THREADS": "1"},
+        "engine_args": {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_num_seqs": 8,
+            "kv_cache_memory_bytes": 128 * 2**20,
+        },
         **more,
     }
 
@@ -107,9 +114,11 @@ def await_models(machine: Machine) -> None:
 
 @pytest.fixture(scope="session")
 def joined(machine: Machine) -> Iterator[ClusterConfig]:
-    """This process as another driver of the platform's cluster; gives its config."""
-    import ray
+    """This process as another driver of the platform's cluster; gives its config.
 
+    Ray reads how to authenticate when it is imported, so nothing may have imported it before.
+    """
+    assert "ray" not in sys.modules
     [gcs] = machine.processes("gcs_server")
     ports = [c.laddr.port for c in gcs.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     with pytest.MonkeyPatch.context() as patch:
@@ -118,6 +127,8 @@ def joined(machine: Machine) -> Iterator[ClusterConfig]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "0")
         patch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+        import ray
+
         ray.init(
             address=f"127.0.0.1:{ports[0]}",
             namespace="agentcy",
@@ -131,6 +142,8 @@ def joined(machine: Machine) -> Iterator[ClusterConfig]:
 @pytest.fixture(scope="session")
 def served(joined: ClusterConfig) -> ServedModels:
     """The models by deployment handle."""
+    from agentcy_ray.runtime.served_models import ServedModels
+
     return ServedModels(joined.models)
 
 

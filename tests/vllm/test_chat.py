@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,10 +13,12 @@ from agentcy_ray.core.errors import ModelError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.llm.model import Done, Message, ModelRequest, TextDelta, ToolOffer
 from agentcy_ray.llm.registry import Models
-from agentcy_ray.runtime.served_models import ServedModels
 from tests.e2e.conftest import Machine
 from tests.vllm.chat_model import ANSWER, TOOL
 from tests.vllm.conftest import busy
+
+if TYPE_CHECKING:
+    from agentcy_ray.runtime.served_models import ServedModels
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 ASK = ModelRequest(

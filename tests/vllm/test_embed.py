@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from agentcy_ray.retrieval.embedder import matrix_of
 from agentcy_ray.retrieval.served_embedder import open_served
-from agentcy_ray.runtime.served_models import ServedModels
 from tests.e2e.conftest import Machine
 from tests.vllm.conftest import READY_SECS
+
+if TYPE_CHECKING:
+    from agentcy_ray.runtime.served_models import ServedModels
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 MODEL = "vllm:tiny-embed"
