@@ -20,10 +20,10 @@ from agentcy_ray.retrieval.bulk_copy import ROWS_SCHEMA
 from agentcy_ray.retrieval.embedder import Matrix, metered
 from agentcy_ray.retrieval.index_build import BuildReport
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
-from agentcy_ray.retrieval.pgvector import vector_parameter
 from agentcy_ray.retrieval.queries import Filters, HybridQuery, RagQuery
 from agentcy_ray.retrieval.search import MIN_CANDIDATES, SearchService
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
+from agentcy_ray.retrieval.statements import vector_parameter
 from agentcy_ray.stores.postgres import set_codecs
 from benchmarks.figures import Figure, absolute, compared
 from benchmarks.stores import Bench, fresh_stores

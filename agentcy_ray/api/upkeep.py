@@ -21,6 +21,7 @@ from agentcy_ray.ingest.swap.expiry import drop_expired
 from agentcy_ray.jobs.queue import JobQueue
 from agentcy_ray.jobs.records import NewJob
 from agentcy_ray.retrieval.spaces import SpaceStore
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.stores.postgres import Database
 
 FIRST_SECS = 60.0
@@ -104,6 +105,7 @@ class Upkeep:
         self._kept = timedelta(days=settings.run_event_retention_days)
         self._queries_kept = timedelta(days=settings.embedding_query_days)
         self._spaces = SpaceStore(db, settings)
+        self._settings = settings
         self._clock = clock or SystemClock()
         self._audit_months = AuditMonths(db, self._clock)
 
@@ -138,7 +140,7 @@ class Upkeep:
         keys = await self._delete(_KEYS, now) + await self._delete(_REPLAYS, now)
         events = await self._delete(_EVENTS, now - self._kept)
         queries = await self._delete(_QUERIES, now - self._queries_kept)
-        spaces = await drop_expired(self._db, self._spaces)
+        spaces = await self._drop_expired()
         await self._audit_months.tend()
         async with self._db.system() as connection:
             since = now - EVERY_DAY
@@ -152,6 +154,13 @@ class Upkeep:
             await self._queue.enqueue(_shorten_job(org_id))
         left = 0 if self._reservations is None else await self._reservations.sweep()
         return Done(keys, events, asked, shortened, left, queries, spaces)
+
+    async def _drop_expired(self) -> int:
+        backends = VectorBackends(self._settings)
+        try:
+            return await drop_expired(self._db, self._spaces, backends)
+        finally:
+            await backends.close()
 
     async def _delete(self, statement: str, before: object) -> int:
         total, changed = 0, ROWS

@@ -199,6 +199,14 @@ class Settings(BaseModel):
     embedding_query_days: int = _setting(30, "days that a sampled query is kept", ge=1)
     chunk_tokens: int = _setting(384, "tokens per chunk", ge=32, le=8192)
     chunk_overlap: int = _setting(48, "tokens shared by neighbours", ge=0)
+    vector_backend: Literal["pgvector", "qdrant", "pinecone"] = _setting(
+        "pgvector", "where new spaces keep their vectors"
+    )
+    qdrant_url: OptionalText = _setting(None, "of VECTOR_BACKEND=qdrant")
+    qdrant_api_key: Secret = _setting(None, "key of QDRANT_URL, if it asks for one")
+    pinecone_api_key: Secret = _setting(None, "of VECTOR_BACKEND=pinecone")
+    pinecone_index: OptionalText = _setting(None, "name of the index; or give PINECONE_HOST")
+    pinecone_host: OptionalText = _setting(None, "address of the index; unset = asked by its name")
     hnsw_m: int = _setting(16, "HNSW links per node", ge=4)
     hnsw_ef_construction: int = _setting(128, "HNSW build width", ge=8)
     hnsw_ef_search: int = _setting(100, "HNSW search width", ge=8)

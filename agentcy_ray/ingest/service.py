@@ -44,10 +44,11 @@ from agentcy_ray.ingest.syncs import JOB_KIND
 from agentcy_ray.jobs.queue import open_queue
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.jobs.worker import Beat, Handler
+from agentcy_ray.retrieval.backed_index import BackedIndex
 from agentcy_ray.retrieval.chunkers import Chunkers
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
-from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.objects import ObjectStore, open_objects
 from agentcy_ray.stores.postgres import Database, open_database
@@ -177,10 +178,12 @@ async def open_ingest(
         resources.push_async_callback(engine.close)
         secrets = resolve_secrets(settings)
         vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+        backends = VectorBackends(settings)
+        resources.push_async_callback(backends.close)
         objects, registry = open_objects(settings), builtin_registry(settings)
         stores = Stores(
             engine,
-            PgVectorIndex(db, settings),
+            BackedIndex(db, settings, backends),
             SpaceStore(db, settings),
             embedders,
             Chunkers(bundled_tokenizer(), settings),
@@ -210,7 +213,8 @@ async def open_ingest(
         resources.push_async_callback(ledger.close)
         backfills = Backfiller(
             db, objects, stores.spaces, embedders, stores.chunkers,
-            IndexFinisher(db, stores.spaces, settings), settings, drivers or {}, bell, ledger,
+            IndexFinisher(db, stores.spaces, settings, backends), settings, drivers or {}, bell,
+            ledger, backends,
         )  # fmt: skip
         swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings)
         return Ingest(

@@ -42,7 +42,8 @@ async def copy_chunks(
             committed here, so a cursor may go along.
         space: whose table.
         chunks: rows of ``CHUNKS``.
-        vectors: theirs, in their order.
+        vectors: theirs, in their order; of a space whose vectors lie elsewhere they are written by
+            the caller, before.
 
     Returns:
         How many rows were written.
@@ -52,8 +53,8 @@ async def copy_chunks(
     """
     if not chunks.num_rows:
         return 0
-    rows = await asyncio.to_thread(encode_rows, space, chunks, vectors)
-    columns = [*COLUMNS, "embedding"]
+    rows = await asyncio.to_thread(encode_rows, space, chunks, None if space.remote else vectors)
+    columns = [*COLUMNS] if space.remote else [*COLUMNS, "embedding"]
     await connection.execute("SAVEPOINT block")
     try:
         tag = await connection.copy_to_table(

@@ -1,16 +1,21 @@
-"""The ``VectorIndex`` protocol: the write path of chunks and their vectors."""
+"""The ``VectorIndex`` protocol: chunks and their vectors, as they are written and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 
 from agentcy_ray.retrieval.embedder import Vectors
-from agentcy_ray.retrieval.spaces import Space
+from agentcy_ray.retrieval.queries import Filters
+from agentcy_ray.retrieval.space import Space
+
+Neighbour = tuple[str, float]
+"""Key of a chunk, and its similarity, 0–1."""
 
 
 class VectorIndex(Protocol):
@@ -60,4 +65,27 @@ class VectorIndex(Protocol):
 
     async def count(self, space: Space, source_id: UUID | None = None) -> int:
         """Live chunks of the space, or of one source in it."""
+        ...
+
+    async def hide(self, space: Space, keys: Sequence[str]) -> None:
+        """Told of chunks that were archived in Postgres itself, where vectors may lie elsewhere."""
+        ...
+
+    async def nearest(
+        self,
+        space: Space,
+        vector: np.ndarray[Any, np.dtype[np.float32]],
+        realms: Sequence[str] | None,
+        filters: Filters,
+        limit: int,
+    ) -> list[Neighbour]:
+        """The live chunks nearest to ``vector``, nearest first.
+
+        Args:
+            space: where they lie.
+            vector: shape (dim,), of unit length.
+            realms: realms that may be seen; None = all.
+            filters: what else must hold of a chunk before it counts towards ``limit``.
+            limit: how many at most; so many if there are so many that pass.
+        """
         ...

@@ -130,7 +130,12 @@ class IndexBuilder:
         """Definitions by name of what does not stand, or is half made."""
         s = self._settings
         rows = await connection.fetch(
-            _WANTED, space.id, space.storage, space.distance, s.hnsw_m, s.hnsw_ef_construction
+            _WANTED,
+            space.id,
+            "none" if space.remote else space.storage,
+            space.distance,
+            s.hnsw_m,
+            s.hnsw_ef_construction,
         )
         return {row["name"]: row["definition"] for row in rows if not row["valid"]}
 

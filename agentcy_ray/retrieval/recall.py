@@ -9,9 +9,11 @@ import asyncpg
 
 from agentcy_ray.core.errors import QueryTimeoutError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.retrieval.remote_recall import remote_shares
 from agentcy_ray.retrieval.space import DISTANCES, Space
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.retrieval.statements import planner_settings
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.stores.postgres import Database
 
 GOAL = 0.95
@@ -62,6 +64,7 @@ async def recall_at(
     *,
     k: int = 10,
     sample: int = 200,
+    backends: VectorBackends | None = None,
 ) -> Recall:
     """Compare the index with an exact search and keep the figures with the space.
 
@@ -75,11 +78,30 @@ async def recall_at(
         space: one that is indexed.
         k: neighbours looked for.
         sample: rows of the space that are used as queries.
+        backends: have the vectors that lie elsewhere; None = those that the settings name.
 
     Raises:
         QueryTimeoutError: a single search took more than ten minutes.
         StoreUnavailableError: Postgres went away.
     """
+    if space.remote:
+        shares = await remote_shares(db, settings, space, k, sample, backends)
+    else:
+        shares = await _table_shares(db, spaces, settings, space, k, sample)
+    recall = Recall(
+        mean=round(sum(shares) / len(shares), 4) if shares else 1.0,
+        worst=round(min(shares), 4) if shares else 1.0,
+        ef_search=settings.hnsw_ef_search,
+        sampled=len(shares),
+        k=k,
+    )
+    await spaces.note_recall(space.org_id, space.id, recall.record())
+    return recall
+
+
+async def _table_shares(
+    db: Database, spaces: SpaceStore, settings: Settings, space: Space, k: int, sample: int
+) -> list[float]:
     version = await spaces.vector_version()
     names = {
         "table": space.table_name,
@@ -98,15 +120,7 @@ async def recall_at(
         share = _share(row["chunk_key"], truth, found, k)
         if share is not None:
             shares.append(share)
-    recall = Recall(
-        mean=round(sum(shares) / len(shares), 4) if shares else 1.0,
-        worst=round(min(shares), 4) if shares else 1.0,
-        ef_search=settings.hnsw_ef_search,
-        sampled=len(shares),
-        k=k,
-    )
-    await spaces.note_recall(space.org_id, space.id, recall.record())
-    return recall
+    return shares
 
 
 async def _answers(

@@ -20,6 +20,7 @@ from agentcy_ray.retrieval.fusion import fused
 from agentcy_ray.retrieval.one_embedder import AnyEmbedders
 from agentcy_ray.retrieval.queries import Hit, HitSource, HybridQuery, RagQuery, SearchHits
 from agentcy_ray.retrieval.query_sample import QuerySample
+from agentcy_ray.retrieval.remote_search import Fetch, RemoteSearch
 from agentcy_ray.retrieval.routing import Routes
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.retrieval.statements import (
@@ -28,6 +29,7 @@ from agentcy_ray.retrieval.statements import (
     planner_settings,
     vector_statement,
 )
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.retrieval.words import terms
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
@@ -41,10 +43,11 @@ EMBEDDED_CHARS = 4_000
 """Of a longer query only the beginning is embedded; no model here reads further."""
 
 Q = TypeVar("Q", bound=RagQuery)
-Build = Callable[[int], Statement]
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 Seen = Sequence[str] | None
 """Realms that are searched; None = all."""
+Ask = Callable[[int, bool], Awaitable[list[asyncpg.Record]]]
+"""(candidates, whether to compare with every row) → rows, best first."""
 Within = Callable[[Space, Vector, Seen], Awaitable[list[Hit]]]
 
 _log = structlog.get_logger(__name__)
@@ -62,8 +65,15 @@ class SearchService:
         *,
         bell: Bell | None = None,
         sample: QuerySample | None = None,
+        backends: VectorBackends | None = None,
     ) -> None:
-        """``sample`` keeps some of what is asked; without it nothing is kept."""
+        """``sample`` keeps some of what is asked; without it nothing is kept.
+
+        ``backends`` have the vectors that lie elsewhere; None = those that the settings name.
+        """
+        self._backends = backends or VectorBackends(settings)
+        self._closes = backends is None
+        self._remote = RemoteSearch(db, self._backends)
         self._db = db
         self._embedders = embedders
         self._spaces = spaces
@@ -94,12 +104,14 @@ class SearchService:
         query = _without_nul(query)
 
         async def within(space: Space, vector: Vector, seen: Seen) -> list[Hit]:
-            rows = await self._rows(
-                space,
-                query.top_k,
-                lambda limit: hybrid_statement(space, vector, seen, query, limit),
-                lambda rows: len(rows),
-            )
+            async def ask(limit: int, exact: bool) -> list[asyncpg.Record]:
+                if space.remote:
+                    fetch = self._fetcher(space, limit)
+                    return await self._remote.hybrid(space, vector, seen, query, limit, fetch)
+                statement = hybrid_statement(space, vector, seen, query, limit)
+                return await self._fetch(space, statement, limit, exact=exact)
+
+            rows = await self._rows(query.top_k, ask, lambda rows: len(rows))
             words = terms(query.query)
             return [
                 _hit(row, row["score"], words, vector=row["vector"], text=row["words"])
@@ -118,11 +130,15 @@ class SearchService:
         query = _without_nul(query)
 
         async def within(space: Space, vector: Vector, seen: Seen) -> list[Hit]:
+            async def ask(limit: int, exact: bool) -> list[asyncpg.Record]:
+                if space.remote:
+                    fetch = self._fetcher(space, limit)
+                    return await self._remote.search(space, vector, seen, query, limit, fetch)
+                statement = vector_statement(space, vector, seen, query.filters, limit)
+                return await self._fetch(space, statement, limit, exact=exact)
+
             rows = await self._rows(
-                space,
-                query.top_k,
-                lambda limit: vector_statement(space, vector, seen, query.filters, limit),
-                lambda rows: len({row["node_id"] for row in rows}),
+                query.top_k, ask, lambda rows: len({row["node_id"] for row in rows})
             )
             words = terms(query.query)
             nearest = list({row["node_id"]: row for row in reversed(rows)}.values())
@@ -145,6 +161,8 @@ class SearchService:
     async def close(self) -> None:
         """Stop listening for other spaces."""
         await self.routes.close()
+        if self._closes:
+            await self._backends.close()
 
     async def _answer(
         self, org_id: UUID, realms: Sequence[str] | None, query: RagQuery, within: Within
@@ -207,12 +225,12 @@ class SearchService:
         return await within(space, matrix_of(vectors)[0], seen)
 
     async def _rows(
-        self, space: Space, top_k: int, build: Build, nodes: Callable[[list[Any]], int]
+        self, top_k: int, ask: Ask, nodes: Callable[[list[Any]], int]
     ) -> list[asyncpg.Record]:
-        """Rows of the statement; asked again wider while there could be more entities to find."""
+        """Rows of ``ask``; asked again wider while there could be more entities to find."""
         limit, exact = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k), False
         while True:
-            answer = await self._fetch(space, build(limit), limit, exact=exact)
+            answer = await ask(limit, exact)
             rows = [row for row in answer if row["node_id"] is not None]
             if nodes(rows) >= top_k:
                 return rows
@@ -222,6 +240,9 @@ class SearchService:
                 limit = min(MAX_CANDIDATES, limit * 8)  # many chunks of few entities
             else:
                 return rows
+
+    def _fetcher(self, space: Space, limit: int) -> Fetch:
+        return lambda statement: self._fetch(space, statement, limit, exact=False)
 
     async def _fetch(
         self, space: Space, statement: Statement, limit: int, *, exact: bool

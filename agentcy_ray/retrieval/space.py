@@ -19,6 +19,9 @@ Storage = Literal["vector", "halfvec"]
 
 Distance = Literal["cosine", "l2", "ip"]
 
+PGVECTOR = "pgvector"
+"""The backend whose vectors lie in the table itself."""
+
 MAX_DIM: Mapping[Storage, int] = {"halfvec": 4000, "vector": 2000}
 """Longest vector that an HNSW index of pgvector takes, by storage type."""
 
@@ -62,7 +65,8 @@ class Space(BaseModel):
     storage: Storage
     chunking: str = ""
     """How the texts were cut; empty where that was not written down yet."""
-    backend: str = "pgvector"
+    backend: str = PGVECTOR
+    """Where the vectors lie; the rest of a chunk is in the table always."""
     table_name: str
     status: str
     progress: dict[str, Any] | None = None
@@ -75,6 +79,11 @@ class Space(BaseModel):
     retired_at: datetime | None = None
     drop_after: datetime | None = None
     """The end of a retired space's grace: until then it is written, after it may be dropped."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether the vectors lie in another store than the table."""
+        return self.backend != PGVECTOR
 
     def require(self, info: EmbedderInfo) -> None:
         """Check that vectors of ``info`` may be compared with those of this space.

@@ -32,7 +32,7 @@ INSERT INTO embedding_spaces
   (org_id, embedder, revision, signature, dim, distance, storage, chunking, backend, id, table_name)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {COLUMNS}
 """
-CREATE_TABLE = "SELECT create_vector_table($1, $2, $3, $4)"
+CREATE_TABLE = "SELECT create_vector_table($1, $2, $3, $4, $5)"
 CREATE_INDEXES = "SELECT build_vector_indexes($1, $2, $3, $4, $5)"
 MOVE = (
     "UPDATE embedding_spaces SET status = '{target}'{also} "

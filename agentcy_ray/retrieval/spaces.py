@@ -103,7 +103,7 @@ class SpaceStore:
         storage: Storage | None = None,
         distance: Distance = "cosine",
         chunking: str | None = None,
-        backend: str = "pgvector",
+        backend: str | None = None,
     ) -> Space:
         """A space in status ``building``: a table without secondary indexes, yet to be filled.
 
@@ -116,14 +116,15 @@ class SpaceStore:
             storage: None = ``halfvec`` where pgvector has it.
             distance: what nearness means; vectors of unit length give one order in all three.
             chunking: how texts are cut; None = as this process does.
-            backend: where the vectors lie.
+            backend: where the vectors lie; None = ``VECTOR_BACKEND``.
 
         Raises:
             ConflictError: one like it is ready, active or retired.
             InvalidError: no index takes vectors this long.
         """
         kind = await self._storage(info, storage)
-        identity = _identity(org_id, info, kind, distance, chunking, backend, self._settings)
+        where = backend or self._settings.vector_backend
+        identity = _identity(org_id, info, kind, distance, chunking, where, self._settings)
         async with self._db.system() as connection:
             await connection.execute(sql.LOCK, org_id)
             twin = _space(await connection.fetchrow(sql.SAME, *identity))
@@ -275,9 +276,8 @@ class SpaceStore:
 
     async def _first(self, org_id: UUID, info: EmbedderInfo) -> Space:
         """A first space has nothing to fill and nothing to be compared with: active at once."""
-        storage = await self._storage(info, None)
-        identity = _identity(org_id, info, storage, "cosine", None, "pgvector", self._settings)
-        s = self._settings
+        storage, s = await self._storage(info, None), self._settings
+        identity = _identity(org_id, info, storage, "cosine", None, s.vector_backend, s)
         async with self._db.system() as connection:
             await connection.execute(sql.LOCK, org_id)
             space = _space(await connection.fetchrow(sql.ACTIVE, org_id))
@@ -294,7 +294,7 @@ class SpaceStore:
                 await connection.execute(
                     sql.CREATE_INDEXES,
                     space.id,
-                    storage,
+                    "none" if space.remote else storage,
                     "cosine",
                     s.hnsw_m,
                     s.hnsw_ef_construction,
@@ -324,7 +324,14 @@ def _identity(
 async def _insert(connection: Any, identity: tuple[Any, ...]) -> Space:
     made = new_id()
     space = Space(**dict(await connection.fetchrow(sql.INSERT, *identity, made, f"vec_{made.hex}")))
-    await connection.execute(sql.CREATE_TABLE, space.id, space.org_id, space.dim, space.storage)
+    await connection.execute(
+        sql.CREATE_TABLE,
+        space.id,
+        space.org_id,
+        space.dim,
+        space.storage,
+        space.backend,
+    )
     return space
 
 

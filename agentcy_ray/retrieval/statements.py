@@ -6,14 +6,16 @@ filters in its own WHERE: nothing is scored that may not be returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from pgvector import HalfVector, Vector
 
 from agentcy_ray.core.errors import NotFoundError
 from agentcy_ray.core.ids import decode
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.pgvector import vector_parameter
 from agentcy_ray.retrieval.queries import Filters, HybridQuery
 from agentcy_ray.retrieval.space import DISTANCES, Space
 from agentcy_ray.retrieval.words import comparable, like_pattern, terms
@@ -61,12 +63,18 @@ SELECT m.chunk_key, m.weight FROM unnest({words}::text[]) AS t(word) CROSS JOIN 
 _BY_ALL = """
 (SELECT chunk_key, 2.0 AS weight FROM {view} WHERE {together} AND {where} LIMIT {rows})
 """
-_HYBRID = """
-WITH {nearest}, {found},
+_LEXICAL = """
 lexical AS (
   SELECT chunk_key FROM ({arms}) arm GROUP BY chunk_key
-  ORDER BY sum(weight) DESC, chunk_key LIMIT {limit}),
+  ORDER BY sum(weight) DESC, chunk_key LIMIT {limit})
+"""
+_HYBRID = """
+WITH {nearest}, {found},
+{lexical},
 candidates AS (SELECT chunk_key FROM nearest UNION SELECT chunk_key FROM lexical),
+{scored}
+"""
+_SCORED = """
 scored AS (
   SELECT {shown}, chunk_key,
     greatest(0, {similarity})::float8 AS vector,
@@ -88,6 +96,25 @@ FROM found LEFT JOIN (
   SELECT {shown}, distance, {recency} AS recency
   FROM {view} JOIN nearest USING (chunk_key)) chunk ON true
 ORDER BY chunk.distance, chunk.node_id
+"""
+_KEYS = """
+WITH {nearest}, {found}
+SELECT nearest.chunk_key, greatest(0, {similarity})::float8 AS similarity, found.missed
+FROM found LEFT JOIN nearest ON true ORDER BY nearest.distance, nearest.chunk_key
+"""
+# What another store found. It may know less of a chunk than Postgres does, or know it later, so
+# what may be seen is asked here again.
+_GIVEN = """
+found AS (SELECT {found}::int AS n, false AS missed),
+candidates AS (
+  SELECT * FROM unnest({keys}::text[], {near}::float8[]) AS c (chunk_key, similarity))
+"""
+_SHOWN_ROWS = """
+chunk AS (
+  SELECT {shown}, greatest(0, similarity)::float8 AS vector, {recency} AS recency
+  FROM {view} JOIN candidates USING (chunk_key) WHERE {where})
+SELECT found.n AS found, found.missed, chunk.* FROM found LEFT JOIN chunk ON true
+ORDER BY chunk.vector DESC, chunk.node_id
 """
 
 
@@ -116,7 +143,7 @@ class _Builder:
         if filters.labels:
             tests.append(f"labels && {self.add(list(filters.labels))}::text[]")
         if filters.sources:
-            names, ids = self.add(list(filters.sources)), self.add(_source_ids(filters.sources))
+            names, ids = self.add(list(filters.sources)), self.add(source_ids(filters.sources))
             tests.append(
                 f"source_id = ANY({ids}::uuid[] || ARRAY("
                 f"SELECT s.id FROM sources s WHERE s.name = ANY({names}::text[])))"
@@ -148,18 +175,22 @@ def hybrid_statement(
     at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
     distance, similarity = _measures(space, at)
     parts = {"view": view, "where": where, "distance": distance, "limit": limit}
-    sql = _HYBRID.format(
+    lexical = _LEXICAL.format(arms=_arms(build, words, view, where), limit=limit)
+    scored = _SCORED.format(
         **parts,
         similarity=similarity.format(d=distance),
-        nearest=_NEAREST.format(**parts),
-        found=_FOUND.format(**parts),
-        arms=_arms(build, words, view, where),
         shown=_SHOWN,
         recency=_RECENCY,
         query=f"{build.add(comparable(query.query, words))}::text",
         vector_weight=build.add(query.vector_weight),
         text_weight=build.add(query.text_weight),
         top_k=query.top_k,
+    )
+    sql = _HYBRID.format(
+        nearest=_NEAREST.format(**parts),
+        found=_FOUND.format(**parts),
+        lexical=lexical,
+        scored=scored,
     )
     return Statement(sql, build.values)
 
@@ -182,6 +213,87 @@ def vector_statement(
         found=_FOUND.format(**parts),
         shown=_SHOWN,
         recency=_RECENCY,
+    )
+    return Statement(sql, build.values)
+
+
+def nearest_statement(
+    space: Space, vector: Any, realms: Sequence[str] | None, filters: Filters, limit: int
+) -> Statement:
+    """As ``vector_statement``, but keys and similarities alone."""
+    build = _Builder()
+    where = build.where(realms, filters)
+    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
+    distance, similarity = _measures(space, at)
+    parts = {
+        "view": f"live.{space.table_name}", "where": where, "distance": distance, "limit": limit,
+    }  # fmt: skip
+    sql = _KEYS.format(
+        nearest=_NEAREST.format(**parts),
+        found=_FOUND.format(**parts),
+        similarity=similarity.format(d="nearest.distance"),
+    )
+    return Statement(sql, build.values)
+
+
+def words_statement(
+    space: Space, realms: Sequence[str] | None, query: HybridQuery, limit: int
+) -> Statement:
+    """Keys of the ``limit`` chunks that the words of a query speak for most."""
+    words = terms(query.query)
+    if not words:
+        return Statement("SELECT ''::text AS chunk_key WHERE false", [])
+    build = _Builder()
+    view, where = f"live.{space.table_name}", build.where(realms, query.filters)
+    arms = _arms(build, words, view, where)
+    return Statement(f"WITH {_LEXICAL.format(arms=arms, limit=limit)} TABLE lexical", build.values)
+
+
+def scored_statement(
+    space: Space,
+    realms: Sequence[str] | None,
+    query: HybridQuery,
+    near: Mapping[str, float],
+    found: int,
+) -> Statement:
+    """The hybrid score of chunks whose similarity is known, best per node.
+
+    Args:
+        space: whose table; its vectors lie elsewhere.
+        realms: realms that may be seen; None = all.
+        query: the question with its weights and filters.
+        near: similarity by chunk key.
+        found: how many of them the search by vector brought.
+    """
+    build = _Builder()
+    words = terms(query.query)
+    where = build.where(realms, query.filters)
+    sql = f"WITH {_given(build, near, found)}, {_SCORED}".format(
+        view=f"live.{space.table_name}",
+        where=where,
+        similarity="candidates.similarity",
+        shown=_SHOWN,
+        recency=_RECENCY,
+        query=f"{build.add(comparable(query.query, words))}::text",
+        vector_weight=build.add(query.vector_weight),
+        text_weight=build.add(query.text_weight),
+        top_k=query.top_k,
+    )
+    return Statement(sql, build.values)
+
+
+def shown_statement(
+    space: Space,
+    realms: Sequence[str] | None,
+    filters: Filters,
+    near: Mapping[str, float],
+    found: int,
+) -> Statement:
+    """What ``vector_statement`` gives, of chunks whose similarity is known."""
+    build = _Builder()
+    where = build.where(realms, filters)
+    sql = f"WITH {_given(build, near, found)}, {_SHOWN_ROWS}".format(
+        view=f"live.{space.table_name}", where=where, shown=_SHOWN, recency=_RECENCY
     )
     return Statement(sql, build.values)
 
@@ -218,6 +330,17 @@ def planner_settings(
     return Statement(f"SELECT {calls}", [text for pair in pairs.items() for text in pair])
 
 
+def vector_parameter(space: Space, vector: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    """``vector`` as a query parameter of the space's column type."""
+    return HalfVector(vector.astype(np.float16)) if space.storage == "halfvec" else Vector(vector)
+
+
+def _given(build: _Builder, near: Mapping[str, float], found: int) -> str:
+    return _GIVEN.format(
+        found=build.add(found), keys=build.add([*near]), near=build.add([*near.values()])
+    )
+
+
 def _measures(space: Space, vector: str) -> tuple[str, str]:
     """The distance of a row to ``vector``, and the form of its similarity, 1 at most."""
     sql = DISTANCES[space.distance]
@@ -239,7 +362,8 @@ def _arms(build: _Builder, words: list[str], view: str, where: str) -> str:
     return " UNION ALL ".join(arms)
 
 
-def _source_ids(texts: Sequence[str]) -> list[Any]:
+def source_ids(texts: Sequence[str]) -> list[Any]:
+    """The ids (``src_…``) among names and ids of sources."""
     ids: list[Any] = []
     for text in texts:
         try:

@@ -34,6 +34,7 @@ from agentcy_ray.retrieval.embedder import MeteredEmbedder
 from agentcy_ray.retrieval.embedders import load_embedder
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.space import Space
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.postgres import open_database
 
@@ -190,7 +191,7 @@ class FillStage:
             budget = BlockBudget.of(ledger, task.backfill, task.space.embedder)
             self._opened = (
                 rows,
-                Sink(rows, task.backfill, task.space, reader.state),
+                Sink(rows, task.backfill, task.space, reader.state, VectorBackends(task.settings)),
                 BlockEmbedder(embedder, task.space.dim, Pace(options), budget),
             )
         return self._opened

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from agentcy_ray.core.settings import Settings
     from agentcy_ray.retrieval.space import Space
     from agentcy_ray.retrieval.spaces import SpaceStore
+    from agentcy_ray.retrieval.vector_backends import VectorBackends
     from agentcy_ray.stores.postgres import Database
 
 
 @dataclass(frozen=True)
 class IndexFinisher:
-    """The ``Finisher`` of spaces that lie in Postgres."""
+    """The ``Finisher`` of spaces of every backend."""
 
     db: Database
     spaces: SpaceStore
     settings: Settings
+    backends: VectorBackends | None = None
 
     async def index(self, space: Space, tell: Callable[[str], None]) -> None:
         """Build the indexes that are missing.
@@ -40,5 +42,5 @@ class IndexFinisher:
 
     async def recall(self, space: Space) -> Mapping[str, Any]:
         """Recall@10 of the index against an exact search; it is kept with the space as well."""
-        found = await recall_at(self.db, self.spaces, self.settings, space)
+        found = await recall_at(self.db, self.spaces, self.settings, space, backends=self.backends)
         return found.record()

@@ -42,6 +42,7 @@ from agentcy_ray.ingest.backfill.store import backfill_job
 from agentcy_ray.ingest.backfill.work import Driver, Probe, Work
 from agentcy_ray.jobs.records import Job
 from agentcy_ray.jobs.store import JobStore
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 
 if TYPE_CHECKING:
     from agentcy_ray.core.settings import Settings
@@ -105,8 +106,13 @@ class Backfiller:
     bell: Bell | None = None
     ledger: Ledger | None = None
     """Budgets; None where nobody keeps any."""
+    backends: VectorBackends | None = None
+    """Vectors that lie elsewhere; None = those that the settings name."""
     probe: Probe = no_probe
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def _vectors(self) -> VectorBackends:
+        return self.backends or VectorBackends(self.settings)
 
     async def handle(self, job: Job, beat: Beat) -> None:
         """Do a job of kind ``embed_backfill``; returns at once when there is nothing to go on with.
@@ -154,7 +160,7 @@ class Backfiller:
         reader = Reader(self.db, self.objects, backfill.org_id, backfill.id, chunker, folder)
         work = Work(
             rows, backfill, space, reader,
-            Sink(rows, backfill, space, reader.state),
+            Sink(rows, backfill, space, reader.state, self._vectors()),
             BlockEmbedder(
                 embedder, space.dim, Pace(backfill.options), self._budget(backfill, space)
             ),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agentcy_ray.ingest.backfill.rows import Connection
     from agentcy_ray.retrieval.embedder import Vectors
     from agentcy_ray.retrieval.space import Space
+    from agentcy_ray.retrieval.vector_backends import VectorBackends
 
 STATES_KEPT = 4
 NO_USAGE = EmbedUsage()
@@ -57,6 +58,7 @@ _THERE = "SELECT chunk_key FROM {table} WHERE chunk_key = ANY($1) AND archived_a
 _CLEAR = """
 DELETE FROM {table}
 WHERE node_id = ANY($1) AND (archived_at IS NOT NULL OR NOT chunk_key = ANY($2))
+RETURNING chunk_key
 """
 _MARK = """
 UPDATE embed_blocks SET status = $3, chunks = $4
@@ -123,13 +125,19 @@ class Sink:
     """Writes the blocks of one backfill."""
 
     def __init__(
-        self, rows: BackfillRows, backfill: Backfill, space: Space, load: LoadState
+        self,
+        rows: BackfillRows,
+        backfill: Backfill,
+        space: Space,
+        load: LoadState,
+        backends: VectorBackends,
     ) -> None:
         self._rows = rows
         self._db = rows.db
         self._backfill = backfill
         self._space = space
         self._load = load
+        self._store = backends.of(space.backend) if space.remote else None
         self._states: OrderedDict[UUID, State] = OrderedDict()
 
     async def wanted(self, cut: Cut) -> Wanted:
@@ -232,14 +240,34 @@ class Sink:
         if standing.met and len(ids):
             stay: list[str] = keys.to_pylist()
             clear = _CLEAR.format(table=self._space.table_name)
-            await connection.execute(clear, ids.to_pylist(), stay)
+            gone = await connection.fetch(clear, ids.to_pylist(), stay)
+            if self._store is not None:
+                await self._store.delete(self._space, [row[0] for row in gone])
             expected = wanted.there.intersection(stay)
             whole &= await self._live(connection, sorted(expected)) == expected
         if chunks.num_rows:
+            if self._store is not None:
+                await self._to_store(connection, chunks, vectors)
             await copy_chunks(connection, self._space, chunks, vectors)
         if block.errors:
             await self._rows.put_errors(connection, self._backfill, block.errors)
         return whole, len(keys) - len(block.errors) if whole else 0
+
+    async def _to_store(
+        self, connection: Connection, chunks: pa.RecordBatch, vectors: Vectors
+    ) -> None:
+        """Write vectors to another store, but those of chunks that a publish wrote before.
+
+        Before the rows and so before the mark: a block that is done has its vectors there.
+        """
+        store = self._store
+        assert store is not None
+        there = await self._live(connection, chunks["chunk_key"].to_pylist())
+        if there:
+            known = pa.array(sorted(there), pa.string())
+            mask = pc.invert(pc.is_in(chunks["chunk_key"], value_set=known))
+            chunks, vectors = chunks.filter(mask), vectors.filter(mask)
+        await store.upsert(self._space, chunks, vectors)
 
     async def _standing(self, connection: Connection, cut: Cut) -> _Standing:
         source_id = cut.block.source_id

@@ -38,7 +38,7 @@ ORDER BY t.chunk_key LIMIT {PAGE}
 """
 _HIDE = f"""
 UPDATE {{new}} t SET archived_at = clock_timestamp()
-WHERE archived_at IS NULL AND {_LACKS}
+WHERE archived_at IS NULL AND {_LACKS} RETURNING t.chunk_key
 """
 _NODES_MISSING = f"""
 SELECT count(DISTINCT t.node_id) FROM live.{{old}} t WHERE {_LACKS}
@@ -73,8 +73,9 @@ class Mender:
         key = "chunk_key" if alike else "node_id"
         hide = _HIDE.format(old=old.table_name, new=new.table_name, other=old.table_name, key=key)
         async with self.db.tenant(new.org_id) as connection:
-            tag = await connection.execute(hide)
-            mended += int(tag.rpartition(" ")[2])
+            hidden = [row[0] for row in await connection.fetch(hide)]
+            await self.index.hide(new, hidden)
+            mended += len(hidden)
             if not alike:
                 lacking = _NODES_MISSING.format(
                     old=old.table_name, other=new.table_name, key="node_id"

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.errors import ConfigError, ConflictError, StoreUnavailableError
 from agentcy_ray.core.states import EMBEDDING_SWAP, sources_of
 
 if TYPE_CHECKING:
     from agentcy_ray.retrieval.spaces import SpaceStore
+    from agentcy_ray.retrieval.vector_backends import VectorBackends
     from agentcy_ray.stores.postgres import Database
 
 # Apart from the drop, so that a process which ends in between leaves nothing undone.
@@ -22,10 +23,11 @@ WHERE e.org_id = s.org_id AND e.id = s.from_space AND e.status = 'dropped' AND s
 _log = structlog.get_logger(__name__)
 
 
-async def drop_expired(db: Database, spaces: SpaceStore) -> int:
+async def drop_expired(db: Database, spaces: SpaceStore, backends: VectorBackends) -> int:
     """Drop retired spaces whose grace is over, and end the swaps that left them; returns how many.
 
-    One that is being read at this moment waits for the next round.
+    One that is being read at this moment waits for the next round, and so do vectors in a store
+    that cannot be asked; nobody can come by them any more.
 
     Raises:
         StoreUnavailableError: Postgres does not answer; the next round goes on.
@@ -40,4 +42,8 @@ async def drop_expired(db: Database, spaces: SpaceStore) -> int:
         dropped += 1
     async with db.system() as connection:
         await connection.execute(_OVER, sources_of(EMBEDDING_SWAP, "done"))
+    try:
+        await backends.drop_gone(db)
+    except (ConfigError, StoreUnavailableError) as error:
+        _log.warning("vectors_not_dropped", reason=error.message)
     return dropped

@@ -11,6 +11,7 @@ from agentcy_ray.core.errors import ConfigError, ConflictError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.swap.expiry import drop_expired
 from agentcy_ray.retrieval.query_sample import QuerySample
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from tests.ingest.swap.conftest import MakeSwapping
 from tests.ingest.swap.swapping import WORDS, Swapping
 
@@ -237,7 +238,7 @@ async def test_the_former_space_is_dropped_when_its_grace_is_over(make_swapping:
     assert swap.status == "cut_over"
     await swapping.house.sync()
     house = swapping.house
-    assert await drop_expired(house.db, house.stores.spaces) >= 1
+    assert await drop_expired(house.db, house.stores.spaces, VectorBackends(house.settings)) >= 1
     assert (await swapping.now(swap)).status == "done"
     assert await swapping.statuses() == {swapping.new.info.reference: "active"}
     with pytest.raises(ConflictError, match="no swap that was cut over"):
