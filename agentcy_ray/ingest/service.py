@@ -216,7 +216,7 @@ async def open_ingest(
             IndexFinisher(db, stores.spaces, settings, backends), settings, drivers or {}, bell,
             ledger, backends,
         )  # fmt: skip
-        swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings)
+        swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings, backends)
         return Ingest(
             db, bell, runner, retention, audit_retention, pipelines, migrations, backfills, swaps,
             resources.pop_all(),

@@ -145,11 +145,6 @@ class Backfiller:
 
     async def _steps(self, rows: BackfillRows, backfill: Backfill, beat: Beat) -> None:
         space = await self.spaces.get(backfill.org_id, backfill.space_id)
-        if space.backend != "pgvector":
-            raise InvalidError(
-                f"{encode('spc', space.id)} lies in {space.backend}, which takes no backfill yet; "
-                "publish its sources in full instead"
-            )
         embedder = await self.embedders.of(space.embedder)
         await embedder.embed([])  # one in other processes has to be up to know its name
         space.require(embedder.info)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agentcy_ray.retrieval.query_sample import QuerySample
     from agentcy_ray.retrieval.search import SearchService
     from agentcy_ray.retrieval.spaces import Space, SpaceStore
+    from agentcy_ray.retrieval.vector_backends import VectorBackends
     from agentcy_ray.stores.postgres import Database
 
 TOP_K = 10
@@ -53,15 +54,16 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class IndexMeasure:
-    """The measure of spaces in Postgres; the figures are kept with the space too."""
+    """The measure of spaces of every backend; the figures are kept with the space too."""
 
     db: Database
     spaces: SpaceStore
     settings: Settings
+    backends: VectorBackends | None = None
 
     async def recall(self, space: Space) -> Mapping[str, Any]:
         """See ``Measure``."""
-        found = await recall_at(self.db, self.spaces, self.settings, space)
+        found = await recall_at(self.db, self.spaces, self.settings, space, backends=self.backends)
         return found.record()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentcy_ray.jobs.queue import JobQueue
     from agentcy_ray.retrieval.index import VectorIndex
     from agentcy_ray.retrieval.one_embedder import AnyEmbedders
+    from agentcy_ray.retrieval.vector_backends import VectorBackends
     from agentcy_ray.stores.bell import Bell
     from agentcy_ray.stores.postgres import Database
 
@@ -54,15 +55,16 @@ def open_swap_runner(
     embedders: AnyEmbedders,
     bell: Bell,
     settings: Settings,
+    backends: VectorBackends | None = None,
 ) -> SwapRunner:
     """What carries swaps out in a worker. Its searches are no queries of people: none is kept."""
     spaces = SpaceStore(db, settings)
     gate = GateCheck(
         db=db,
         spaces=spaces,
-        search=SearchService(db, embedders, spaces, settings),
+        search=SearchService(db, embedders, spaces, settings, backends=backends),
         sample=QuerySample(db, settings),
-        measure=IndexMeasure(db, spaces, settings),
+        measure=IndexMeasure(db, spaces, settings, backends),
         settings=settings,
     )
     return SwapRunner(

@@ -94,14 +94,14 @@ class Filling:
     claims: int = 0
 
     @classmethod
-    async def of(cls, house: House) -> Filling:
+    async def of(cls, house: House, **how: Any) -> Filling:
         """A space that is being built, beside the one that syncs made."""
         model = HookedEmbedder()
         models = Models({"words": house.embedder, model.info.reference: model})
         house.settings = house.settings.model_copy(update={"embedding_model": "words"})
         house.stores = replace(house.stores, embedders=models, model="words")
         await house.sync()
-        space = await house.stores.spaces.create(house.org_id, model.info, storage="vector")
+        space = await house.stores.spaces.create(house.org_id, model.info, storage="vector", **how)
         return cls(house, space, model)
 
     @property
