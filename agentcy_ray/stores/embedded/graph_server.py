@@ -6,9 +6,14 @@ import argparse
 import signal
 from pathlib import Path
 
+import psutil
+
 from agentcy_ray.core.settings import export_environment
 
-HEAP = "1g"
+HEAP_SHARE = 6
+"""A sixth of the machine's memory may be the server's: pages of a graph that does not fit are read
+again and again, and writing a million nodes takes hours instead of minutes."""
+HEAP_LEAST_MIB, HEAP_MOST_MIB = 1_024, 16_384
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
     # The library takes these from the environment only, when it is loaded.
     export_environment({
         "ARCADEDB_LOG_DIR": str(given.root / "log"),
-        "ARCADEDB_NATIVE_ISOLATE_ARGS": f"-Xmx{HEAP}",
+        "ARCADEDB_NATIVE_ISOLATE_ARGS": f"-Xmx{_heap_mib()}m",
     })
     import arcadedb
 
@@ -48,6 +53,11 @@ def main() -> None:
     server.start()
     signal.sigwait(ends)
     server.stop()
+
+
+def _heap_mib() -> int:
+    share = psutil.virtual_memory().total // HEAP_SHARE // 1024**2
+    return min(max(share, HEAP_LEAST_MIB), HEAP_MOST_MIB)
 
 
 if __name__ == "__main__":
