@@ -13,16 +13,16 @@ from tests.api.platform import Platform, ask
 Add = Callable[[int], Awaitable[Any]]
 
 
-async def walk(client: httpx.AsyncClient, path: str, between: Add) -> list[str]:
-    """All items of a list by pages of two; something is inserted after every page."""
+async def walk(client: httpx.AsyncClient, path: str, between: Add, *, limit: int = 2) -> list[str]:
+    """All items of a list by small pages; something is inserted after the first ones."""
     seen: list[str] = []
     cursor, number = None, 0
     while True:
-        params = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        params = {"limit": limit, **({"cursor": cursor} if cursor else {})}
         answer = await client.get(path, params=params)
         assert answer.status_code == 200, answer.text
         page = answer.json()
-        assert len(page["items"]) <= 2
+        assert len(page["items"]) <= limit
         seen += [str(item.get("id") or item["name"]) for item in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -53,7 +53,8 @@ async def test_a_walk_while_rows_are_inserted_meets_each_earlier_row_once(
         await add(number)
     whole = (await owner.get(path, params={"limit": 200})).json()["items"]
     earlier = [str(item.get("id") or item["name"]) for item in whole]
-    seen = await walk(owner, path, add)
+    # Every other test of the platform has left entries in the audit log.
+    seen = await walk(owner, path, add, limit=20 if name == "audit" else 2)
     assert len(seen) == len(set(seen))
     assert [one for one in seen if one in set(earlier)] == earlier
     assert len(earlier) >= 5
