@@ -92,4 +92,4 @@ constraints: $(VENV)/.bench ## Write the versions of this environment into const
 
 .PHONY: clean
 clean: ## Remove the environment and caches; data in the state folder stays.
-	@rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VLLM) $(PEERS) .pytest_cache .ruff_cache .hypothesis
