@@ -50,7 +50,7 @@ from benchmarks.figures import Figure, absolute, alternate, compared, machine
 from benchmarks.fixtures import paragraphs
 from benchmarks.stores import Bench, fresh_stores
 
-SIZE, TEXTS, ROUNDS, KILLS, DIM = 200_000, 1_200, 3, 5, 384
+SIZE, TEXTS, ROUNDS, KILLS, DIM = 200_000, 400, 3, 5, 384
 BATCHES = (16, 32, 64)
 ENOUGH = 50_000
 ROOT = Path(__file__).parents[1]
