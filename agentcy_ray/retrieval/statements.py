@@ -200,12 +200,7 @@ def vector_statement(
 ) -> Statement:
     """The ``limit`` chunks nearest to ``vector``, nearest first."""
     build = _Builder()
-    where = build.where(realms, filters)
-    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
-    distance, similarity = _measures(space, at)
-    parts = {
-        "view": f"live.{space.table_name}", "where": where, "distance": distance, "limit": limit,
-    }  # fmt: skip
+    parts, similarity = _nearest_parts(build, space, vector, realms, filters, limit)
     sql = _VECTOR.format(
         **parts,
         similarity=similarity.format(d="chunk.distance"),
@@ -217,17 +212,28 @@ def vector_statement(
     return Statement(sql, build.values)
 
 
+def _nearest_parts(
+    build: _Builder,
+    space: Space,
+    vector: Any,
+    realms: Sequence[str] | None,
+    filters: Filters,
+    limit: int,
+) -> tuple[dict[str, Any], str]:
+    """What ``_NEAREST`` and ``_FOUND`` are filled with, and the similarity of a distance."""
+    where = build.where(realms, filters)
+    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
+    distance, similarity = _measures(space, at)
+    view = f"live.{space.table_name}"
+    return {"view": view, "where": where, "distance": distance, "limit": limit}, similarity
+
+
 def nearest_statement(
     space: Space, vector: Any, realms: Sequence[str] | None, filters: Filters, limit: int
 ) -> Statement:
     """As ``vector_statement``, but keys and similarities alone."""
     build = _Builder()
-    where = build.where(realms, filters)
-    at = f"{build.add(vector_parameter(space, vector))}::{space.storage}({space.dim})"
-    distance, similarity = _measures(space, at)
-    parts = {
-        "view": f"live.{space.table_name}", "where": where, "distance": distance, "limit": limit,
-    }  # fmt: skip
+    parts, similarity = _nearest_parts(build, space, vector, realms, filters, limit)
     sql = _KEYS.format(
         nearest=_NEAREST.format(**parts),
         found=_FOUND.format(**parts),
