@@ -114,7 +114,7 @@ class _LateAuthenticator:
         services: Services | None = getattr(self._app.state, "services", None)
         if services is None:
             raise StoreUnavailableError("the platform is starting; try again in a moment")
-        return await services.authenticator.bearer(header)
+        return await services.access.authenticator.bearer(header)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import RunStore
 from agentcy_ray.agent.spending import Spending, open_spending
 from agentcy_ray.agent.turns import TurnStore
-from agentcy_ray.api.authentication import Authenticator
+from agentcy_ray.api.access import Access, open_access
 from agentcy_ray.api.pagination import Cursors
 from agentcy_ray.api.realms import Realms
 from agentcy_ray.api.upkeep import Upkeep
@@ -42,9 +42,6 @@ from agentcy_ray.core.errors import AgentcyError, InvalidError, NotFoundError
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
-from agentcy_ray.identity.local import LocalIdentity
-from agentcy_ray.identity.throttle import Throttle
-from agentcy_ray.identity.tokens import Tokens
 from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.intake import Intake
 from agentcy_ray.ingest.migration.requests import MigrationRequests
@@ -110,9 +107,7 @@ class Services:
     run_log: RunLog
     models: Models
     spending: Spending
-    identity: LocalIdentity
-    authenticator: Authenticator
-    login_limit: Throttle
+    access: Access
     cursors: Cursors
     realms: Realms
     metrics: Metrics
@@ -281,7 +276,6 @@ def _assemble(
     both_engines: bool,
     opening: AsyncExitStack,
 ) -> Services:
-    clock = SystemClock()
     metrics.sample(metrics.db_pool_in_use, lambda: db.in_use)
     registry = builtin_registry(settings)
     vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
@@ -315,10 +309,6 @@ def _assemble(
     spending = open_spending(db, settings, bell, models, gates, metrics)
     opening.push_async_callback(spending.ledger.close)
     run_log = RunLog(db, bell, settings)
-    tokens = Tokens(
-        secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
-    )
-    identity = LocalIdentity(db, tokens, clock, settings.jwt_refresh_expiry_secs)
     return Services(
         settings=settings,
         db=db,
@@ -347,9 +337,7 @@ def _assemble(
         run_log=run_log,
         models=models,
         spending=spending,
-        identity=identity,
-        authenticator=Authenticator(tokens, identity, clock),
-        login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
+        access=open_access(db, redis, settings, secrets, SystemClock()),
         cursors=Cursors(secrets.jwt_secret),
         realms=Realms(db),
         metrics=metrics,

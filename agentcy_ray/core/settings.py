@@ -10,222 +10,173 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import ConfigDict, SecretStr, ValidationError
 
+from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.errors import ConfigError
+from agentcy_ray.core.setting_types import CommaList, Networks, OptionalText, Secret, setting
 
-KNOWN_PREFIXES = ("AGENTCY_", "DATABASE_", "REDIS_", "NEO4J_", "KYMA_", "JWT_", "LLM_", "EMBEDDING")
+KNOWN_PREFIXES = (
+    "AGENTCY_", "DATABASE_", "REDIS_", "NEO4J_", "KYMA_", "JWT_", "JWKS_", "OIDC_", "AUTH_",
+    "RATE_LIMIT_", "EGRESS_", "LLM_", "EMBEDDING",
+)  # fmt: skip
 """Variables with these prefixes that no setting claims are start-up warnings."""
 
 
-def _comma_list(value: Any) -> Any:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip())
-        if isinstance(value, str)
-        else value
-    )
-
-
-def _blank_is_unset(value: Any) -> Any:
-    return None if value == "" else value
-
-
-def _are_networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    for text in value:
-        try:
-            ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError(f"{text!r} is no address or network; write 10.0.0.0/8") from None
-    return value
-
-
-CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-Networks = Annotated[CommaList, AfterValidator(_are_networks)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
-
-
-def _setting(default: Any, meaning: str, **limits: Any) -> Any:
-    return Field(default=default, description=meaning, **limits)
-
-
-class Settings(BaseModel):
+class Settings(AccessSettings):
     """Everything that may differ between two installs. Frozen; hand it down, never re-read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # -- where and how the platform listens
-    agentcy_state_dir: Path = _setting(
+    agentcy_state_dir: Path = setting(
         Path("~/.agentcy"), "embedded servers, generated secrets, local objects; mode 0700"
     )
-    agentcy_host: str = _setting("127.0.0.1", "address of the API listener")
-    agentcy_port: int = _setting(8080, "port of the API listener", ge=0, le=65535)
-    agentcy_public_url: OptionalText = _setting(None, "base of links; unset: from host and port")
-    agentcy_cluster_config: OptionalText = _setting(None, "the cluster config file")
-    agentcy_features_policies: bool = _setting(True, "false = no Rego, with a warning")
-    agentcy_features_demo: bool = _setting(True, "allow scripted models and the demo connector")
-    agentcy_max_body_bytes: int = _setting(16 * 1024 * 1024, "request body cap, bytes", ge=1024)
-    ray_address: OptionalText = _setting(None, "join this Ray cluster instead of starting one")
-    instance_mode: str = _setting("self-hosted", "env.instance_mode in policy input")
-    metrics_token: Secret = _setting(None, "bearer that /metrics asks for; unset = nobody's")
-    cors_allowed_origins: CommaList = _setting((), "allowed origins; empty = same origin only")
-    trusted_proxies: Networks = _setting((), "CIDRs whose X-Forwarded-For is believed")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "log threshold")
-    log_format: Literal["json", "text"] = _setting("json", "form of a log line")
+    agentcy_host: str = setting("127.0.0.1", "address of the API listener")
+    agentcy_port: int = setting(8080, "port of the API listener", ge=0, le=65535)
+    agentcy_public_url: OptionalText = setting(None, "base of links; unset: from host and port")
+    agentcy_cluster_config: OptionalText = setting(None, "the cluster config file")
+    agentcy_features_policies: bool = setting(True, "false = no Rego, with a warning")
+    agentcy_features_demo: bool = setting(True, "allow scripted models and the demo connector")
+    agentcy_max_body_bytes: int = setting(16 * 1024 * 1024, "request body cap, bytes", ge=1024)
+    ray_address: OptionalText = setting(None, "join this Ray cluster instead of starting one")
+    instance_mode: str = setting("self-hosted", "env.instance_mode in policy input")
+    metrics_token: Secret = setting(None, "bearer that /metrics asks for; unset = nobody's")
+    cors_allowed_origins: CommaList = setting((), "allowed origins; empty = same origin only")
+    trusted_proxies: Networks = setting((), "CIDRs whose X-Forwarded-For is believed")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "log threshold")
+    log_format: Literal["json", "text"] = setting("json", "form of a log line")
 
     # -- stores
-    database_url: Secret = _setting(None, "Postgres; unset = embedded")
-    database_pool_max: int = _setting(20, "connections per process", ge=2)
-    database_statement_cache: bool = _setting(True, "false for transaction poolers")
-    redis_url: Secret = _setting(None, "Redis; unset = embedded")
-    redis_prefix: str = _setting("agentcy", "prefix of every Redis key and channel")
-    context_engine: Literal["basic", "advanced"] = _setting("basic", "the context engine")
-    context_migration: Literal["auto", "manual"] = _setting(
+    database_url: Secret = setting(None, "Postgres; unset = embedded")
+    database_pool_max: int = setting(20, "connections per process", ge=2)
+    database_statement_cache: bool = setting(True, "false for transaction poolers")
+    redis_url: Secret = setting(None, "Redis; unset = embedded")
+    redis_prefix: str = setting("agentcy", "prefix of every Redis key and channel")
+    context_engine: Literal["basic", "advanced"] = setting("basic", "the context engine")
+    context_migration: Literal["auto", "manual"] = setting(
         "auto", "auto: orgs on Basic move to Advanced by themselves once it is the engine"
     )
-    neo4j_uri: OptionalText = _setting(None, "Bolt server of the Basic engine; unset = embedded")
-    neo4j_user: str = _setting("neo4j", "user on NEO4J_URI")
-    neo4j_password: Secret = _setting(None, "password on NEO4J_URI")
-    neo4j_database: str = _setting("neo4j", "database on NEO4J_URI")
-    kyma_base_url: OptionalText = _setting(None, "kyma of the Advanced engine; unset = embedded")
-    kyma_token: Secret = _setting(None, "bearer token of KYMA_BASE_URL, write role")
-    kyma_database: str = _setting(
+    neo4j_uri: OptionalText = setting(None, "Bolt server of the Basic engine; unset = embedded")
+    neo4j_user: str = setting("neo4j", "user on NEO4J_URI")
+    neo4j_password: Secret = setting(None, "password on NEO4J_URI")
+    neo4j_database: str = setting("neo4j", "database on NEO4J_URI")
+    kyma_base_url: OptionalText = setting(None, "kyma of the Advanced engine; unset = embedded")
+    kyma_token: Secret = setting(None, "bearer token of KYMA_BASE_URL, write role")
+    kyma_database: str = setting(
         "kyma", "database of the first org; others add their id", pattern=r"^[a-z_][a-z0-9_]{0,29}$"
     )
-    kyma_flight_url: OptionalText = _setting(
+    kyma_flight_url: OptionalText = setting(
         None, "Flight address, grpc://host:port; unset = probed, off = never"
     )
-    kyma_catalog_url: Secret = _setting(None, "kyma's catalog database; unset = default shapes")
-    kyma_slice_bytes: int = _setting(
+    kyma_catalog_url: Secret = setting(None, "kyma's catalog database; unset = default shapes")
+    kyma_slice_bytes: int = setting(
         8 * 1024 * 1024, "NDJSON sent to kyma at once, bytes", ge=1024, le=60 * 1024 * 1024
     )
-    kyma_max_in_flight: int = _setting(4, "slices under way per table and writer", ge=1, le=64)
-    kyma_headers: Literal["kyma", "pensieve", "both"] = _setting(
+    kyma_max_in_flight: int = setting(4, "slices under way per table and writer", ge=1, le=64)
+    kyma_headers: Literal["kyma", "pensieve", "both"] = setting(
         "both", "prefix of kyma's own headers; it was renamed at 0.1.0"
     )
-    s3_bucket: OptionalText = _setting(None, "bucket of packages and artifacts; unset = a folder")
-    s3_endpoint: OptionalText = _setting(None, "S3-compatible endpoint")
-    s3_region: str = _setting("us-east-1", "region of the bucket")
-    s3_prefix: str = _setting("", "key prefix inside the bucket")
-    s3_access_key_id: Secret = _setting(None, "unset = the ambient role")
-    s3_secret_access_key: Secret = _setting(None, "unset = the ambient role")
-    s3_path_style: bool = _setting(False, "path-style addressing")
-
-    # -- identity and secrets
-    admin_email: str = _setting("admin@localhost", "first owner")
-    admin_password: Secret = _setting(None, "first owner's password; unset = generated")
-    auth_registration: Literal["open", "invite", "off"] = _setting("invite", "who may register")
-    jwt_secret: Secret = _setting(None, "signs access tokens, >= 32 characters; generated embedded")
-    jwt_secret_previous: Secret = _setting(None, "still verifies")
-    jwt_expiry_secs: int = _setting(3600, "lifetime of an access token, seconds", ge=30)
-    jwt_refresh_expiry_secs: int = _setting(
-        2_592_000, "lifetime of a refresh token, seconds", ge=60
-    )
-    encryption_key: Secret = _setting(None, "32 bytes base64, wraps data keys; generated embedded")
-    encryption_key_previous: Secret = _setting(None, "still unwraps")
-    rate_limit_login_rpm: int = _setting(10, "logins per minute by address and e-mail", ge=1)
+    s3_bucket: OptionalText = setting(None, "bucket of packages and artifacts; unset = a folder")
+    s3_endpoint: OptionalText = setting(None, "S3-compatible endpoint")
+    s3_region: str = setting("us-east-1", "region of the bucket")
+    s3_prefix: str = setting("", "key prefix inside the bucket")
+    s3_access_key_id: Secret = setting(None, "unset = the ambient role")
+    s3_secret_access_key: Secret = setting(None, "unset = the ambient role")
+    s3_path_style: bool = setting(False, "path-style addressing")
 
     # -- models
     llm_provider: Literal[
         "anthropic", "openai", "bedrock", "vertex", "openai_compatible", "local"
-    ] = _setting("anthropic", "default provider")
-    llm_model: OptionalText = _setting(None, "model of the default reference")
-    llm_api_key: Secret = _setting(None, "key of LLM_PROVIDER")
-    llm_base_url: OptionalText = _setting(None, "any OpenAI-compatible server; implies it alone")
-    llm_timeout_secs: float = _setting(120, "seconds to the first token", gt=0)
-    llm_max_retries: int = _setting(3, "retries before the first token", ge=0)
-    llm_models_file: OptionalText = _setting(None, "model table merged over the shipped one")
-    anthropic_api_key: Secret = _setting(None, "key of a further provider")
-    openai_api_key: Secret = _setting(None, "key of a further provider")
-    aws_region: OptionalText = _setting(None, "region of Bedrock; unset = ambient")
-    vertex_project: OptionalText = _setting(None, "Google Cloud project; unset = ambient")
-    vertex_location: OptionalText = _setting(None, "Google Cloud location; unset = ambient")
-    gpu_second_usd: float = _setting(0.0, "price of a second of a GPU in budgets, USD", ge=0)
-    budget_turn_output_tokens: int = _setting(
+    ] = setting("anthropic", "default provider")
+    llm_model: OptionalText = setting(None, "model of the default reference")
+    llm_api_key: Secret = setting(None, "key of LLM_PROVIDER")
+    llm_base_url: OptionalText = setting(None, "any OpenAI-compatible server; implies it alone")
+    llm_timeout_secs: float = setting(120, "seconds to the first token", gt=0)
+    llm_max_retries: int = setting(3, "retries before the first token", ge=0)
+    llm_models_file: OptionalText = setting(None, "model table merged over the shipped one")
+    anthropic_api_key: Secret = setting(None, "key of a further provider")
+    openai_api_key: Secret = setting(None, "key of a further provider")
+    aws_region: OptionalText = setting(None, "region of Bedrock; unset = ambient")
+    vertex_project: OptionalText = setting(None, "Google Cloud project; unset = ambient")
+    vertex_location: OptionalText = setting(None, "Google Cloud location; unset = ambient")
+    gpu_second_usd: float = setting(0.0, "price of a second of a GPU in budgets, USD", ge=0)
+    budget_turn_output_tokens: int = setting(
         8192, "longest answer of a turn that a budget limits, tokens", ge=16
     )
 
     # -- agent, tools, approvals, streams
-    agent_max_iterations: int = _setting(25, "model turns per run", ge=1, le=100)
-    agent_run_timeout_secs: float = _setting(3600, "work of a run, seconds, waits excluded", gt=0)
-    agent_tool_result_bytes: int = _setting(16_384, "tool result text given to the model", ge=256)
-    tool_timeout_secs: float = _setting(60, "limit of one tool call, seconds", gt=0)
-    tool_max_result_bytes: int = _setting(33_554_432, "largest result kept, bytes", ge=1024)
-    approval_timeout_secs: int = _setting(300, "an undecided approval expires, seconds", ge=10)
-    approval_poll_secs: float = _setting(2, "look at Postgres without Redis, seconds", gt=0)
-    stream_coalesce_ms: int = _setting(50, "at most one delta event in this time", ge=0)
-    stream_coalesce_chars: int = _setting(256, "or in this many characters", ge=1)
-    sse_ping_secs: float = _setting(15, "ping while nothing else is sent, seconds", gt=0)
-    run_event_retention_days: int = _setting(30, "age of the run log", ge=1)
-    policy_audit_retention_days: int = _setting(
+    agent_max_iterations: int = setting(25, "model turns per run", ge=1, le=100)
+    agent_run_timeout_secs: float = setting(3600, "work of a run, seconds, waits excluded", gt=0)
+    agent_tool_result_bytes: int = setting(16_384, "tool result text given to the model", ge=256)
+    tool_timeout_secs: float = setting(60, "limit of one tool call, seconds", gt=0)
+    tool_max_result_bytes: int = setting(33_554_432, "largest result kept, bytes", ge=1024)
+    approval_timeout_secs: int = setting(300, "an undecided approval expires, seconds", ge=10)
+    approval_poll_secs: float = setting(2, "look at Postgres without Redis, seconds", gt=0)
+    stream_coalesce_ms: int = setting(50, "at most one delta event in this time", ge=0)
+    stream_coalesce_chars: int = setting(256, "or in this many characters", ge=1)
+    sse_ping_secs: float = setting(15, "ping while nothing else is sent, seconds", gt=0)
+    run_event_retention_days: int = setting(30, "age of the run log", ge=1)
+    policy_audit_retention_days: int = setting(
         90, "whole days an audit entry is kept; an organisation may set its own", ge=1
     )
-    policy_eval_timeout_ms: int = _setting(50, "an evaluation past it denies", ge=1)
+    policy_eval_timeout_ms: int = setting(50, "an evaluation past it denies", ge=1)
 
     # -- retrieval and ingest
-    embedding_model: str = _setting("local:all-MiniLM-L6-v2", "embedder of an org's first space")
-    embedding_base_url: OptionalText = _setting(
+    embedding_model: str = setting("local:all-MiniLM-L6-v2", "embedder of an org's first space")
+    embedding_base_url: OptionalText = setting(
         None, "server of openai_compatible: embedders; unset = LLM_BASE_URL"
     )
-    embedding_api_key: Secret = _setting(
+    embedding_api_key: Secret = setting(
         None, "key of EMBEDDING_BASE_URL; without that, of LLM_BASE_URL or of OpenAI"
     )
-    embedding_batch: int = _setting(64, "texts per model call", ge=1)
-    embedding_device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where it runs")
-    embedding_retired_days: int = _setting(
+    embedding_batch: int = setting(64, "texts per model call", ge=1)
+    embedding_device: Literal["auto", "cpu", "cuda"] = setting("auto", "where it runs")
+    embedding_retired_days: int = setting(
         7, "days that a space which no longer answers is kept, and written, for a roll-back", ge=0
     )
-    embedding_min_recall: float = _setting(
+    embedding_min_recall: float = setting(
         0.95, "recall@10 against exact search that a swap asks of the new space", ge=0, le=1
     )
-    embedding_min_overlap: float = _setting(
+    embedding_min_overlap: float = setting(
         0.3, "share of hits that both spaces of a swap must have in common", ge=0, le=1
     )
-    embedding_query_sample: int = _setting(
+    embedding_query_sample: int = setting(
         500, "queries of an organisation kept to compare spaces by; 0 = none", ge=0, le=10_000
     )
-    embedding_query_days: int = _setting(30, "days that a sampled query is kept", ge=1)
-    chunk_tokens: int = _setting(384, "tokens per chunk", ge=32, le=8192)
-    chunk_overlap: int = _setting(48, "tokens shared by neighbours", ge=0)
-    vector_backend: Literal["pgvector", "qdrant", "pinecone"] = _setting(
+    embedding_query_days: int = setting(30, "days that a sampled query is kept", ge=1)
+    chunk_tokens: int = setting(384, "tokens per chunk", ge=32, le=8192)
+    chunk_overlap: int = setting(48, "tokens shared by neighbours", ge=0)
+    vector_backend: Literal["pgvector", "qdrant", "pinecone"] = setting(
         "pgvector", "where new spaces keep their vectors"
     )
-    qdrant_url: OptionalText = _setting(None, "of VECTOR_BACKEND=qdrant")
-    qdrant_api_key: Secret = _setting(None, "key of QDRANT_URL, if it asks for one")
-    pinecone_api_key: Secret = _setting(None, "of VECTOR_BACKEND=pinecone")
-    pinecone_index: OptionalText = _setting(None, "name of the index; or give PINECONE_HOST")
-    pinecone_host: OptionalText = _setting(None, "address of the index; unset = asked by its name")
-    hnsw_m: int = _setting(16, "HNSW links per node", ge=4)
-    hnsw_ef_construction: int = _setting(128, "HNSW build width", ge=8)
-    hnsw_ef_search: int = _setting(100, "HNSW search width", ge=8)
-    pipeline_batch_size: int = _setting(2000, "rows per engine write", ge=1)
-    pipeline_max_body_bytes: int = _setting(
+    qdrant_url: OptionalText = setting(None, "of VECTOR_BACKEND=qdrant")
+    qdrant_api_key: Secret = setting(None, "key of QDRANT_URL, if it asks for one")
+    pinecone_api_key: Secret = setting(None, "of VECTOR_BACKEND=pinecone")
+    pinecone_index: OptionalText = setting(None, "name of the index; or give PINECONE_HOST")
+    pinecone_host: OptionalText = setting(None, "address of the index; unset = asked by its name")
+    hnsw_m: int = setting(16, "HNSW links per node", ge=4)
+    hnsw_ef_construction: int = setting(128, "HNSW build width", ge=8)
+    hnsw_ef_search: int = setting(100, "HNSW search width", ge=8)
+    pipeline_batch_size: int = setting(2000, "rows per engine write", ge=1)
+    pipeline_max_body_bytes: int = setting(
         16_777_216, "body of one request to a continuous pipeline, unpacked, bytes", ge=1024
     )
-    file_drop_poll_secs: float = _setting(30, "seconds between looks for dropped files", gt=0)
-    package_keep: int = _setting(10, "full packages kept per source", ge=1)
-    package_delta_max: int = _setting(20, "deltas before a fold", ge=1)
-    sync_max_archive_ratio: float = _setting(0.5, "publish guard of a full sync", gt=0, le=1)
-    source_file_roots: CommaList = _setting((), "server folders that sources may name")
-    job_queue_backend: str = _setting("redis", "redis, postgres or module:Class")
-    job_lease_secs: float = _setting(60, "a job without heartbeat is taken over after it", gt=0)
-    job_heartbeat_secs: float = _setting(15, "seconds between heartbeats", gt=0)
-    job_max_attempts: int = _setting(5, "attempts before a job is dead", ge=1)
+    file_drop_poll_secs: float = setting(30, "seconds between looks for dropped files", gt=0)
+    package_keep: int = setting(10, "full packages kept per source", ge=1)
+    package_delta_max: int = setting(20, "deltas before a fold", ge=1)
+    sync_max_archive_ratio: float = setting(0.5, "publish guard of a full sync", gt=0, le=1)
+    source_file_roots: CommaList = setting((), "server folders that sources may name")
+    job_queue_backend: str = setting("redis", "redis, postgres or module:Class")
+    job_lease_secs: float = setting(60, "a job without heartbeat is taken over after it", gt=0)
+    job_heartbeat_secs: float = setting(15, "seconds between heartbeats", gt=0)
+    job_max_attempts: int = setting(5, "attempts before a job is dead", ge=1)
 
     # -- the command-line client
-    agentcy_url: OptionalText = _setting(None, "server of the command line; unset = the local one")
+    agentcy_url: OptionalText = setting(None, "server of the command line; unset = the local one")
 
     @property
     def state_dir(self) -> Path:

@@ -102,11 +102,17 @@ class Principal(BaseModel):
     external_id: str | None = None
     session_id: UUID | None = None
     api_key_id: UUID | None = None
+    scope: tuple[str, ...] | None = None
+    """The only permissions that a key may use of its owner's; None = no such limit."""
+    rpm: int | None = None
+    """Requests a minute that a key is limited to; None = its owner's limit."""
 
     def grant(self, permission: str) -> Grant | None:
         """How far ``permission`` is granted: ``full``, ``own``, ``read_only`` or not at all."""
         if permission not in PERMISSIONS:
             raise KeyError(f"no permission {permission!r} in the catalog of core/tenancy.py")
+        if self.scope is not None and permission not in self.scope:
+            return None
         if permission in self.permissions:
             return "full"
         return ROLE_MATRIX[permission].get(self.role)

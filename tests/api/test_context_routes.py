@@ -132,7 +132,7 @@ async def test_a_person_limited_to_realms_meets_nothing_else(
     owner: httpx.AsyncClient, platform: Platform
 ) -> None:
     await platform.sql("UPDATE users SET realms = '{void}' WHERE id = $1", platform.users["admin"])
-    platform.services.authenticator._seen.clear()
+    platform.services.access.authenticator._seen.clear()
     try:
         admin = await platform.as_("admin")
         for params in ({}, {"realm": "census"}):
@@ -151,7 +151,7 @@ async def test_a_person_limited_to_realms_meets_nothing_else(
             assert (await admin.request(method, f"/sources/{people}", json=body)).status_code == 404
     finally:
         await platform.sql("UPDATE users SET realms = NULL WHERE id = $1", platform.users["admin"])
-        platform.services.authenticator._seen.clear()
+        platform.services.access.authenticator._seen.clear()
 
 
 async def test_a_question_in_an_empty_realm_is_answered_honestly(

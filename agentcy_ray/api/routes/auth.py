@@ -97,11 +97,11 @@ async def auth_config(request: Request) -> AuthConfig:
 async def login(body: Credentials, request: Request) -> Tokens:
     """Exchange e-mail and password for an access and a refresh token."""
     services, client = services_of(request), _client(request)
-    await services.login_limit.check(f"{client.ip}:{body.email.lower()}")
+    await services.access.login_limit.check(f"{client.ip}:{body.email.lower()}")
     try:
-        login = await services.identity.login(body.email, body.password, body.org, client)
+        login = await services.access.identity.login(body.email, body.password, body.org, client)
     except RefusedError as error:
-        account = await services.identity.account_of(body.email, body.org)
+        account = await services.access.identity.account_of(body.email, body.org)
         _note_refusal(request, "auth.login", account, error, email=body.email)
         raise
     await _audit(request, "auth.login", login.org_id, login.user_id)
@@ -111,7 +111,7 @@ async def login(body: Credentials, request: Request) -> Tokens:
 @router.post("/auth/refresh")
 async def refresh(body: RefreshToken, request: Request) -> Tokens:
     """Exchange a refresh token for a new pair; a used one ends its whole login."""
-    identity = services_of(request).identity
+    identity = services_of(request).access.identity
     try:
         return _answer(await identity.refresh(body.refresh_token, _client(request)))
     except RefusedError as error:
@@ -124,8 +124,8 @@ async def refresh(body: RefreshToken, request: Request) -> Tokens:
 async def logout(caller: AnyCaller, request: Request) -> Response:
     """End this login and its refresh tokens."""
     services = services_of(request)
-    await services.identity.logout(caller.claims)
-    services.authenticator.forget(caller.claims.session_id)
+    await services.access.identity.logout(caller.claims)
+    services.access.authenticator.forget(caller.claims.session_id)
     await _audit(request, "auth.logout", caller.org_id, caller.principal.user_id)
     return Response(status_code=204)
 
@@ -155,7 +155,9 @@ async def change_password(body: PasswordChange, caller: AnyCaller, request: Requ
     """Set a new password; other sessions end."""
     principal = caller.principal
     try:
-        await services_of(request).identity.change_password(principal, body.current, body.new)
+        await services_of(request).access.identity.change_password(
+            principal, body.current, body.new
+        )
     except RefusedError as error:
         account = Account(principal.org_id, principal.user_id)
         _note_refusal(request, "auth.password", account, error)

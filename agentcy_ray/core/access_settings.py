@@ -1,0 +1,67 @@
+"""Settings of who gets in, what is kept secret, and where the platform may connect to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel
+
+from agentcy_ray.core.setting_types import CommaList, Networks, OptionalText, Secret, setting
+
+PROVIDERS = ("local", "oidc")
+
+
+def _are_providers(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or set(value) - set(PROVIDERS):
+        raise ValueError(f"name one or both of {', '.join(PROVIDERS)}")
+    return value
+
+
+Providers = Annotated[CommaList, AfterValidator(_are_providers)]
+
+
+class AccessSettings(BaseModel):
+    """Identity, secrets, limits and the way out."""
+
+    # -- identity
+    auth_provider: Providers = setting(("local",), "local, oidc or both, comma separated")
+    auth_registration: Literal["open", "invite", "off"] = setting("invite", "who may register")
+    admin_email: str = setting("admin@localhost", "first owner")
+    admin_password: Secret = setting(None, "first owner's password; unset = generated")
+    jwt_secret: Secret = setting(None, "signs access tokens, >= 32 characters; generated embedded")
+    jwt_secret_previous: Secret = setting(None, "still verifies")
+    jwt_expiry_secs: int = setting(3600, "lifetime of an access token, seconds", ge=30)
+    jwt_refresh_expiry_secs: int = setting(2_592_000, "lifetime of a refresh token, seconds", ge=60)
+    jwks_url: OptionalText = setting(None, "keys of the OIDC issuer; unset = discovered")
+    jwt_issuer: OptionalText = setting(None, "issuer of OIDC access tokens; unset = discovered")
+    jwt_audience: OptionalText = setting(None, "audience of OIDC access tokens")
+    jwks_ttl_secs: int = setting(3600, "age at which the issuer's keys are read anew", ge=1)
+    oidc_discovery_url: OptionalText = setting(
+        None, "the issuer's /.well-known/openid-configuration; browser login"
+    )
+    oidc_client_id: OptionalText = setting(None, "our name at the issuer")
+    oidc_client_secret: Secret = setting(None, "our secret at the issuer; unset = public client")
+    oidc_claim_org_id: str = setting("https://agentcy.dev/org_id", "claim that names the org")
+    oidc_claim_role: str = setting("https://agentcy.dev/role", "claim that names the role")
+    oidc_jit_org: bool = setting(False, "create an org at a first login without the claim")
+
+    # -- secrets
+    encryption_key: Secret = setting(None, "32 bytes base64, wraps data keys; generated embedded")
+    encryption_key_previous: Secret = setting(None, "still unwraps")
+    kms_key_uri: OptionalText = setting(None, "wrap data keys by a key service instead")
+
+    # -- limits
+    rate_limit_login_rpm: int = setting(10, "logins per minute by address and e-mail", ge=1)
+    rate_limit_user_rpm: int = setting(6000, "requests per minute of a user", ge=1)
+    rate_limit_org_rpm: int = setting(60_000, "requests per minute of an organisation", ge=1)
+
+    # -- the way out
+    https_proxy: OptionalText = setting(None, "proxy of outgoing https requests")
+    http_proxy: OptionalText = setting(None, "proxy of outgoing http requests")
+    no_proxy: CommaList = setting((), "hosts that no proxy stands before")
+    egress_private_cidrs: Networks = setting(
+        (), "private ranges that sources and tenant-set URLs may reach"
+    )
+    egress_allowed_hosts: CommaList = setting(
+        (), "hosts that may be reached, *.example.com for a domain; empty = any public host"
+    )
