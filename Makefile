@@ -41,6 +41,16 @@ demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve,
 test: $(VENV)/.dev ## Pass the tests on real embedded servers and a real local Ray cluster.
 	@$(BIN)/python -m pytest $(ARGS)
 
+# Ten minutes at most: a table that hangs is a finding, not something to wait for.
+.PHONY: attacks
+attacks: $(VENV)/.dev ## Run the long form of every table of attacks.
+	@timeout -k 30 600 $(BIN)/python -m pytest -m attack --attacks=long $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Fuzz every route for longer, as every kind of caller [EXAMPLES=50 SEED=1].
+	@timeout -k 30 1800 $(BIN)/python -m pytest tests/api/test_fuzz.py --attacks=long \
+	  --fuzz-examples=$(or $(EXAMPLES),50) --fuzz-seed=$(or $(SEED),0) --timeout=1800 $(ARGS)
+
 # vLLM's build for CPUs needs torch's, and pins two libraries lower than we do.
 VLLM := .venv-vllm
 TORCH_CPU := torch==2.13.0+cpu

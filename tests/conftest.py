@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -17,6 +18,20 @@ from agentcy_ray.stores.endpoints import Endpoints
 from tests.tiny_model import tiny_model as tiny_model  # a fixture for every room
 
 MakeDatabase = Callable[..., Awaitable[str]]
+AttackScale = Literal["short", "long"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--attacks=long`` runs the tables of attacks with more cases than ``make test`` does."""
+    parser.addoption("--attacks", choices=("short", "long"), default="short")
+    parser.addoption("--fuzz-examples", type=int, help="requests per operation and caller")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="draws other requests")
+
+
+@pytest.fixture(scope="session")
+def attack_scale(pytestconfig: pytest.Config) -> AttackScale:
+    """How many cases a table of attacks draws."""
+    return pytestconfig.getoption("--attacks")
 
 
 @pytest.fixture(scope="session")
