@@ -6,6 +6,7 @@ and a revoked session or a changed role is seen when the memory lapses (5 s at m
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,10 +24,15 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent the request, and by which token."""
+    """Who sent the request, and by what.
+
+    ``claims`` are those of a login's token; an API key has none. ``expires_at``: seconds since the
+    epoch, after which the credential is refused.
+    """
 
     principal: Principal
-    claims: Claims
+    claims: Claims | None
+    expires_at: float = math.inf
 
 
 class Authenticator:
@@ -49,10 +55,10 @@ class Authenticator:
             raise UnauthenticatedError("send `Authorization: Bearer TOKEN`", code="token_invalid")
         key, now = sha256(token.encode()).digest(), self._clock.now().timestamp()
         found = self._seen.get(key)
-        if found is not None and now < found[0] and now < found[1].claims.expires_at:
+        if found is not None and now < found[0] and now < found[1].expires_at:
             return found[1]
         claims = self._tokens.verify(token)
-        caller = Caller(await self._identity.principal(claims), claims)
+        caller = Caller(await self._identity.principal(claims), claims, claims.expires_at)
         self._seen[key] = (now + STALE_SECS, caller)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
@@ -61,5 +67,5 @@ class Authenticator:
     def forget(self, session_id: object) -> None:
         """Drop what is remembered of a session that has just ended here."""
         for key, (_, caller) in list(self._seen.items()):
-            if caller.claims.session_id == session_id:
+            if caller.principal.session_id == session_id:
                 del self._seen[key]

@@ -29,7 +29,8 @@ class Allowed:
     """A caller whom permission and policy let through."""
 
     principal: Principal
-    claims: Claims
+    claims: Claims | None
+    """Of a login's token; None when an API key was sent."""
     grant: Grant
     request_id: str
 
@@ -42,6 +43,18 @@ class Allowed:
     def own_only(self) -> bool:
         """Whether only the caller's own objects may be touched."""
         return self.grant == "own"
+
+    def login(self) -> Claims:
+        """The login that the caller came by.
+
+        Raises:
+            PermissionDeniedError: they came by an API key.
+        """
+        if self.claims is None:
+            raise PermissionDeniedError(
+                "an API key has no login; log in at /api/v1/auth/login and send that token"
+            )
+        return self.claims
 
 
 def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: bool = False) -> Any:
@@ -118,6 +131,7 @@ async def _audit(
         AuditEntry(
             org_id=principal.org_id,
             user_id=principal.user_id,
+            api_key_id=principal.api_key_id,
             category="policy",
             action=action,
             decision=decision,
@@ -143,7 +157,7 @@ def policy_input(request: Request, principal: Principal, action: str) -> dict[st
             "org_id": encode("org", principal.org_id),
             "role": principal.role.value,
             "external_id": principal.external_id,
-            "api_key_id": None,
+            "api_key_id": encode("key", key) if (key := principal.api_key_id) else None,
             "channel": principal.channel,
         },
         "action": action,

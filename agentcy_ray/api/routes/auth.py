@@ -123,9 +123,9 @@ async def refresh(body: RefreshToken, request: Request) -> Tokens:
 @router.post("/auth/logout", status_code=204)
 async def logout(caller: AnyCaller, request: Request) -> Response:
     """End this login and its refresh tokens."""
-    services = services_of(request)
-    await services.access.identity.logout(caller.claims)
-    services.access.authenticator.forget(caller.claims.session_id)
+    services, claims = services_of(request), caller.login()
+    await services.access.identity.logout(claims)
+    services.access.authenticator.forget(claims.session_id)
     await _audit(request, "auth.logout", caller.org_id, caller.principal.user_id)
     return Response(status_code=204)
 
@@ -154,6 +154,7 @@ async def me(caller: AnyCaller, request: Request) -> Me:
 async def change_password(body: PasswordChange, caller: AnyCaller, request: Request) -> Response:
     """Set a new password; other sessions end."""
     principal = caller.principal
+    caller.login()
     try:
         await services_of(request).access.identity.change_password(
             principal, body.current, body.new
