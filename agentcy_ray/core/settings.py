@@ -188,6 +188,11 @@ class Settings(AccessSettings):
         """Base of every link that is handed out."""
         return self.agentcy_public_url or f"http://{self.agentcy_host}:{self.agentcy_port}"
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is one person's machine: their state folder holds the first password."""
+        return self.agentcy_features_demo and self.database_url is None
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Read and check all settings.
