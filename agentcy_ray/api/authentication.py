@@ -1,7 +1,8 @@
-"""From an ``Authorization`` header to a principal, without a database round trip per request.
+"""From a credential to a principal, without a database round trip per request.
 
-A verified token is remembered by its hash for a few seconds: signature and claims cannot change,
-and a revoked session or a changed role is seen when the memory lapses (5 s at most).
+A verified credential is remembered by its hash for a few seconds: signature and claims cannot
+change, and a revoked session, a deleted key or a changed role is heard at once by the bell, or seen
+when the memory lapses (5 s at most).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from hashlib import sha256
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import UnauthenticatedError
 from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.identity.api_keys import PREFIX, ApiKeys
 from agentcy_ray.identity.local import LocalIdentity
+from agentcy_ray.identity.revocation import Revoked
 from agentcy_ray.identity.tokens import Claims, Tokens
 
 STALE_SECS = 4.0
@@ -36,13 +39,17 @@ class Caller:
 
 
 class Authenticator:
-    """Verifies bearer tokens."""
+    """Verifies bearer tokens: those of logins, and API keys."""
 
-    def __init__(self, tokens: Tokens, identity: LocalIdentity, clock: Clock) -> None:
+    def __init__(
+        self, tokens: Tokens, identity: LocalIdentity, keys: ApiKeys, clock: Clock
+    ) -> None:
         self._tokens = tokens
         self._identity = identity
+        self._keys = keys
         self._clock = clock
         self._seen: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._forgotten = 0
 
     async def bearer(self, header: bytes) -> Caller:
         """The caller behind an ``Authorization`` header.
@@ -57,15 +64,29 @@ class Authenticator:
         found = self._seen.get(key)
         if found is not None and now < found[0] and now < found[1].expires_at:
             return found[1]
-        claims = self._tokens.verify(token)
-        caller = Caller(await self._identity.principal(claims), claims, claims.expires_at)
-        self._seen[key] = (now + STALE_SECS, caller)
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
+        before = self._forgotten
+        caller = await self._look_up(token)
+        # What was rung while we read may have come after the read: then this is not kept.
+        if before == self._forgotten:
+            self._seen[key] = (now + STALE_SECS, caller)
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
         return caller
 
-    def forget(self, session_id: object) -> None:
-        """Drop what is remembered of a session that has just ended here."""
+    async def _look_up(self, token: str) -> Caller:
+        if token.startswith(PREFIX):
+            holder = await self._keys.holder(token)
+            end = holder.expires_at
+            return Caller(holder.principal, None, math.inf if end is None else end.timestamp())
+        claims = self._tokens.verify(token)
+        return Caller(await self._identity.principal(claims), claims, claims.expires_at)
+
+    def forget(self, revoked: Revoked | None) -> None:
+        """Drop what is remembered of credentials that have ended or changed; None = of all."""
+        self._forgotten += 1
+        if revoked is None:
+            self._seen.clear()
+            return
         for key, (_, caller) in list(self._seen.items()):
-            if caller.principal.session_id == session_id:
+            if revoked.concerns(caller.principal):
                 del self._seen[key]

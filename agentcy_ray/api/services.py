@@ -254,6 +254,10 @@ async def open_services(
             dispatcher, embedder, embedders or OneEmbedder(embedder), check_source,
             check_cluster, metrics, local_models, has_both(endpoints), opening,
         )  # fmt: skip
+        access = services.access
+        await opening.enter_async_context(
+            access.revocations.followed_by(access.authenticator.forget)
+        )
         opening.push_async_callback(dispatcher.close)
         opening.push_async_callback(_sharing(services.shared_metrics))
         return replace(services, closing=opening.pop_all())
@@ -337,7 +341,7 @@ def _assemble(
         run_log=run_log,
         models=models,
         spending=spending,
-        access=open_access(db, redis, settings, secrets, SystemClock()),
+        access=open_access(db, redis, bell, settings, secrets, SystemClock()),
         cursors=Cursors(secrets.jwt_secret),
         realms=Realms(db),
         metrics=metrics,

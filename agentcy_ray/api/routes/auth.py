@@ -18,6 +18,7 @@ from agentcy_ray.core.errors import RefusedError, UnauthenticatedError
 from agentcy_ray.core.ids import OrgId, UserId, encode
 from agentcy_ray.core.tenancy import PERMISSIONS, Role
 from agentcy_ray.identity.local import Account, Client, Login
+from agentcy_ray.identity.revocation import Revoked
 
 router = APIRouter(tags=["auth"])
 
@@ -125,7 +126,7 @@ async def logout(caller: AnyCaller, request: Request) -> Response:
     """End this login and its refresh tokens."""
     services, claims = services_of(request), caller.login()
     await services.access.identity.logout(claims)
-    services.access.authenticator.forget(claims.session_id)
+    await services.access.revocations.tell(Revoked(session_id=claims.session_id))
     await _audit(request, "auth.logout", caller.org_id, caller.principal.user_id)
     return Response(status_code=204)
 
@@ -163,6 +164,7 @@ async def change_password(body: PasswordChange, caller: AnyCaller, request: Requ
         account = Account(principal.org_id, principal.user_id)
         _note_refusal(request, "auth.password", account, error)
         raise
+    await services_of(request).access.revocations.tell(Revoked(user_id=principal.user_id))
     await _audit(request, "auth.password", principal.org_id, principal.user_id)
     return Response(status_code=204)
 
