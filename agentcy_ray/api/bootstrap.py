@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from agentcy_ray.api.founding import NewUser, add_user, found_org
+from agentcy_ray.api.founding import found_org
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Role
+from agentcy_ray.identity.members import NewUser, add_user
 from agentcy_ray.identity.passwords import Passwords
 from agentcy_ray.stores.postgres import Database
 
