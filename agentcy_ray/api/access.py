@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentcy_ray.api.authentication import Authenticator
+from agentcy_ray.api.registration import Registrar
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.identity.api_keys import ApiKeys
+from agentcy_ray.identity.buckets import Buckets
+from agentcy_ray.identity.invites import Invites
+from agentcy_ray.identity.limits import RateLimits
 from agentcy_ray.identity.local import LocalIdentity
+from agentcy_ray.identity.orgs import Orgs
 from agentcy_ray.identity.revocation import Revocations
+from agentcy_ray.identity.stream_slots import StreamSlots
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
+from agentcy_ray.identity.users import Users
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.redis import RedisStore
@@ -25,8 +32,14 @@ class Access:
     identity: LocalIdentity
     authenticator: Authenticator
     login_limit: Throttle
+    limits: RateLimits
+    streams: StreamSlots
     revocations: Revocations
     api_keys: ApiKeys
+    users: Users
+    invites: Invites
+    orgs: Orgs
+    registrar: Registrar
 
 
 def open_access(
@@ -48,10 +61,22 @@ def open_access(
     identity = LocalIdentity(db, tokens, clock, settings.jwt_refresh_expiry_secs)
     revocations = Revocations(bell)
     api_keys = ApiKeys(db, clock, revocations)
+    invites = Invites(db, clock)
     return Access(
         identity=identity,
         authenticator=Authenticator(tokens, identity, api_keys, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
+        limits=RateLimits(
+            Buckets(redis, clock),
+            clock,
+            user_rpm=settings.rate_limit_user_rpm,
+            org_rpm=settings.rate_limit_org_rpm,
+        ),
+        streams=StreamSlots(redis, clock, settings.sse_streams_per_user),
         revocations=revocations,
         api_keys=api_keys,
+        users=Users(db, clock, revocations),
+        invites=invites,
+        orgs=Orgs(db, bell),
+        registrar=Registrar(db, settings, invites),
     )

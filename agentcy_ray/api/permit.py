@@ -6,7 +6,8 @@ alone. Permission comes first, then the organisation's policies on the action.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -75,17 +76,41 @@ def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: b
         principal: Principal = caller.principal
         if permission == ANY:
             return Allowed(principal, caller.claims, "full", request_id(request))
-        try:
-            grant = principal.require(permission)
-        except PermissionDeniedError as error:
-            await _audit(request, principal, permission, "deny", reasons=(error.message,))
-            raise
+        grant = await _require(request, principal, permission)
         if not asked_by_gateway:
             await _ask_policy(request, principal, permission, quiet=handler_audits)
         return Allowed(principal, caller.claims, grant, request_id(request))
 
     check.permission = permission  # pyright: ignore[reportFunctionMemberAccess]
     return Depends(check)
+
+
+async def also(request: Request, caller: Allowed, permission: str) -> None:
+    """Ask for a second permission, for a part of a body that needs it.
+
+    Raises:
+        PermissionDeniedError, PolicyDeniedError: as a route's own permission; both are audited.
+    """
+    await _require(request, caller.principal, permission)
+    await _ask_policy(request, caller.principal, permission, quiet=False)
+
+
+@asynccontextmanager
+async def denials_audited(request: Request, caller: Allowed, action: str) -> AsyncGenerator[None]:
+    """Audit a refusal that the handler comes to, beyond the route's own permission."""
+    try:
+        yield
+    except PermissionDeniedError as error:
+        await _audit(request, caller.principal, action, "deny", reasons=(error.message,))
+        raise
+
+
+async def _require(request: Request, principal: Principal, permission: str) -> Grant:
+    try:
+        return principal.require(permission)
+    except PermissionDeniedError as error:
+        await _audit(request, principal, permission, "deny", reasons=(error.message,))
+        raise
 
 
 def permission_of(dependency: Callable[..., Awaitable[Any]] | None) -> str | None:

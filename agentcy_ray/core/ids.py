@@ -91,6 +91,7 @@ def _border(prefix: str) -> tuple[BeforeValidator, PlainSerializer, WithJsonSche
 OrgId = Annotated[UUID, *_border("org")]
 UserId = Annotated[UUID, *_border("usr")]
 ApiKeyId = Annotated[UUID, *_border("key")]
+InviteId = Annotated[UUID, *_border("inv")]
 SessionId = Annotated[UUID, *_border("ses")]
 SourceId = Annotated[UUID, *_border("src")]
 SyncRunId = Annotated[UUID, *_border("syn")]

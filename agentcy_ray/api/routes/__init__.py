@@ -10,6 +10,7 @@ from agentcy_ray.api.openapi import PING
 from agentcy_ray.api.routes import (
     access_requests,
     agents,
+    api_keys,
     approvals,
     artifacts,
     audit,
@@ -21,17 +22,21 @@ from agentcy_ray.api.routes import (
     conversations,
     health,
     ingest,
+    invites,
     jobs,
     migrations,
+    org,
     policies,
     rag,
     realms,
+    registration,
     runs,
     settings,
     sources,
     spaces,
     swaps,
     tools,
+    users,
 )
 from agentcy_ray.api.routes.v1 import chat, embeddings, models
 
@@ -39,9 +44,10 @@ from agentcy_ray.api.routes.v1 import chat, embeddings, models
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, sources, realms, context, context_query, context_pipelines, migrations, rag, spaces,
-        swaps, conversations, runs, tools, approvals, agents, audit, budgets, jobs, policies,
-        settings, access_requests, artifacts,
+        auth, registration, org, invites, users, api_keys, sources, realms, context,
+        context_query, context_pipelines, migrations, rag, spaces, swaps, conversations, runs,
+        tools, approvals, agents, audit, budgets, jobs, policies, settings, access_requests,
+        artifacts,
     )  # fmt: skip
     return [area.router for area in areas]
 

@@ -1,0 +1,107 @@
+"""The caller's organisation: what it says about itself, what it used, who owns it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentcy_ray.api.permit import Allowed, also, denials_audited, permit
+from agentcy_ray.api.services import services_of
+from agentcy_ray.api.witness import witness
+from agentcy_ray.budgets.limits import BudgetChange, Budgets
+from agentcy_ray.budgets.usage import Group, UsageReport, report
+from agentcy_ray.core.ids import UserId, encode
+from agentcy_ray.identity.orgs import Org, OrgSettingsChange
+from agentcy_ray.identity.users import User
+
+router = APIRouter(prefix="/org", tags=["organisation"])
+Reader = Annotated[Allowed, permit("org.read")]
+Writer = Annotated[Allowed, permit("org.write")]
+Owner = Annotated[Allowed, permit("org.transfer")]
+
+
+class OrgView(Org):
+    """The organisation with its budget."""
+
+    model_config = ConfigDict(frozen=True)
+
+    budget: Budgets
+
+
+class OrgChange(BaseModel):
+    """What to change; absent fields stay. `budget` needs `org.billing` as well."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    display_name: str | None = Field(default=None, min_length=1, max_length=200)
+    settings: OrgSettingsChange = OrgSettingsChange()
+    budget: BudgetChange | None = None
+
+
+class Transfer(BaseModel):
+    """Who is to be the owner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId
+
+
+@router.get("")
+async def read_org(caller: Reader, request: Request) -> OrgView:
+    """The organisation, its settings and its budget."""
+    services = services_of(request)
+    org = await services.access.orgs.get(caller.org_id)
+    return _view(org, await services.spending.ledger.limits.get(caller.org_id))
+
+
+@router.patch("")
+async def change_org(body: OrgChange, caller: Writer, request: Request) -> OrgView:
+    """Change the name that people read, the settings or the budget."""
+    services, limits = services_of(request), services_of(request).spending.ledger.limits
+    if body.budget is not None:
+        await also(request, caller, "org.billing")
+        budget = await limits.change(caller.org_id, body.budget, caller.principal.user_id)
+    else:
+        budget = await limits.get(caller.org_id)
+    org = await services.access.orgs.change(caller.org_id, body.display_name, body.settings)
+    given = body.model_dump(mode="json", exclude_unset=True)
+    await witness(
+        request, caller, "org.update",
+        {"type": "org", "id": encode("org", caller.org_id), "change": given},
+    )  # fmt: skip
+    return _view(org, budget)
+
+
+@router.get("/usage")
+async def read_org_usage(
+    caller: Reader,
+    request: Request,
+    since: date | None = None,
+    until: date | None = None,
+    group_by: Annotated[list[Group] | None, Query()] = None,
+) -> UsageReport:
+    """Tokens, cost and tool calls of whole days, today's by default.
+
+    `group_by` may be given several times.
+    """
+    groups = tuple(group_by or ("day",))
+    return await report(services_of(request).db, caller.org_id, groups, since, until)
+
+
+@router.post("/transfer")
+async def transfer_org(body: Transfer, caller: Owner, request: Request) -> User:
+    """Make another user the owner; the caller becomes an admin."""
+    async with denials_audited(request, caller, "org.transfer"):
+        heir = await services_of(request).access.users.transfer(caller.principal, body.user_id)
+    await witness(
+        request, caller, "org.transfer",
+        {"type": "org", "id": encode("org", caller.org_id), "to": encode("usr", heir.id)},
+    )  # fmt: skip
+    return heir
+
+
+def _view(org: Org, budget: Budgets) -> OrgView:
+    return OrgView(**dict(org), budget=budget)

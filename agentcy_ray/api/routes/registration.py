@@ -1,0 +1,47 @@
+"""The door for new people."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from agentcy_ray.api.errors import request_id
+from agentcy_ray.api.registration import Registration
+from agentcy_ray.api.routes.auth import Tokens, UserView
+from agentcy_ray.api.services import services_of
+from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.core.ids import encode
+from agentcy_ray.identity.local import Client
+
+router = APIRouter(tags=["auth"])
+
+
+@router.post("/auth/register", status_code=201)
+async def register(body: Registration, request: Request) -> Tokens:
+    """Join an organisation by an invite, or found one; answers as a login.
+
+    Without a good invite, where one is needed, it is 403 `registration_closed`.
+    """
+    access = services_of(request).access
+    ip = request.client.host if request.client else None
+    client = Client(ip=ip, user_agent=request.headers.get("user-agent", "")[:200])
+    await access.login_limit.check(f"{client.ip}:{body.email.lower()}")
+    joined = await access.registrar.join(body)
+    await services_of(request).gates.audit.append(
+        AuditEntry(
+            org_id=joined.org_id,
+            user_id=joined.user_id,
+            category="auth",
+            action="auth.register",
+            decision="allow",
+            resource={"type": "user", "id": encode("usr", joined.user_id), "email": body.email,
+                      "role": joined.role.value, "invited": joined.invited},
+            context={"ip": ip, "request_id": request_id(request), "user_agent": client.user_agent},
+        )
+    )  # fmt: skip
+    login = await access.identity.login(body.email, body.password, joined.org_name, client)
+    return Tokens(
+        token=login.token,
+        expires_in=login.expires_in,
+        refresh_token=login.refresh_token,
+        user=UserView(id=login.user_id, email=login.email, role=login.role),
+    )
