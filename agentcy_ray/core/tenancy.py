@@ -6,6 +6,7 @@ permission is at once the policy action and the audit action.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 from uuid import UUID
@@ -26,6 +27,14 @@ class Role(StrEnum):
 
 
 ROLE_ORDER = (Role.OWNER, Role.ADMIN, Role.MEMBER, Role.VIEWER)
+
+
+def highest(roles: Iterable[str]) -> Role:
+    """The most powerful of a user's roles; viewer when there is none that we know."""
+    held = frozenset(roles)
+    return next((role for role in ROLE_ORDER if role.value in held), Role.VIEWER)
+
+
 BUILT_IN_REALMS = (
     "infrastructure",
     "development",
@@ -106,6 +115,8 @@ class Principal(BaseModel):
     """The only permissions that a key may use of its owner's; None = no such limit."""
     rpm: int | None = None
     """Requests a minute that a key is limited to; None = its owner's limit."""
+    must_change_password: bool = False
+    """Whether this login may do nothing before its password was changed."""
 
     def grant(self, permission: str) -> Grant | None:
         """How far ``permission`` is granted: ``full``, ``own``, ``read_only`` or not at all."""

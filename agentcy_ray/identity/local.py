@@ -7,6 +7,7 @@ whole session family is revoked.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -15,9 +16,10 @@ from uuid import UUID
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import BadRequestError, RefusedError, UnauthenticatedError
 from agentcy_ray.core.ids import new_id
-from agentcy_ray.core.tenancy import ROLE_ORDER, Principal, Role
+from agentcy_ray.core.tenancy import Principal, Role, highest
 from agentcy_ray.identity.passwords import Passwords, check_new
-from agentcy_ray.identity.tokens import Claims, Tokens, expiry
+from agentcy_ray.identity.provider import Identified, ProviderName
+from agentcy_ray.identity.tokens import ISSUER, Claims, Tokens, expiry
 from agentcy_ray.stores.postgres import Database
 
 _FIND_USER = """
@@ -30,7 +32,7 @@ _ORG = """
 SELECT id FROM organizations WHERE deleted_at IS NULL AND ($1::text IS NULL OR name = $1) LIMIT 2
 """
 _HOLDER = "SELECT org_id, user_id FROM login_sessions WHERE refresh_hash = $1"
-_USER = "SELECT id, org_id, email, roles, active FROM users WHERE id = $1"
+_USER = "SELECT id, org_id, email, roles, active, auth_provider FROM users WHERE id = $1"
 _NEW_SESSION = """
 INSERT INTO login_sessions
   (id, org_id, user_id, family_id, refresh_hash, expires_at, ip, user_agent)
@@ -50,7 +52,7 @@ WHERE id = $1
 """
 _PRINCIPAL = """
 SELECT u.id, u.org_id, u.roles, u.permissions, u.realms, u.external_id, u.active,
-       bool_or(s.revoked_at IS NULL) AS alive
+       u.auth_provider, u.must_change_password, bool_or(s.revoked_at IS NULL) AS alive
 FROM users u JOIN login_sessions s ON s.user_id = u.id AND s.family_id = $2
 WHERE u.id = $1 GROUP BY u.id
 """
@@ -86,16 +88,49 @@ class Login:
 
 
 class LocalIdentity:
-    """Logins of people whose password we keep."""
+    """Logins of people whose password we keep, and the sessions of all logins."""
 
     def __init__(
-        self, db: Database, tokens: Tokens, clock: Clock, refresh_lifetime_secs: int
+        self,
+        db: Database,
+        tokens: Tokens,
+        clock: Clock,
+        refresh_lifetime_secs: int,
+        providers: Collection[str] = ("local",),
     ) -> None:
+        """A login of a provider that is not among ``providers`` is refused, and so is its session.
+
+        Args:
+            db: users and sessions.
+            tokens: signs and verifies.
+            clock: what expires by.
+            refresh_lifetime_secs: how long a refresh token lives.
+            providers: those of ``AUTH_PROVIDER``.
+        """
         self._db = db
         self._tokens = tokens
         self._clock = clock
         self._passwords = Passwords()
         self._refresh_lifetime = refresh_lifetime_secs
+        self._providers = frozenset(providers)
+
+    @property
+    def name(self) -> ProviderName:
+        """What ``AUTH_PROVIDER`` calls it."""
+        return "local"
+
+    async def issuer(self) -> str:
+        """The ``iss`` of the tokens that we sign, for logins of every provider."""
+        return ISSUER
+
+    async def verify(self, token: str) -> Identified:
+        """Whom one of our own tokens stands for.
+
+        Raises:
+            UnauthenticatedError: ``token_expired`` or ``token_invalid``.
+        """
+        claims = self._tokens.verify(token)
+        return Identified(await self.principal(claims), claims, claims.expires_at)
 
     async def login(
         self, email: str, password: str, org: str | None = None, client: Client | None = None
@@ -105,8 +140,12 @@ class LocalIdentity:
         Raises:
             UnauthenticatedError: ``invalid_credentials``.
             BadRequestError: ``org_required``: the e-mail exists in several organisations.
-            RefusedError: ``account_disabled``.
+            RefusedError: ``account_disabled``, or passwords are not used here.
         """
+        if self.name not in self._providers:
+            raise RefusedError(
+                "nobody logs in by a password here; open /api/v1/auth/oidc/start in a browser"
+            )
         async with self._db.system() as connection:
             rows = await connection.fetch(_FIND_USER, email, org)
         if len(rows) > 1:
@@ -160,9 +199,22 @@ class LocalIdentity:
             raise await self._refuse_refresh(digest)
         async with self._db.tenant(used["org_id"]) as connection:
             user = await connection.fetchrow(_USER, used["user_id"])
-        if user is None or not user["active"]:
+        if user is None or not self._may_stay(user):
             raise UnauthenticatedError("this account is gone; log in anew", code="token_invalid")
         return await self._open(user, family_id=used["family_id"], client=client or Client())
+
+    async def open_session(self, user: Any, client: Client) -> Login:
+        """A login of somebody for whom another provider vouches.
+
+        Args:
+            user: ``id``, ``org_id``, ``email`` and ``roles`` of their row.
+            client: where the login comes from.
+        """
+        return await self._open(user, family_id=new_id(), client=client)
+
+    def _may_stay(self, user: Any) -> bool:
+        """Whether the account is enabled, and its provider is still one of ours."""
+        return user["active"] and user["auth_provider"] in self._providers
 
     async def _refuse_refresh(self, digest: bytes) -> UnauthenticatedError:
         async with self._db.system() as connection:
@@ -216,7 +268,7 @@ class LocalIdentity:
         """
         async with self._db.tenant(claims.org_id) as connection:
             row = await connection.fetchrow(_PRINCIPAL, claims.user_id, claims.session_id)
-        if row is None or not row["active"] or not row["alive"]:
+        if row is None or not self._may_stay(row) or not row["alive"]:
             raise UnauthenticatedError("this login has ended; log in again", code="token_invalid")
         return Principal(
             user_id=row["id"],
@@ -224,8 +276,10 @@ class LocalIdentity:
             role=highest(row["roles"]),
             permissions=tuple(row["permissions"]),
             realms=None if row["realms"] is None else tuple(row["realms"]),
+            auth=row["auth_provider"],
             external_id=row["external_id"],
             session_id=claims.session_id,
+            must_change_password=row["must_change_password"],
         )
 
     async def _open(self, user: Any, family_id: UUID, client: Client) -> Login:
@@ -258,11 +312,6 @@ class LocalIdentity:
         hashed = await self._passwords.hash(password)
         async with self._db.tenant(org_id) as connection:
             await connection.execute(_KEEP_HASH, user_id, hashed, chosen)
-
-
-def highest(roles: list[str]) -> Role:
-    """The most powerful of a user's roles; viewer when there is none that we know."""
-    return next((role for role in ROLE_ORDER if role.value in roles), Role.VIEWER)
 
 
 def _digest(token: str) -> bytes:

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from joserfc import jwt
-from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
 from agentcy_ray.core.clock import Clock
-from agentcy_ray.core.errors import UnauthenticatedError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tenancy import Role
+from agentcy_ray.identity.token_form import (
+    MAX_LIFETIME_SECS,
+    check_times,
+    header_of,
+    token_invalid,
+    verified_claims,
+)
 
 ISSUER = AUDIENCE = "agentcy"
 ALGORITHMS = ["HS256"]
-MAX_LENGTH = 8192
-"""A longer token is refused before it is parsed."""
-LEEWAY_SECS = 5
+_TYPES = frozenset({"jwt"})
 
 
 @dataclass(frozen=True)
@@ -74,48 +76,22 @@ class Tokens:
         Raises:
             UnauthenticatedError: ``token_expired`` or ``token_invalid``; no more is told.
         """
-        claims = self._decode(token)
+        header_of(token, ALGORITHMS, _TYPES)
+        claims = verified_claims(token, self._keys, ALGORITHMS[0])
+        if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
+            raise token_invalid()
+        now = self._clock.now().timestamp()
+        expires = check_times(claims, now, max(self._lifetime, MAX_LIFETIME_SECS))
         try:
-            expires, issued = claims["exp"], claims["iat"]
-            plain = all(type(value) is int for value in (expires, issued))
-            if not plain or claims["iss"] != ISSUER or claims["aud"] != AUDIENCE:
-                raise ValueError(token)
-            read = Claims(
+            return Claims(
                 user_id=UUID(hex=claims["sub"]),
                 org_id=UUID(hex=claims["org"]),
                 role=Role(claims["role"]),
                 session_id=UUID(hex=claims["sid"]),
-                expires_at=float(expires),
+                expires_at=expires,
             )
-        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
-            raise _invalid() from None
-        now = self._clock.now().timestamp()
-        if issued > now + LEEWAY_SECS:
-            raise _invalid()
-        if read.expires_at + LEEWAY_SECS < now:
-            raise UnauthenticatedError(
-                "the access token has expired; refresh it or log in again", code="token_expired"
-            )
-        return read
-
-    def _decode(self, token: str) -> dict[str, Any]:
-        if len(token) > MAX_LENGTH:
-            raise _invalid()
-        for key in self._keys:
-            try:
-                decoded = jwt.decode(token, key, algorithms=ALGORITHMS)
-            except (JoseError, ValueError, TypeError):
-                continue
-            header = decoded.header
-            # An embedded or linked key is never looked at, so a token that brings one is refused.
-            if header.get("alg") != "HS256" or {"jwk", "jku", "x5u", "x5c", "crit"} & set(header):
-                break
-            return dict(decoded.claims)
-        raise _invalid()
-
-
-def _invalid() -> UnauthenticatedError:
-    return UnauthenticatedError("the access token is not valid; log in", code="token_invalid")
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise token_invalid() from None
 
 
 def expiry(now: datetime, secs: int) -> datetime:
