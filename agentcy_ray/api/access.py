@@ -14,6 +14,7 @@ from agentcy_ray.identity.invites import Invites
 from agentcy_ray.identity.limits import RateLimits
 from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.orgs import Orgs
+from agentcy_ray.identity.provider import Providers
 from agentcy_ray.identity.revocation import Revocations
 from agentcy_ray.identity.stream_slots import StreamSlots
 from agentcy_ray.identity.throttle import Throttle
@@ -64,7 +65,7 @@ def open_access(
     invites = Invites(db, clock)
     return Access(
         identity=identity,
-        authenticator=Authenticator(tokens, identity, api_keys, clock),
+        authenticator=Authenticator(Providers([identity]), api_keys, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
         limits=RateLimits(
             Buckets(redis, clock),

@@ -15,8 +15,9 @@ from fastapi import FastAPI
 from agentcy_ray import __version__
 from agentcy_ray.api import errors, ingest_paths, openapi
 from agentcy_ray.api.authentication import Caller
+from agentcy_ray.api.gate import Gate
 from agentcy_ray.api.metrics import HttpMeters
-from agentcy_ray.api.middleware import Cors, Frame, Gate
+from agentcy_ray.api.middleware import Cors, Frame
 from agentcy_ray.api.openapi import PREFIX
 from agentcy_ray.api.origin import Origin
 from agentcy_ray.api.routes import all_routers, outside
@@ -84,7 +85,7 @@ def create_app(
         app.add_middleware(
             Cors,
             allow_origins=settings.cors_allowed_origins,
-            allow_methods=["*"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=[
                 "authorization",
                 "content-type",
@@ -93,13 +94,23 @@ def create_app(
                 "x-api-key",
                 "anthropic-version",
             ],
-            expose_headers=["x-request-id", "idempotent-replay"],
+            expose_headers=[
+                "x-request-id",
+                "idempotent-replay",
+                "retry-after",
+                "x-ratelimit-limit",
+                "x-ratelimit-remaining",
+                "x-ratelimit-reset",
+            ],
         )
 
     def observe(method: str, route: str, status: int, seconds: float) -> None:
         app.state.requests.request(method, route, status, seconds)
 
-    app.add_middleware(Frame, observe=observe)
+    https = settings.agentcy_tls_cert is not None or (settings.agentcy_public_url or "").startswith(
+        "https://"
+    )
+    app.add_middleware(Frame, observe=observe, https=https)
     app.add_middleware(Origin, trusted=settings.trusted_proxies, peer_header=peer_header)
     return app
 
@@ -114,7 +125,11 @@ class _LateAuthenticator:
         services: Services | None = getattr(self._app.state, "services", None)
         if services is None:
             raise StoreUnavailableError("the platform is starting; try again in a moment")
-        return await services.access.authenticator.bearer(header)
+        access = services.access
+        caller = await access.authenticator.bearer(header)
+        if not access.limits.admit(caller.principal):
+            await access.limits.check(caller.principal)
+        return caller
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -65,6 +65,11 @@ def error_response(error: AgentcyError, request_id: str, path: str = "") -> Resp
     headers: dict[str, str] = {}
     if isinstance(error, RateLimitedError) or error.status == 503:
         headers["retry-after"] = str(error.details.get("retry_after_secs", 1))
+    if isinstance(error, RateLimitedError) and "limit" in error.details:
+        for name in ("limit", "remaining", "reset_secs"):
+            if name in error.details:
+                header = f"x-ratelimit-{name.removesuffix('_secs')}"
+                headers[header] = str(error.details[name])
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return _respond(fault_of(error, request_id), path, headers)

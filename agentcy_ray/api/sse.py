@@ -31,6 +31,8 @@ _LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u20
 """No line ends here, but many clients split text where Unicode does."""
 OUTSIDE = "streams"
 """Key of the request's state: a list that takes the stream to send after the handler is done."""
+HELD = "held"
+"""Key of the request's state: a list of what to call once the request and its stream have ended."""
 SLOW_READER_SECS = 30.0
 """A client that takes nothing for so long is cut off; it may resume."""
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel
 from agentcy_ray.core.setting_types import CommaList, Networks, OptionalText, Secret, setting
 
 PROVIDERS = ("local", "oidc")
+KEY_SERVICES = ("aws-kms://", "gcp-kms://", "vault://")
 
 
 def _are_providers(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -17,6 +18,13 @@ def _are_providers(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _is_key_uri(value: str | None) -> str | None:
+    if value is not None and not value.startswith(KEY_SERVICES):
+        raise ValueError(f"begins with one of {', '.join(KEY_SERVICES)}")
+    return value
+
+
+KeyUri = Annotated[OptionalText, AfterValidator(_is_key_uri)]
 Providers = Annotated[CommaList, AfterValidator(_are_providers)]
 
 
@@ -48,12 +56,31 @@ class AccessSettings(BaseModel):
     # -- secrets
     encryption_key: Secret = setting(None, "32 bytes base64, wraps data keys; generated embedded")
     encryption_key_previous: Secret = setting(None, "still unwraps")
-    kms_key_uri: OptionalText = setting(None, "wrap data keys by a key service instead")
+    kms_key_uri: KeyUri = setting(
+        None, "wrap data keys by a key service instead: aws-kms://, gcp-kms:// or vault://"
+    )
+    kms_key_uri_previous: KeyUri = setting(None, "still unwraps")
+    kms_endpoint: OptionalText = setting(None, "the service of KMS_KEY_URI at another address")
+    vault_addr: OptionalText = setting(None, "server of vault:// keys")
+    vault_token: Secret = setting(None, "token for VAULT_ADDR; as a file it may change")
+    vault_namespace: OptionalText = setting(None, "namespace of VAULT_ADDR")
 
     # -- limits
     rate_limit_login_rpm: int = setting(10, "logins per minute by address and e-mail", ge=1)
     rate_limit_user_rpm: int = setting(6000, "requests per minute of a user", ge=1)
     rate_limit_org_rpm: int = setting(60_000, "requests per minute of an organisation", ge=1)
+    sse_streams_per_user: int = setting(200, "event streams that a user may hold open", ge=1)
+
+    # -- the listener
+    agentcy_tls_cert: OptionalText = setting(
+        None, "PEM file with the certificate chain of the API listener; unset = no TLS"
+    )
+    agentcy_tls_key: OptionalText = setting(
+        None, "PEM file with its private key; unset = in the file of the certificate"
+    )
+    agentcy_behind_tls_proxy: bool = setting(
+        False, "a statement: what listens beyond loopback is reached through a TLS proxy alone"
+    )
 
     # -- the way out
     https_proxy: OptionalText = setting(None, "proxy of outgoing https requests")

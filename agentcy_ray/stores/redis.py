@@ -22,6 +22,8 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     TimeoutError,
 )
 
@@ -32,8 +34,10 @@ ANSWER_SECS = 10.0
 """A command that takes longer fails; let a blocking command wait for less than this."""
 RETRIES = 2
 
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
-"""What the library raises while Redis cannot be reached."""
+AWAY = (
+    ConnectionError, TimeoutError, BusyLoadingError, OSError, OutOfMemoryError, ReadOnlyError,
+)  # fmt: skip
+"""What the library raises while Redis cannot be reached, or takes no writes."""
 
 REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
 

@@ -14,6 +14,7 @@ from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
+from agentcy_ray.api.stream_limit import hold_stream
 from agentcy_ray.audit.entry import AuditRecord, Category
 from agentcy_ray.audit.export import MEDIA_TYPES, Form, export
 from agentcy_ray.audit.filters import AuditFilter
@@ -80,6 +81,7 @@ async def stream_audit(
     after: Annotated[int | None, Query(ge=0, le=MAX_SEQ)] = None,
 ) -> Response:
     """Entries as they are written; ``Last-Event-ID`` is a seq. Without one: from now on."""
+    await hold_stream(request, caller)
     log, ping_secs = _log(request), services_of(request).settings.sse_ping_secs
     fresh = after is None and "last-event-id" not in request.headers
     start = await log.head(caller.org_id) if fresh else resume_after(request.headers, after)

@@ -19,6 +19,7 @@ from agentcy_ray.api.pagination import MAX_SEQ, Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import Services, services_of
 from agentcy_ray.api.sse import PING, EventStream, frame, resume_after
+from agentcy_ray.api.stream_limit import hold_stream
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import ConflictError, GoneError
 from agentcy_ray.core.events import RunEvent
@@ -65,6 +66,9 @@ async def ask(conversation_id: str, body: Question, caller: Writer, request: Req
     default = services.models.default_reference()
     model = choose_model(body.model or conversation.model, agent, None, default)
     services.models.resolve(model)  # an unknown model is the caller's mistake, not the run's
+    streams = "application/json" not in request.headers.get("accept", "")
+    if streams:
+        await hold_stream(request, caller)
     started = await services.runs.start(
         caller.principal,
         NewRun(
@@ -79,7 +83,7 @@ async def ask(conversation_id: str, body: Question, caller: Writer, request: Req
         ),
     )
     run: Run = started.run
-    if "application/json" in request.headers.get("accept", ""):
+    if not streams:
         answer = Accepted(run_id=run.id, message_id=run.message_id)
         return JSONResponse(answer.model_dump(mode="json"), 202)
     return _stream(request, caller, run, after=0)
@@ -129,6 +133,7 @@ async def run_events(
     if "application/json" in request.headers.get("accept", ""):
         events = await services.run_log.read(caller.org_id, run.id, start, limit)
         return {"items": events, "next_cursor": None}
+    await hold_stream(request, caller)
     return _stream(request, caller, run, after=start)
 
 

@@ -25,6 +25,7 @@ from agentcy_ray.api.routes.v1.plain import begun
 from agentcy_ray.api.routes.v1.writer import Head, Writer
 from agentcy_ray.api.services import Services, services_of
 from agentcy_ray.api.sse import EventStream, left
+from agentcy_ray.api.stream_limit import hold_stream
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.ids import decode, encode, new_id
@@ -46,6 +47,8 @@ async def answer(request: Request, caller: Allowed, asked: Asked, writer: Writer
     """
     services = services_of(request)
     found = await chosen(services, caller, asked.model)
+    if asked.stream:
+        await hold_stream(request, caller)
     if isinstance(found, AgentProfile):
         return await _by_agent(request, caller, asked, writer, found)
     return await _by_model(request, caller, asked, writer, found)
