@@ -16,9 +16,9 @@ from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import UnauthenticatedError
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.identity.api_keys import PREFIX, ApiKeys
-from agentcy_ray.identity.local import LocalIdentity
+from agentcy_ray.identity.provider import Providers
 from agentcy_ray.identity.revocation import Revoked
-from agentcy_ray.identity.tokens import Claims, Tokens
+from agentcy_ray.identity.tokens import Claims
 
 STALE_SECS = 4.0
 """Age of a remembered principal; with the time of a look-up it stays under the promised 5 s."""
@@ -29,8 +29,8 @@ REMEMBERED = 10_000
 class Caller:
     """Who sent the request, and by what.
 
-    ``claims`` are those of a login's token; an API key has none. ``expires_at``: seconds since the
-    epoch, after which the credential is refused.
+    ``claims`` are those of a login's token; an API key and a token of an OIDC issuer have none.
+    ``expires_at``: seconds since the epoch, after which the credential is refused.
     """
 
     principal: Principal
@@ -39,13 +39,10 @@ class Caller:
 
 
 class Authenticator:
-    """Verifies bearer tokens: those of logins, and API keys."""
+    """Verifies bearer tokens: those of logins, of an OIDC issuer, and API keys."""
 
-    def __init__(
-        self, tokens: Tokens, identity: LocalIdentity, keys: ApiKeys, clock: Clock
-    ) -> None:
-        self._tokens = tokens
-        self._identity = identity
+    def __init__(self, providers: Providers, keys: ApiKeys, clock: Clock) -> None:
+        self._providers = providers
         self._keys = keys
         self._clock = clock
         self._seen: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
@@ -56,6 +53,7 @@ class Authenticator:
 
         Raises:
             UnauthenticatedError: another scheme, or a token that is bad, expired or revoked.
+            RefusedError, StoreUnavailableError: as ``IdentityProvider.verify``.
         """
         scheme, _, token = header.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -78,8 +76,8 @@ class Authenticator:
             holder = await self._keys.holder(token)
             end = holder.expires_at
             return Caller(holder.principal, None, math.inf if end is None else end.timestamp())
-        claims = self._tokens.verify(token)
-        return Caller(await self._identity.principal(claims), claims, claims.expires_at)
+        found = await self._providers.verify(token)
+        return Caller(found.principal, found.claims, found.expires_at)
 
     def forget(self, revoked: Revoked | None) -> None:
         """Drop what is remembered of credentials that have ended or changed; None = of all."""
