@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 from agentcy_ray.api.authentication import Authenticator
+from agentcy_ray.api.founding import found_org
 from agentcy_ray.api.registration import Registrar
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.settings import Settings
@@ -13,8 +17,9 @@ from agentcy_ray.identity.buckets import Buckets
 from agentcy_ray.identity.invites import Invites
 from agentcy_ray.identity.limits import RateLimits
 from agentcy_ray.identity.local import LocalIdentity
+from agentcy_ray.identity.oidc_opening import Oidc, open_oidc
 from agentcy_ray.identity.orgs import Orgs
-from agentcy_ray.identity.provider import Providers
+from agentcy_ray.identity.provider import IdentityProvider, Providers
 from agentcy_ray.identity.revocation import Revocations
 from agentcy_ray.identity.stream_slots import StreamSlots
 from agentcy_ray.identity.throttle import Throttle
@@ -25,6 +30,9 @@ from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.redis import RedisStore
 from agentcy_ray.stores.secrets import Secrets
 
+SESSIONS_PER_LOGIN = 20
+"""Behind one address many people refresh in a minute; none of them can guess what is refreshed."""
+
 
 @dataclass(frozen=True)
 class Access:
@@ -33,6 +41,9 @@ class Access:
     identity: LocalIdentity
     authenticator: Authenticator
     login_limit: Throttle
+    session_limit: Throttle
+    """Of what needs no password: refreshes and logins by OIDC, by address."""
+    oidc: Oidc | None
     limits: RateLimits
     streams: StreamSlots
     revocations: Revocations
@@ -51,7 +62,7 @@ def open_access(
     secrets: Secrets,
     clock: Clock,
 ) -> Access:
-    """Access over the stores; it holds nothing that needs closing.
+    """Access over the stores; ``oidc`` and ``streams`` want to be closed.
 
     Until ``revocations`` is followed by the authenticator, revoked credentials are only forgotten
     with time.
@@ -59,14 +70,27 @@ def open_access(
     tokens = Tokens(
         secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
     )
-    identity = LocalIdentity(db, tokens, clock, settings.jwt_refresh_expiry_secs)
+    identity = LocalIdentity(
+        db, tokens, clock, settings.jwt_refresh_expiry_secs, settings.auth_provider
+    )
+    oidc = open_oidc(
+        settings, db, redis, clock, seal_key=secrets.jwt_secret.encode(), sessions=identity,
+        found_org=partial(_found, settings),
+    )  # fmt: skip
+    providers: list[IdentityProvider] = [identity]
+    if oidc is not None:
+        providers.append(oidc.provider)
     revocations = Revocations(bell)
     api_keys = ApiKeys(db, clock, revocations)
     invites = Invites(db, clock)
     return Access(
         identity=identity,
-        authenticator=Authenticator(Providers([identity]), api_keys, clock),
+        authenticator=Authenticator(Providers(providers), api_keys, clock),
         login_limit=Throttle(redis, "login", settings.rate_limit_login_rpm, clock),
+        session_limit=Throttle(
+            redis, "session", settings.rate_limit_login_rpm * SESSIONS_PER_LOGIN, clock
+        ),
+        oidc=oidc,
         limits=RateLimits(
             Buckets(redis, clock),
             clock,
@@ -81,3 +105,7 @@ def open_access(
         orgs=Orgs(db, bell),
         registrar=Registrar(db, settings, invites),
     )
+
+
+async def _found(settings: Settings, connection: Any, display_name: str) -> UUID:
+    return await found_org(connection, display_name, context_engine=settings.context_engine)

@@ -17,7 +17,10 @@ from agentcy_ray.api.permit import ANY, permission_of
 
 PREFIX = "/api/v1"
 PING = f"{PREFIX}/auth/ping"
-OPEN = frozenset({"/auth/config", "/auth/login", "/auth/refresh", "/auth/register"})
+OPEN = frozenset({
+    "/auth/config", "/auth/login", "/auth/refresh", "/auth/register", "/auth/oidc/start",
+    "/auth/oidc/callback",
+})  # fmt: skip
 """Routes below the prefix that ask for no login."""
 _BODIES = {
     "house": ErrorBody.__name__,

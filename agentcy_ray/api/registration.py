@@ -68,7 +68,8 @@ class Registrar:
             ConflictError: the organisation has a user with this e-mail.
         """
         mode = self._settings.auth_registration
-        if mode == "off" or (wanted.invite_token is None and mode != "open"):
+        by_password = "local" in self._settings.auth_provider
+        if not by_password or mode == "off" or (wanted.invite_token is None and mode != "open"):
             raise closed()
         check_new(wanted.password, wanted.email)
         if wanted.invite_token is None and wanted.org_name is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel
 
@@ -92,3 +93,32 @@ class AccessSettings(BaseModel):
     egress_allowed_hosts: CommaList = setting(
         (), "hosts that may be reached, *.example.com for a domain; empty = any public host"
     )
+
+    def access_faults(self) -> list[str]:
+        """Faults of these settings that only show when several are read together."""
+        if "oidc" not in self.auth_provider:
+            return []
+        faults: list[str] = []
+        if self.oidc_discovery_url is None and None in (self.jwt_issuer, self.jwks_url):
+            faults.append("AUTH_PROVIDER=oidc needs OIDC_DISCOVERY_URL, or JWT_ISSUER and JWKS_URL")
+        if self.oidc_client_id is None and self.jwt_audience is None:
+            faults.append("AUTH_PROVIDER=oidc needs OIDC_CLIENT_ID (login by the browser),"
+                          " JWT_AUDIENCE (access tokens of other clients), or both")  # fmt: skip
+        if self.oidc_client_id is not None and self.oidc_discovery_url is None:
+            faults.append("OIDC_CLIENT_ID needs OIDC_DISCOVERY_URL, where the login begins")
+        for name in ("oidc_discovery_url", "jwks_url"):
+            url: str | None = getattr(self, name)
+            if url is not None and not _is_private_channel(url):
+                faults.append(f"{name.upper()}: must be https, or http on this machine's loopback")
+        return faults
+
+
+def _is_private_channel(url: str) -> bool:
+    """Whether nobody on the way can change what comes back."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        )
+    except ValueError:
+        return False

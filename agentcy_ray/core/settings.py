@@ -223,13 +223,13 @@ class Settings(AccessSettings):
 
     def cross_faults(self) -> list[str]:
         """Faults that only show when two settings are read together."""
-        faults: list[str] = []
+        faults = self.access_faults()
         if self.database_url is not None:
             faults += [
                 f"{name} is required with an external DATABASE_URL"
                 for name, value in (
                     ("JWT_SECRET", self.jwt_secret),
-                    ("ENCRYPTION_KEY", self.encryption_key),
+                    ("ENCRYPTION_KEY", self.encryption_key or self.kms_key_uri),
                 )
                 if value is None
             ]
@@ -286,10 +286,31 @@ def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> lis
     return rows
 
 
+def reread(settings: Settings, *fields: str) -> Settings:
+    """Settings with the named ones read anew where they lie in files, which may change.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    asked = {field for field in fields if f"{field.upper()}_FILE" in os.environ}
+    if not asked:
+        return settings
+    values, faults = _collect(os.environ)
+    if faults:
+        raise ConfigError("settings are invalid:\n  " + "\n  ".join(faults), faults=faults)
+    found = {field: SecretStr(values[field]) for field in asked if field in values}
+    return settings.model_copy(update=found)
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The process environment with these settings in it, for processes that we start."""
+    """The process environment with these settings in it, for processes that we start.
+
+    A secret that lies in a file stays there: the child is told the file.
+    """
     given = {
-        field.upper(): _as_variable(getattr(settings, field)) for field in settings.model_fields_set
+        field.upper(): _as_variable(getattr(settings, field))
+        for field in settings.model_fields_set
+        if f"{field.upper()}_FILE" not in os.environ or field.upper() in os.environ
     }
     return {**os.environ, **given, "AGENTCY_STATE_DIR": str(settings.state_dir)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import RefusedError
 from agentcy_ray.core.settings import Settings
@@ -76,7 +78,7 @@ class OidcProvider:
         return person_of(claims, issuer, self._settings), expires
 
 
-async def signed_claims(issuer: Issuer, token: str, header: dict[str, object]) -> dict[str, object]:
+async def signed_claims(issuer: Issuer, token: str, header: dict[str, Any]) -> dict[str, Any]:
     """The claims of a token that the issuer's key of that name has signed.
 
     Raises:

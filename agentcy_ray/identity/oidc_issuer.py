@@ -41,9 +41,10 @@ class Metadata:
     jwks_url: str
     authorize_url: str = ""
     token_url: str = ""
+    userinfo_url: str = ""
     secret_by: tuple[str, ...] = ()
     """Ways of authenticating at the token endpoint; empty = the default of the standard."""
-    signs_answers: bool = False
+    names_itself: bool = False
     """Whether its answers carry ``iss`` (RFC 9207)."""
 
 
@@ -122,13 +123,15 @@ class Issuer:
             self._metadata, self._failed = (now, found), None
             return found
 
-    async def get_json(self, url: str) -> dict[str, Any]:
-        """A JSON object that the issuer publishes.
+    async def get_json(self, url: str, *, bearer: str | None = None) -> dict[str, Any]:
+        """A JSON object that the issuer publishes, or tells the holder of a token of its own.
 
         Raises:
             StoreUnavailableError: no connection, another status than 200, or no JSON object.
         """
-        status, body = await self._send(self._http.build_request("GET", url), "answer")
+        headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
+        request = self._http.build_request("GET", url, headers=headers)
+        status, body = await self._send(request, "answer")
         if status != 200:
             raise _away(f"it answered {status} at {url}")
         return body
@@ -183,13 +186,16 @@ class Issuer:
             jwks_url=self._endpoint(document, "jwks_uri"),
             authorize_url=self._endpoint(document, "authorization_endpoint"),
             token_url=self._endpoint(document, "token_endpoint"),
+            userinfo_url=self._endpoint(document, "userinfo_endpoint", needed=False),
             secret_by=tuple(map(str, ways)) if isinstance(ways, list) else (),
-            signs_answers=document.get("authorization_response_iss_parameter_supported") is True,
+            names_itself=document.get("authorization_response_iss_parameter_supported") is True,
         )
 
-    def _endpoint(self, document: dict[str, Any], name: str) -> str:
+    def _endpoint(self, document: dict[str, Any], name: str, *, needed: bool = True) -> str:
         """A URL of the document, which must be no weaker than the one that the document is at."""
         url = document.get(name)
+        if url is None and not needed:
+            return ""
         safe = ("https://",)
         if (self._settings.oidc_discovery_url or "").startswith("http://"):
             safe = ("https://", "http://")

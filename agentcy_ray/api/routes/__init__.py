@@ -25,6 +25,7 @@ from agentcy_ray.api.routes import (
     invites,
     jobs,
     migrations,
+    oidc,
     org,
     policies,
     rag,
@@ -44,7 +45,7 @@ from agentcy_ray.api.routes.v1 import chat, embeddings, models
 def all_routers() -> list[APIRouter]:
     """The routers below the versioned prefix."""
     areas = (
-        auth, registration, org, invites, users, api_keys, sources, realms, context,
+        auth, oidc, registration, org, invites, users, api_keys, sources, realms, context,
         context_query, context_pipelines, migrations, rag, spaces, swaps, conversations, runs,
         tools, approvals, agents, audit, budgets, jobs, policies, settings, access_requests,
         artifacts,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from agentcy_ray.api.errors import request_id
+from agentcy_ray.api.logins import Tokens, client_of, tokens_of
 from agentcy_ray.api.registration import Registration
-from agentcy_ray.api.routes.auth import Tokens, UserView
 from agentcy_ray.api.services import services_of
 from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.ids import encode
-from agentcy_ray.identity.local import Client
 
 router = APIRouter(tags=["auth"])
 
@@ -22,8 +21,7 @@ async def register(body: Registration, request: Request) -> Tokens:
     Without a good invite, where one is needed, it is 403 `registration_closed`.
     """
     access = services_of(request).access
-    ip = request.client.host if request.client else None
-    client = Client(ip=ip, user_agent=request.headers.get("user-agent", "")[:200])
+    client = client_of(request)
     await access.login_limit.check(f"{client.ip}:{body.email.lower()}")
     joined = await access.registrar.join(body)
     await services_of(request).gates.audit.append(
@@ -35,13 +33,9 @@ async def register(body: Registration, request: Request) -> Tokens:
             decision="allow",
             resource={"type": "user", "id": encode("usr", joined.user_id), "email": body.email,
                       "role": joined.role.value, "invited": joined.invited},
-            context={"ip": ip, "request_id": request_id(request), "user_agent": client.user_agent},
+            context={"ip": client.ip, "request_id": request_id(request),
+                     "user_agent": client.user_agent},
         )
     )  # fmt: skip
     login = await access.identity.login(body.email, body.password, joined.org_name, client)
-    return Tokens(
-        token=login.token,
-        expires_in=login.expires_in,
-        refresh_token=login.refresh_token,
-        user=UserView(id=login.user_id, email=login.email, role=login.role),
-    )
+    return tokens_of(login)

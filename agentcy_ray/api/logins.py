@@ -1,0 +1,96 @@
+"""What every kind of login shares: where it comes from, what it answers, and its audit entries."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from agentcy_ray.api.errors import request_id
+from agentcy_ray.api.services import services_of
+from agentcy_ray.audit.entry import AuditEntry
+from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.core.ids import UserId, encode
+from agentcy_ray.core.tenancy import Role
+from agentcy_ray.identity.local import Account, Client, Login
+
+
+class UserView(BaseModel):
+    """A user as answers show them."""
+
+    id: UserId
+    email: str
+    role: Role
+
+
+class Tokens(BaseModel):
+    """What a login answers; ``refresh_token`` is null for a browser, which has it as a cookie."""
+
+    token: str
+    token_type: str = "bearer"  # noqa: S105 - the name of a scheme
+    expires_in: int
+    refresh_token: str | None
+    user: UserView
+
+
+def tokens_of(login: Login, *, in_cookie: bool = False) -> Tokens:
+    """The answer to a login."""
+    return Tokens(
+        token=login.token,
+        expires_in=login.expires_in,
+        refresh_token=None if in_cookie else login.refresh_token,
+        user=UserView(id=login.user_id, email=login.email, role=login.role),
+    )
+
+
+def client_of(request: Request) -> Client:
+    """Where a request comes from."""
+    agent = request.headers.get("user-agent", "")[:200]
+    return Client(ip=request.client.host if request.client else None, user_agent=agent)
+
+
+async def note_login(request: Request, action: str, org_id: UUID, user_id: UUID) -> None:
+    """Audit that somebody came in, or went."""
+    await services_of(request).gates.audit.append(
+        AuditEntry(
+            org_id=org_id,
+            user_id=user_id,
+            category="auth",
+            action=action,
+            decision="allow",
+            resource={"type": "login", "id": encode("usr", user_id)},
+            context=_occasion(request),
+        )
+    )
+
+
+def note_refusal(
+    request: Request, action: str, account: Account | None, error: AgentcyError, **seen: str
+) -> None:
+    """Audit a refusal without waiting: how long an answer takes must not tell who exists."""
+    if account is None:
+        return
+    user = None if account.user_id is None else encode("usr", account.user_id)
+    services_of(request).gates.audit.note(
+        AuditEntry(
+            org_id=account.org_id,
+            user_id=account.user_id,
+            category="auth",
+            action=action,
+            decision="deny",
+            resource={"type": "login", "id": user, **seen},
+            reasons=(error.code, error.message),
+            context=_occasion(request),
+        )
+    )
+
+
+def _occasion(request: Request) -> dict[str, Any]:
+    client = client_of(request)
+    return {
+        "ip": client.ip,
+        "request_id": request_id(request),
+        "user_agent": client.user_agent or None,
+    }
