@@ -58,7 +58,13 @@ class Allowed:
         return self.claims
 
 
-def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: bool = False) -> Any:
+def permit(
+    permission: str,
+    *,
+    asked_by_gateway: bool = False,
+    handler_audits: bool = False,
+    with_first_password: bool = False,
+) -> Any:
     """A dependency that yields ``Allowed`` or refuses.
 
     Args:
@@ -67,6 +73,7 @@ def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: b
             question to the policies with the call's arguments, and audits it.
         handler_audits: the handler writes the entry of an allow, with more in it than is known
             here; a deny is written here all the same.
+        with_first_password: also for who must change their password before anything else.
     """
 
     async def check(request: Request) -> Allowed:
@@ -74,6 +81,11 @@ def permit(permission: str, *, asked_by_gateway: bool = False, handler_audits: b
         if caller is None:
             raise UnauthenticatedError("log in at /api/v1/auth/login and send the bearer token")
         principal: Principal = caller.principal
+        if principal.must_change_password and not with_first_password:
+            raise PermissionDeniedError(
+                "change your password first, by POST /api/v1/auth/password or `agentcy password`",
+                code="password_change_required",
+            )
         if permission == ANY:
             return Allowed(principal, caller.claims, "full", request_id(request))
         grant = await _require(request, principal, permission)
@@ -209,3 +221,5 @@ def policy_input(request: Request, principal: Principal, action: str) -> dict[st
 
 
 AnyCaller = Annotated[Allowed, permit(ANY)]
+AnyLogin = Annotated[Allowed, permit(ANY, with_first_password=True)]
+"""Any caller, even one who must change their password: for the routes by which they do."""

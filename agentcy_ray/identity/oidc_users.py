@@ -87,15 +87,15 @@ class OidcUsers:
         """
         async with self._db.system() as connection:
             org_id = await self._named(connection, person)
-            user = await connection.fetchrow(_USER, person.issuer, person.subject, org_id)
+            user = await _find(connection, person, org_id)
             if user is None:
                 # Two first requests at once must not make two users, or two organisations.
                 await connection.execute(_ONE_AT_A_TIME, f"{person.issuer}\n{person.subject}")
-                user = await connection.fetchrow(_USER, person.issuer, person.subject, org_id)
+                user = await _find(connection, person, org_id)
             if user is None:
                 await self._add(connection, person, org_id)
-                user = await connection.fetchrow(_USER, person.issuer, person.subject, org_id)
-                log.info("first login by OIDC", org_id=str(user["org_id"]), user_id=str(user["id"]))
+                user = await _find(connection, person, org_id)
+                log.info("first login by OIDC", user_id=str(user["id"]))
             if not user["active"]:
                 raise RefusedError(
                     "this account is disabled; ask an admin to enable it", code="account_disabled"
@@ -147,6 +147,10 @@ class OidcUsers:
                 "this e-mail already has an account here that logs in another way; log in that "
                 "way, or ask an admin to delete that account or to change its e-mail"
             ) from error
+
+
+async def _find(connection: Any, person: Person, org_id: UUID | None) -> Any:
+    return await connection.fetchrow(_USER, person.issuer, person.subject, org_id)
 
 
 async def _store_role(connection: Any, user: Any, role: Role) -> Role:

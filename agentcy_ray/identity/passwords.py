@@ -1,15 +1,25 @@
-"""Password hashes: argon2id, made and checked on a thread since each costs tens of milliseconds."""
+"""Password hashes: argon2id, made and checked on a thread since each costs tens of milliseconds.
+
+A hash of bcrypt, as accounts that were brought from elsewhere have, is checked too and counts as
+outdated: the next good login replaces it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 
+import bcrypt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from agentcy_ray.core.errors import InvalidError
 
 MIN_LENGTH, MAX_LENGTH = 12, 256
+
+_BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
+"""Up to cost 16, which takes seconds; more would let one login hold a thread for minutes."""
+_BCRYPT_BYTES = 72
 
 _DECOY = (
     "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA"
@@ -33,6 +43,9 @@ class Passwords:
         return await asyncio.to_thread(self._verify, stored, password)
 
     def _verify(self, stored: str | None, password: str) -> bool:
+        if stored is not None and _BCRYPT.fullmatch(stored):
+            # It never saw more than 72 bytes; today's library wants to be given no more.
+            return bcrypt.checkpw(password.encode()[:_BCRYPT_BYTES], stored.encode())
         try:
             return self._hasher.verify(stored or _DECOY, password) and stored is not None
         except (VerificationError, InvalidHashError):
@@ -40,7 +53,7 @@ class Passwords:
 
     def outdated(self, stored: str) -> bool:
         """Whether a good login should replace this hash by one with today's parameters."""
-        return self._hasher.check_needs_rehash(stored)
+        return bool(_BCRYPT.fullmatch(stored)) or self._hasher.check_needs_rehash(stored)
 
 
 def check_new(password: str, email: str) -> None:

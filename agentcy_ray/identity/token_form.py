@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -52,7 +52,7 @@ def header_of(token: str, algorithms: Collection[str], types: Collection[str]) -
         UnauthenticatedError: ``token_invalid``: it is too long, malformed, signed in another way,
             or has a header that is never accepted.
     """
-    header = _json_part(_segments(token)[0])
+    header = _strict_json(_segments(token)[0])
     kind = header.get("typ", "")
     if (
         header.get("alg") not in algorithms
@@ -70,7 +70,7 @@ def claimed_issuer(token: str) -> str:
     Raises:
         UnauthenticatedError: ``token_invalid``: there is none, or the token is malformed.
     """
-    issuer = _json_part(_segments(token)[1]).get("iss")
+    issuer = _strict_json(_segments(token)[1]).get("iss")
     if not isinstance(issuer, str):
         raise token_invalid()
     return issuer
@@ -89,8 +89,7 @@ def verified_claims(token: str, keys: Iterable[Key], algorithm: str) -> dict[str
             payload = jws.deserialize_compact(token, key, [algorithm]).payload
         except (JoseError, ValueError, TypeError, RecursionError):
             continue
-        if payload is not None:
-            return _strict_json(payload)
+        return _strict_json(payload)
     raise token_invalid()
 
 
@@ -131,19 +130,21 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _segments(token: str) -> tuple[str, str, str]:
+def _segments(token: str) -> list[bytes]:
+    """The three segments, decoded. Each has one spelling only: unused bits at its end are zero."""
     found = _FORM.fullmatch(token) if len(token) <= MAX_LENGTH else None
     if found is None:
         raise token_invalid()
-    return found[1], found[2], found[3]
-
-
-def _json_part(segment: str) -> dict[str, Any]:
-    try:
-        raw = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except ValueError:
-        raise token_invalid() from None
-    return _strict_json(raw)
+    parts: list[bytes] = []
+    for text in found.groups():
+        try:
+            raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except ValueError:
+            raise token_invalid() from None
+        if urlsafe_b64encode(raw).rstrip(b"=") != text.encode():
+            raise token_invalid()
+        parts.append(raw)
+    return parts
 
 
 def _strict_json(raw: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from starlette.responses import Response as PlainResponse
 
 from agentcy_ray.api import cookies
 from agentcy_ray.api.logins import Tokens, UserView, client_of, note_login, note_refusal, tokens_of
-from agentcy_ray.api.permit import AnyCaller
+from agentcy_ray.api.permit import AnyLogin
 from agentcy_ray.api.services import services_of
 from agentcy_ray.core.access_settings import PROVIDERS
 from agentcy_ray.core.errors import RefusedError, UnauthenticatedError
@@ -117,7 +117,7 @@ async def refresh(request: Request, response: Response, body: RefreshToken | Non
 
 
 @router.post("/auth/logout", status_code=204)
-async def logout(caller: AnyCaller, request: Request) -> Response:
+async def logout(caller: AnyLogin, request: Request) -> Response:
     """End this login and its refresh tokens."""
     services, claims = services_of(request), caller.login()
     await services.access.identity.logout(claims)
@@ -129,7 +129,7 @@ async def logout(caller: AnyCaller, request: Request) -> Response:
 
 
 @router.get("/auth/me")
-async def me(caller: AnyCaller, request: Request) -> Me:
+async def me(caller: AnyLogin, request: Request) -> Me:
     """The caller with their permissions."""
     principal = caller.principal
     async with services_of(request).db.tenant(principal.org_id) as connection:
@@ -150,7 +150,7 @@ async def me(caller: AnyCaller, request: Request) -> Me:
 
 
 @router.post("/auth/password", status_code=204)
-async def change_password(body: PasswordChange, caller: AnyCaller, request: Request) -> Response:
+async def change_password(body: PasswordChange, caller: AnyLogin, request: Request) -> Response:
     """Set a new password; other sessions end."""
     principal = caller.principal
     caller.login()
