@@ -20,7 +20,9 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from agentcy_ray.connectors.limits import Limits
+from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.tools import Probe, ToolSpec
+from agentcy_ray.stores.egress import Egress, Guard
 
 BATCH_ROWS = 5_000
 BATCH_BYTES = 8 * 1024 * 1024
@@ -103,6 +105,10 @@ ExtractItem = Batch | Checkpoint | Rejected | Mode | Progress
 """What ``extract`` yields. The first item is always a ``Mode``."""
 
 
+def _public_only() -> Guard:
+    return Egress(AccessSettings()).guard("tenant")
+
+
 @dataclass(frozen=True)
 class SessionContext:
     """What a session may use of its surroundings."""
@@ -114,6 +120,9 @@ class SessionContext:
     """Server folders that a config may name; empty = none."""
     objects: Any = None
     """Object store for ``object_key`` configs; None when there is none."""
+    guard: Guard = field(default_factory=_public_only)
+    """Says where the session may connect to. Clients are made of it by ``open_http``; what opens
+    sockets by itself asks its ``addresses``. Unset = any public host."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

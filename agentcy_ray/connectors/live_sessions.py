@@ -29,6 +29,7 @@ from agentcy_ray.core.errors import (
     AgentcyError,
     ConnectorError,
     ConnectorUnavailableError,
+    EgressDeniedError,
     NotFoundError,
     SourceConfigError,
 )
@@ -227,7 +228,7 @@ class Sessions:
     # -- inside --------------------------------------------------------------------------------
 
     def _own_context(self, source: Source) -> SessionContext:
-        return self._store.registry.context(source.org_id, source.id)
+        return self._store.registry.context(source.org_id, source.id, pins=source.egress)
 
     async def _current(self, org_id: UUID, source_id: UUID, slot: _Slot) -> Held:
         """The session to use, built when there is none or the config changed."""
@@ -243,7 +244,7 @@ class Sessions:
             )
         try:
             slot.held = await self._open(org_id, source_id)
-        except (NotFoundError, SourceConfigError):
+        except (NotFoundError, SourceConfigError, EgressDeniedError):
             self._slots.pop((org_id, source_id), None)
             raise
         except AgentcyError as error:

@@ -20,6 +20,8 @@ from agentcy_ray.connectors.roots import file_roots
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolSpec
+from agentcy_ray.stores.egress import Egress, Resolver
+from agentcy_ray.stores.egress_pins import Pins
 
 ENTRY_POINT_GROUP = "agentcy_ray.connectors"
 
@@ -44,10 +46,12 @@ class Registry:
         connectors: Iterable[Connector],
         settings: Settings,
         aliases: Mapping[str, str] = ALIASES,
+        resolver: Resolver | None = None,
     ) -> None:
         self._connectors = {connector.spec.name: connector for connector in connectors}
         self._settings = settings
         self._aliases = aliases
+        self._egress = Egress(settings, resolver)
 
     def get(self, name: str) -> Connector:
         """The connector called ``name``, or that ``name`` is an alias of.
@@ -78,18 +82,24 @@ class Registry:
         return connector.tools(read_config(connector.spec.config_model, config))
 
     def context(
-        self, org_id: UUID, source_id: UUID, objects: ObjectReads | None = None
+        self,
+        org_id: UUID,
+        source_id: UUID,
+        objects: ObjectReads | None = None,
+        *,
+        pins: Pins | None = None,
     ) -> SessionContext:
         """What a session of this source may use; its folder is made by whoever opens sessions.
 
         ``objects`` is the install's object store; the session sees the files of its organisation
-        in it and nothing else.
+        in it and nothing else. ``pins`` are the source's own: it connects nowhere else.
         """
         return SessionContext(
             source_id=source_id.hex,
             work_dir=self._settings.state_dir / "sources" / source_id.hex,
             file_roots=file_roots(self._settings),
             objects=None if objects is None else OrgObjects(objects, org_id),
+            guard=self._egress.guard("tenant", pins),
         )
 
 

@@ -66,11 +66,12 @@ def check_place(config: FileConfig, context: SessionContext) -> None:
 
     Raises:
         SourceConfigError: kind ``config``.
+        EgressDeniedError: a URL of a host that the source may not connect to.
     """
     if config.file_path:
         file_within(config.file_path, context.file_roots, loc="file_path")
     if config.url:
-        check_url(config.url)
+        context.guard.check_url(check_url(config.url))
     if config.object_key and context.objects is None:
         raise fault("config", "this server has no object store to read from", loc="object_key")
 
@@ -83,6 +84,7 @@ async def source_file(
 
     Raises:
         SourceConfigError: it is absent, unreadable or elsewhere than allowed.
+        EgressDeniedError: the URL, or a redirect of it, leads to where the source may not connect.
         TooLargeError: a download passes ``MAX_BYTES``.
         StorageFullError: no space is left for a download.
     """
@@ -113,7 +115,9 @@ async def _local_object(config: FileConfig, context: SessionContext) -> Path | N
 async def _download(config: FileConfig, context: SessionContext, part: Path) -> SourceFile:
     if config.url:
         headers = {name: value.get_secret_value() for name, value in config.headers.items()}
-        got = await fetch(config.url, part, headers=headers, max_bytes=MAX_BYTES)
+        got = await fetch(
+            config.url, part, guard=context.guard, headers=headers, max_bytes=MAX_BYTES
+        )
         return SourceFile(part, check_url(config.url).path, f"sha256:{got.sha256}")
     key, digest, size = config.object_key or "", hashlib.sha256(), 0
     try:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from agentcy_ray.core.ids import OrgId, PackageId, SourceId, UserId
+from agentcy_ray.stores.egress_pins import Pins
 
 SyncMode = Literal["full", "incremental"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$"
@@ -27,10 +28,11 @@ class Source(BaseModel):
     realm: str
     config: dict[str, Any]
     config_version: int
-    """Rises with every change of config; a session of an older one is stale."""
+    """Rises with every change of config or egress; a session of an older one is stale."""
     sync_mode: SyncMode
     schedule: str
-    egress: dict[str, Any]
+    egress: Pins
+    """The only places that it may connect to."""
     retention_days: int
     status: str
     enabled: bool
@@ -61,7 +63,7 @@ class NewSource(_Sent):
     config: dict[str, Any] = Field(default_factory=dict)
     sync_mode: SyncMode = "incremental"
     schedule: str = "manual"
-    egress: dict[str, Any] = Field(default_factory=dict)
+    egress: Pins = Pins()
     retention_days: int = Field(30, ge=1, le=3650)
     enabled: bool = True
 
@@ -74,7 +76,7 @@ class SourceChange(_Sent):
     config: dict[str, Any] | None = None
     sync_mode: SyncMode | None = None
     schedule: str | None = None
-    egress: dict[str, Any] | None = None
+    egress: Pins | None = None
     retention_days: int | None = Field(None, ge=1, le=3650)
     enabled: bool | None = None
 

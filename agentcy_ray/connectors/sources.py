@@ -25,6 +25,7 @@ from agentcy_ray.core.errors import AgentcyError, ConflictError, InvalidError, N
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.egress_pins import Pins
 from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.vault import Sealed, Vault
 
@@ -86,6 +87,7 @@ class SourceStore:
         Raises:
             PermissionDeniedError: the principal may not create sources.
             SourceConfigError: unknown connector, invalid config, or the check failed.
+            EgressDeniedError: it would connect to where it may not.
             InvalidError: no such realm.
             ConflictError: the name is taken.
         """
@@ -97,17 +99,17 @@ class SourceStore:
                 f"sources of {new.connector!r} are made by the platform; choose another connector",
                 loc="connector",
             )
-        config = self._validate(connector, principal.org_id, source_id, new.config)
+        config = self._validate(connector, principal.org_id, source_id, new.config, new.egress)
         masked, secrets = take_secrets(config)
         realm = new.realm or connector.spec.default_realm
         _within(principal, realm)
         if check:
-            await self._check(connector, config, principal.org_id, source_id)
+            await self._check(connector, config, principal.org_id, source_id, new.egress)
         try:
             async with self._db.tenant(principal.org_id) as connection:
                 row = await connection.fetchrow(
                     _INSERT, source_id, principal.org_id, new.name, connector.spec.name, realm,
-                    masked, new.sync_mode, new.schedule, new.egress, new.retention_days,
+                    masked, new.sync_mode, new.schedule, new.egress.stored(), new.retention_days,
                     new.enabled, principal.user_id,
                 )  # fmt: skip
                 await self._seal(connection, principal.org_id, source_id, 1, secrets)
@@ -154,7 +156,8 @@ class SourceStore:
 
         Raises:
             NotFoundError, SourceConfigError, InvalidError: as ``get`` and ``create``.
-            ConflictError: the name is taken, or config or realm change during a sync.
+            EgressDeniedError: as ``create``.
+            ConflictError: the name is taken, or config, egress or realm change during a sync.
         """
         principal.require("source.update")
         given, org_id = change.given(), principal.org_id
@@ -164,20 +167,25 @@ class SourceStore:
                 _within(principal, old.realm)
                 _within(principal, given.get("realm", old.realm))
                 new = {**old.model_dump(include=set(SourceChange.model_fields)), **given}
-                if "config" in given or new["realm"] != old.realm:
+                pins: Pins = given.get("egress", old.egress)
+                moved = "config" in given or new["realm"] != old.realm
+                anew = "config" in given or pins != old.egress
+                if moved or anew:
                     if old.status in _SYNCING:
                         raise ConflictError(
                             f"source {old.name!r} is being synced; wait for it or cancel it first",
                             code="state_conflict",
                         )
-                    await connection.execute(_FORGET_CURSORS, source_id)
-                if "config" in given:
+                    if moved:
+                        await connection.execute(_FORGET_CURSORS, source_id)
+                if anew:
                     secrets = await self._unseal(connection, old)
                     config = self._validate(
                         self.registry.get(old.connector),
                         org_id,
                         source_id,
-                        put_secrets(given["config"], secrets),
+                        put_secrets(given.get("config", old.config), secrets),
+                        pins,
                     )
                     new["config"], secrets = take_secrets(config)
                     version = old.config_version + 1
@@ -185,8 +193,8 @@ class SourceStore:
                     await connection.execute(_FORGET_SECRETS, source_id, version)
                 row = await connection.fetchrow(
                     _UPDATE, source_id, new["name"], new["realm"], new["config"], new["sync_mode"],
-                    new["schedule"], new["egress"], new["retention_days"], new["enabled"],
-                    int("config" in given),
+                    new["schedule"], pins.stored(), new["retention_days"], new["enabled"],
+                    int(anew),
                 )  # fmt: skip
         except asyncpg.IntegrityConstraintViolationError as error:
             raise _refusal(error, change.name or "", change.realm or "") from error
@@ -237,7 +245,8 @@ class SourceStore:
             secrets = await self._unseal(connection, source)
         connector = self.registry.get(source.connector)
         config = put_secrets(source.config, secrets)
-        return source, connector, self._validate(connector, org_id, source_id, config)
+        model = self._validate(connector, org_id, source_id, config, source.egress)
+        return source, connector, model
 
     async def version(self, org_id: UUID, source_id: UUID) -> int:
         """The present ``config_version``, which tells a session whether it is stale.
@@ -254,14 +263,24 @@ class SourceStore:
     # -- inside --------------------------------------------------------------------------------
 
     def _validate(
-        self, connector: Connector, org_id: UUID, source_id: UUID, config: dict[str, Any]
+        self,
+        connector: Connector,
+        org_id: UUID,
+        source_id: UUID,
+        config: dict[str, Any],
+        pins: Pins,
     ) -> BaseModel:
-        return connector.validate(config, self.registry.context(org_id, source_id))
+        return connector.validate(config, self.registry.context(org_id, source_id, pins=pins))
 
     async def _check(
-        self, connector: Connector, config: BaseModel, org_id: UUID, source_id: UUID
+        self,
+        connector: Connector,
+        config: BaseModel,
+        org_id: UUID,
+        source_id: UUID,
+        pins: Pins,
     ) -> None:
-        context = self.registry.context(org_id, source_id)
+        context = self.registry.context(org_id, source_id, pins=pins)
         session = await connector.open(config, context)
         try:
             await session.check()

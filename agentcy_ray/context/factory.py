@@ -16,6 +16,7 @@ from agentcy_ray.context.kyma.client import KymaClient
 from agentcy_ray.context.kyma.writer import Sink
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.stores.egress import Egress
 from agentcy_ray.stores.endpoints import Endpoints
 
 
@@ -89,4 +90,5 @@ def open_kyma(
     return KymaClient.open(
         address, slice_bytes=settings.kyma_slice_bytes,
         max_in_flight=settings.kyma_max_in_flight, metrics=metrics, sink=sink,
+        guard=Egress(settings).guard("operator"),
     )  # fmt: skip

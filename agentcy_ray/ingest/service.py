@@ -234,7 +234,7 @@ def source_opener(
         source, connector, config = await store.open_config(org_id, source_id)
         redactor = Redactor(secret_values(config))
         context = replace(
-            registry.context(org_id, source_id, objects),
+            registry.context(org_id, source_id, objects, pins=source.egress),
             extra={SEGMENTS: SourceSegments(db, objects, org_id, source_id)},
         )
         try:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentcy_ray.core.errors import ModelError
+from agentcy_ray.stores.egress import Egress
+from agentcy_ray.stores.http_client import open_http
 
 if TYPE_CHECKING:
+    import httpx2
     from pydantic import SecretStr
     from pydantic_ai.models import Model as LibraryModel
 
@@ -53,6 +56,21 @@ def available(settings: Settings, provider: str) -> bool:
     return settings.vertex_project is not None or (named and settings.llm_provider == "vertex")
 
 
+_IDLE_SECS = 600.0
+"""Without a byte; ``LLM_TIMEOUT_SECS`` bounds the wait for the first token."""
+_CONNECTIONS = 1_000
+
+
+def _client(settings: Settings) -> httpx2.AsyncClient:
+    """What the SDKs talk through: the guarded way out, to the host that the settings name."""
+    return open_http(
+        Egress(settings).guard("operator"),
+        idle_secs=_IDLE_SECS,
+        connect_secs=5.0,
+        connections=_CONNECTIONS,
+    )
+
+
 def _anthropic(settings: Settings, model: str) -> LibraryModel[Any]:
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
@@ -60,7 +78,9 @@ def _anthropic(settings: Settings, model: str) -> LibraryModel[Any]:
     return AnthropicModel(
         model,
         provider=AnthropicProvider(
-            api_key=key_of(settings, "anthropic"), base_url=base_url_of(settings, "anthropic")
+            api_key=key_of(settings, "anthropic"),
+            base_url=base_url_of(settings, "anthropic"),
+            http_client=_client(settings),
         ),
     )
 
@@ -72,7 +92,9 @@ def _openai(settings: Settings, model: str) -> LibraryModel[Any]:
     return OpenAIChatModel(
         model,
         provider=OpenAIProvider(
-            api_key=key_of(settings, "openai"), base_url=base_url_of(settings, "openai")
+            api_key=key_of(settings, "openai"),
+            base_url=base_url_of(settings, "openai"),
+            http_client=_client(settings),
         ),
     )
 
@@ -91,6 +113,7 @@ def _openai_compatible(settings: Settings, model: str) -> LibraryModel[Any]:
             base_url=url,
             # Ollama and vLLM take any key, and the SDK insists on one.
             api_key=key_of(settings, "openai_compatible") or "unused",
+            http_client=_client(settings),
         ),
     )
 
@@ -121,6 +144,7 @@ def _vertex(settings: Settings, model: str) -> LibraryModel[Any]:
             project=settings.vertex_project,
             location=settings.vertex_location,
             base_url=base_url_of(settings, "vertex"),
+            http_client=_client(settings),
         ),
     )
 

@@ -17,6 +17,7 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.remote_embedder import IN_FLIGHT
+from agentcy_ray.stores.egress import Egress
 from agentcy_ray.stores.http_post import Answer, JsonPoster
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -49,6 +50,7 @@ class EmbeddingsServer:
         poster = JsonPoster(
             url,
             {"authorization": f"Bearer {key}"} if key else {},
+            guard=Egress(settings).guard("operator"),
             timeout_secs=settings.llm_timeout_secs,
             max_bytes=_MAX_BYTES,
             connections=IN_FLIGHT,

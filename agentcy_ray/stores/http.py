@@ -1,4 +1,4 @@
-"""The one way out over HTTP: fetch a URL into a file, bounded in size, time and redirects."""
+"""Fetching a URL into a file, bounded in size, time and redirects."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from typing import IO
 
 import httpx2
 
-from agentcy_ray.core.errors import SourceConfigError, StorageFullError, TooLargeError
+from agentcy_ray.core.errors import EgressDeniedError, SourceConfigError, StorageFullError
+from agentcy_ray.stores.egress import Guard
+from agentcy_ray.stores.http_client import open_http
 
 MAX_REDIRECTS = 5
-_CONNECT_SECS = 10.0
-_IDLE_SECS = 30.0
 _CHUNK = 256 * 1024
+_OURS = frozenset({
+    "host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
+    "expect", "accept-encoding", "proxy-authorization", "proxy-connection",
+})  # fmt: skip
+"""Headers that say where a request goes and where it ends: nobody else sets them."""
 
 
 @dataclass(frozen=True)
@@ -53,62 +58,71 @@ async def fetch(
     url: str,
     into: Path,
     *,
+    guard: Guard,
     headers: Mapping[str, str] | None = None,
     max_bytes: int,
     timeout_secs: float = 300,
 ) -> Fetched:
     """Download ``url`` into the file ``into``, which is replaced.
 
-    ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` are honoured. Up to five redirects are
-    followed, each checked like the first URL; ``headers`` go to the first origin only.
+    Up to five redirects are followed, each checked like the first URL. ``headers`` go to the first
+    origin only, and no more once a redirect has left it; from https none leads to http.
 
     Raises:
         SourceConfigError: kind ``unreachable``, ``credentials`` (401), ``scope`` (403),
-            ``rate_limited`` (429) or ``config`` (a URL that may not be fetched).
-        TooLargeError: the body is larger than ``max_bytes``.
+            ``rate_limited`` (429) or ``config`` (a URL or a header that may not be sent).
+        EgressDeniedError: the guard forbids the URL or a redirect.
+        TooLargeError: the body, decompressed, is larger than ``max_bytes``.
         StorageFullError: no space for the file.
     """
-    shown = _shown(url)
-    target = check_url(url)
-    limits = httpx2.Timeout(_IDLE_SECS, connect=_CONNECT_SECS)
+    shown, own = _shown(url), _own_headers(headers or {})
+    first = target = check_url(url)
+    client = open_http(guard, total_secs=timeout_secs, max_bytes=max_bytes, connections=1)
     try:
-        async with (
-            asyncio.timeout(timeout_secs),
-            httpx2.AsyncClient(timeout=limits, follow_redirects=False) as client,
-        ):
-            request = client.build_request("GET", target, headers=dict(headers or {}))
+        async with asyncio.timeout(timeout_secs), client:
             for _ in range(MAX_REDIRECTS + 1):
+                request = client.build_request("GET", target, headers=own)
                 response = await client.send(request, stream=True)
                 try:
                     if response.next_request is None:
                         _check_status(response, shown)
-                        return await _spool(response, into, max_bytes)
+                        return await _spool(response, into)
                 finally:
                     await response.aclose()
-                check_url(str(response.next_request.url))
-                request = response.next_request
-                if not _same_origin(target, request.url):
-                    for name in headers or ():
-                        request.headers.pop(name, None)
+                target = _next(request.url, response.next_request.url)
+                own = own if _same_origin(first, target) else {}
             raise _fault("unreachable", f"{shown} redirects more than {MAX_REDIRECTS} times")
-    except TimeoutError as error:
+    except (TimeoutError, httpx2.ReadTimeout) as error:
         raise _fault("unreachable", f"{shown} took longer than {timeout_secs:g} s") from error
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise _fault("unreachable", f"{shown} cannot be reached: {reason}") from error
 
 
-async def _spool(response: httpx2.Response, into: Path, max_bytes: int) -> Fetched:
+def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    taken = sorted(name for name in headers if name.strip().lower() in _OURS)
+    if taken:
+        raise _fault("config", f"the header {taken[0]} cannot be set; leave it out", "headers")
+    return dict(headers)
+
+
+def _next(here: httpx2.URL, there: httpx2.URL) -> httpx2.URL:
+    """Where a redirect leads."""
+    check_url(str(there))
+    if here.scheme == "https" and there.scheme != "https":
+        raise EgressDeniedError(
+            f"{_shown(str(here))} redirects from https to http, which anybody on the way can read;"
+            " name the place that it leads to",
+            host=there.host,
+        )
+    return there
+
+
+async def _spool(response: httpx2.Response, into: Path) -> Fetched:
     digest, size = hashlib.sha256(), 0
     with await asyncio.to_thread(into.open, "wb") as file:
         async for chunk in response.aiter_bytes(_CHUNK):
             size += len(chunk)
-            if size > max_bytes:
-                raise TooLargeError(
-                    f"{_shown(str(response.url))} is larger than {max_bytes} bytes;"
-                    " split it or put it into the object store",
-                    limit=max_bytes,
-                )
             digest.update(chunk)
             await asyncio.to_thread(_write, file, chunk)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip()
@@ -156,5 +170,5 @@ def _refused(message: str) -> SourceConfigError:
     return _fault("config", f"the URL is refused: {message}")
 
 
-def _fault(kind: str, message: str) -> SourceConfigError:
-    return SourceConfigError(message, kind=kind, errors=[{"loc": "url", "message": message}])
+def _fault(kind: str, message: str, loc: str = "url") -> SourceConfigError:
+    return SourceConfigError(message, kind=kind, errors=[{"loc": loc, "message": message}])

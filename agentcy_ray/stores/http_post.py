@@ -12,10 +12,17 @@ from typing import Any
 import httpx2
 import orjson
 
-from agentcy_ray.core.errors import ConfigError, SourceConfigError, StoreUnavailableError
+from agentcy_ray.core.errors import (
+    ConfigError,
+    EgressDeniedError,
+    SourceConfigError,
+    StoreUnavailableError,
+    TooLargeError,
+)
+from agentcy_ray.stores.egress import Guard
 from agentcy_ray.stores.http import check_url
+from agentcy_ray.stores.http_client import open_http
 
-_CONNECT_SECS = 10.0
 _ERROR_BYTES = 64 * 1024
 
 
@@ -37,6 +44,7 @@ class JsonPoster:
         base_url: str,
         headers: Mapping[str, str],
         *,
+        guard: Guard,
         timeout_secs: float,
         max_bytes: int,
         connections: int,
@@ -46,6 +54,7 @@ class JsonPoster:
         Args:
             base_url: http or https, with a host and without a user part.
             headers: sent with each request; secrets belong here.
+            guard: judges the server.
             timeout_secs: without a byte.
             max_bytes: of an answer.
             connections: most at once.
@@ -55,14 +64,16 @@ class JsonPoster:
         """
         try:
             self._base = check_url(base_url.rstrip("/") + "/")
-        except SourceConfigError as error:
+            guard.check_url(self._base)
+        except (SourceConfigError, EgressDeniedError) as error:
             raise ConfigError(f"{error.message}; correct the base URL") from error
         self._max_bytes = max_bytes
-        self._client = httpx2.AsyncClient(
+        self._client = open_http(
+            guard,
             headers={**headers, "content-type": "application/json"},
-            timeout=httpx2.Timeout(timeout_secs, connect=_CONNECT_SECS),
-            limits=httpx2.Limits(max_connections=connections),
-            follow_redirects=False,
+            idle_secs=timeout_secs,
+            max_bytes=max_bytes,
+            connections=connections,
         )
 
     async def post(self, path: str, body: Any) -> Answer:
@@ -77,6 +88,8 @@ class JsonPoster:
                 read = await self._read(response)
                 wait = _retry_after(response.headers.get("retry-after"))
                 return Answer(response.status_code, read, wait)
+        except TooLargeError as error:
+            raise StoreUnavailableError(f"{error.message}; ask for less at once") from error
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise StoreUnavailableError(

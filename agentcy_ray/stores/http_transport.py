@@ -154,8 +154,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             length = headers.get("content-length", "")
             if request.method != "HEAD" and length.isdecimal() and int(length) > self._max_bytes:
                 raise TooLargeError(
-                    f"{request.url.host} has {length} bytes to send, more than {self._max_bytes};"
-                    " split it",
+                    f"{request.url.host} would send more than {self._max_bytes} bytes ({length});"
+                    " split it or put it into the object store",
                     limit=self._max_bytes,
                 )
         except BaseException:
@@ -180,7 +180,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
         self._guard = guard
         self._tls_sha256 = tls_sha256
         self._proxy_host = proxy_host
-        self._plain = httpcore2.AnyIOBackend()
+        self._plain = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,

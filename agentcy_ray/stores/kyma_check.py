@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import httpx2
 
+from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
+from agentcy_ray.stores.egress import Egress
+from agentcy_ray.stores.http_client import open_http
 from agentcy_ray.stores.versions import Check
 
 CHECK_SECS = 5.0
 
 
-async def check_kyma(url: str, token: str) -> list[Check]:
+async def check_kyma(url: str, token: str, settings: AccessSettings | None = None) -> list[Check]:
     """Its version, and that the token opens more than the open routes.
+
+    ``settings`` name the proxy on the way; None = there is none.
 
     Raises:
         StoreUnavailableError: it does not answer.
         ConfigError: the address is malformed, is none of a kyma, or the token is refused.
     """
     headers = {"authorization": f"Bearer {token}"} if token else {}
+    guard = Egress(settings or AccessSettings()).guard("operator")
     try:
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=CHECK_SECS) as client:
+        client = open_http(
+            guard, base_url=url, headers=headers, idle_secs=CHECK_SECS, connect_secs=CHECK_SECS
+        )
+        async with client:
             health = await client.get("/health")
             known = await client.get("/v1/catalog/schema")
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:

@@ -22,6 +22,7 @@ from agentcy_ray.connectors.base import (
     SessionContext,
 )
 from agentcy_ray.core.tools import Effect
+from tests.egress import loopback_guard
 
 KEYS = {
     "nodes": ("realm", "labels", "external_id"),
@@ -155,6 +156,7 @@ async def open_case(case: ConnectorCase, folder: Path) -> Opened:
         file_roots=prepared.file_roots,
         objects=prepared.objects,
         extra=prepared.extra,
+        guard=loopback_guard(),
     )
     connector = case.connector()
     config = connector.validate(prepared.config, context)

@@ -8,13 +8,16 @@ from typing import Any
 
 from agentcy_ray.connectors.base import Connector, Session, SessionContext
 from tests.conformance.connector_suite import Extract
+from tests.egress import loopback_guard
 
 
 def context(folder: Path, objects: Any = None) -> SessionContext:
     """A context whose one file root is ``folder``."""
     work = folder.parent / f"{folder.name}-work"
     work.mkdir(exist_ok=True)
-    return SessionContext("0" * 32, work, file_roots=(folder,), objects=objects)
+    return SessionContext(
+        "0" * 32, work, file_roots=(folder,), objects=objects, guard=loopback_guard()
+    )
 
 
 async def session_on(

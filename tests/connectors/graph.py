@@ -17,6 +17,7 @@ from agentcy_ray.connectors.base import (
     Rejected,
     SessionContext,
 )
+from tests.egress import loopback_guard
 
 EDGE_KEY = ("src_label", "src_external_id", "type", "dst_label", "dst_external_id")
 
@@ -116,7 +117,7 @@ async def open_session(
 ) -> Any:
     """A session of a connector with a work folder."""
     work.mkdir(parents=True, exist_ok=True)
-    surroundings = SessionContext("0" * 32, work, roots, **context)
+    surroundings = SessionContext("0" * 32, work, roots, guard=loopback_guard(), **context)
     return await connector.open(connector.validate(config, surroundings), surroundings)
 
 

@@ -16,6 +16,7 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.http import fetch
 from agentcy_ray.stores.objects import open_objects
 from tests.connectors.extracts import context, extract, session_on
+from tests.egress import loopback_guard
 
 TABLE = "id,name\n1,one\n2,two\n"
 
@@ -115,12 +116,16 @@ def test_a_url_that_may_not_be_fetched_is_a_config_fault(tmp_path, url):
     assert "secret" not in caught.value.message
 
 
-async def test_a_body_beyond_the_bound_is_refused_before_it_is_stored(tmp_path, httpserver):
-    httpserver.expect_request("/big").respond_with_data(b"x" * 100_000)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_beyond_the_bound_is_refused_before_it_is_stored(
+    tmp_path, httpserver, announced
+):
+    body = b"x" * 100_000 if announced else iter([b"x" * 20_000] * 5)
+    httpserver.expect_request("/big").respond_with_response(Response(body))
     into = tmp_path / "big"
     with pytest.raises(TooLargeError):
-        await fetch(httpserver.url_for("/big"), into, max_bytes=50_000)
-    assert into.stat().st_size <= 50_000
+        await fetch(httpserver.url_for("/big"), into, guard=loopback_guard(), max_bytes=50_000)
+    assert not into.exists() or into.stat().st_size <= 50_000
 
 
 async def test_a_server_that_stalls_is_given_up_on(tmp_path):
@@ -129,15 +134,13 @@ async def test_a_server_that_stalls_is_given_up_on(tmp_path):
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with pytest.raises(SourceConfigError, match="took longer"):
-            await fetch(url, tmp_path / "x", max_bytes=10, timeout_secs=0.2)
+            await fetch(url, tmp_path / "x", guard=loopback_guard(), max_bytes=10, timeout_secs=0.2)
 
 
-async def test_the_proxy_of_the_environment_is_used(tmp_path, httpserver, monkeypatch):
+async def test_the_proxy_of_the_settings_is_used(tmp_path, httpserver):
     httpserver.expect_request("/t.csv").respond_with_data(TABLE)
-    monkeypatch.setenv("HTTP_PROXY", httpserver.url_for(""))
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    got = await fetch("http://data.invalid/t.csv", tmp_path / "t", max_bytes=1000)
+    guard = loopback_guard(http_proxy=httpserver.url_for(""))
+    got = await fetch("http://data.invalid/t.csv", tmp_path / "t", guard=guard, max_bytes=1000)
     assert got.bytes == len(TABLE)
     assert httpserver.log[0][0].headers["Host"] == "data.invalid"
 

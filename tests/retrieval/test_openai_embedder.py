@@ -20,6 +20,7 @@ from agentcy_ray.retrieval.embedder import MeteredEmbedder, matrix_of
 from agentcy_ray.retrieval.embedders import load_embedder
 from agentcy_ray.retrieval.embeddings_http import EmbeddingsServer
 from agentcy_ray.stores.http_post import JsonPoster
+from tests.egress import loopback_guard
 
 DIM = 5
 
@@ -194,7 +195,10 @@ async def test_a_server_that_is_not_there_is_away(httpserver: HTTPServer) -> Non
     async def sleep(secs: float) -> None:
         pass
 
-    poster = JsonPoster("http://127.0.0.1:9/v1", {}, timeout_secs=5, max_bytes=1_000, connections=1)
+    poster = JsonPoster(
+        "http://127.0.0.1:9/v1", {}, guard=loopback_guard(), timeout_secs=5, max_bytes=1_000,
+        connections=1,
+    )  # fmt: skip
     server = EmbeddingsServer("openai_compatible:m", poster, sleep=sleep)
     with pytest.raises(EmbedderUnavailableError, match="did not answer"):
         await server.ask({})
@@ -204,8 +208,9 @@ async def test_a_server_that_is_not_there_is_away(httpserver: HTTPServer) -> Non
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/v1/embeddings").respond_with_data(b" " * 5_000)
     poster = JsonPoster(
-        httpserver.url_for("/v1"), {}, timeout_secs=5, max_bytes=1_000, connections=1
-    )
+        httpserver.url_for("/v1"), {}, guard=loopback_guard(), timeout_secs=5, max_bytes=1_000,
+        connections=1,
+    )  # fmt: skip
     with pytest.raises(Exception, match="more than 1000 bytes"):
         await poster.post("embeddings", {})
     await poster.aclose()

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 
 from agentcy_ray.connectors.base import SessionContext
 from agentcy_ray.connectors.config import ConnectorConfig, fault, file_within
+from agentcy_ray.stores.egress import DEFAULT_PORTS, Guard
 
 # user@host:path, the short form of ssh URLs; a colon after a slash belongs to a path.
 _SCP = re.compile(r"(?P<user>[^@/:\s]+)@(?P<host>[^/:\s]+):(?P<path>[^\s]+)")
@@ -89,16 +90,50 @@ class Remote:
     url: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the server of a remote repository is."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str
+    """As the URL has it, percent-encoded; empty when it names none."""
+    path: str
+    short: bool
+    """Whether the URL has the short form, whose path starts in the user's home folder."""
+
+    def at_gate(self, port: int) -> str:
+        """The URL of the same repository at a port of loopback."""
+        user = f"{self.user}@" if self.user else ""
+        if self.short:
+            return f"[{user}127.0.0.1:{port}]:{self.path}"
+        return f"{self.scheme}://{user}127.0.0.1:{port}{self.path}"
+
+
+def place_of(url: str) -> Place | None:
+    """The server of a URL that ``locate`` accepted; None for a folder."""
+    if match := _SCP.fullmatch(url):
+        return Place("ssh", match["host"], 22, match["user"], match["path"], short=True)
+    parts = urlsplit(url)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        return None
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
+    user = parts.netloc.rpartition("@")[0]
+    return Place(parts.scheme, parts.hostname, port, user, parts.path, short=False)
+
+
 def locate(config: GitConfig, context: SessionContext) -> Local | Remote:
     """Where the repository lies; touches nothing but the file roots.
 
     Raises:
         SourceConfigError: kind ``config``; the URL is of no known form, carries credentials, does
             not go with ``auth``, or names a folder outside of the file roots.
+        EgressDeniedError: the source may not connect to the URL's host.
     """
     url = config.url.strip()
     if match := _SCP.fullmatch(url):
-        return _remote(config, url, "ssh", match["host"])
+        return _remote(config, url, "ssh", match["host"], context.guard)
     parts = urlsplit(url)
     if names_folder(url):
         return _local(config, unquote(parts.path) if "://" in url else url, context)
@@ -112,7 +147,7 @@ def locate(config: GitConfig, context: SessionContext) -> Local | Remote:
         raise fault(
             "config", "credentials do not belong into the URL; give them as auth", loc="url"
         )
-    return _remote(config, url, parts.scheme, parts.hostname)
+    return _remote(config, url, parts.scheme, parts.hostname, context.guard)
 
 
 def names_folder(url: str) -> bool:
@@ -127,7 +162,7 @@ def _local(config: GitConfig, path: str, context: SessionContext) -> Local:
     return Local(file_within(path, context.file_roots, loc="url"))
 
 
-def _remote(config: GitConfig, url: str, scheme: str, host: str) -> Remote:
+def _remote(config: GitConfig, url: str, scheme: str, host: str, guard: Guard) -> Remote:
     kind = config.auth.kind
     if scheme == "ssh" and kind != "ssh_key":
         raise fault("config", "an ssh URL needs auth of kind ssh_key", loc="auth")
@@ -135,4 +170,12 @@ def _remote(config: GitConfig, url: str, scheme: str, host: str) -> Remote:
         raise fault("config", "auth of kind ssh_key goes with an ssh URL", loc="auth")
     if scheme == "http" and kind == "https_token" and host not in _LOOPBACK:
         raise fault("config", "a token is sent over https only; change the URL", loc="url")
+    if guard.pins.tls_sha256:
+        raise fault("config", "git cannot pin a certificate; drop egress.tls_sha256", loc="url")
+    try:
+        place = place_of(url)
+    except ValueError as error:
+        raise fault("config", f"{url!r} is no URL: {error}", loc="url") from error
+    if place is not None:
+        guard.check(place.scheme, place.host, place.port)
     return Remote(url)

@@ -80,7 +80,7 @@ class GitSession:
         self._mirror = (
             None
             if isinstance(self._place, Local)
-            else Mirror(self._place, config, context.work_dir)
+            else Mirror(self._place, config, context.work_dir, context.guard)
         )
 
     async def check(self) -> None:
@@ -126,7 +126,9 @@ class GitSession:
             for _ in self._mirror.fetch():
                 pass
         repo = self._open()
-        writes = WriteTools(repo, self._config, self._place, self._context.work_dir)
+        writes = WriteTools(
+            repo, self._config, self._place, self._context.work_dir, self._context.guard
+        )
         if tool in WriteTools.NAMES:
             return writes.call(tool, args, key)
         if tool in ReadTools.NAMES:

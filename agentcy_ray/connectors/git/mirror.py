@@ -18,7 +18,9 @@ from agentcy_ray.connectors.base import Progress
 from agentcy_ray.connectors.config import fault
 from agentcy_ray.connectors.git.config import GitConfig, HttpsToken, Remote, SshKey
 from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, remote_fault
+from agentcy_ray.connectors.git.gate import Gate
 from agentcy_ray.core.errors import AgentcyError, ConnectorError
+from agentcy_ray.stores.egress import Guard
 
 REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 CACHE_BYTES = 32 * 1024 * 1024
@@ -104,6 +106,10 @@ class Callbacks(pygit2.RemoteCallbacks):
             loc="auth",
         )
 
+    def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:
+        """Only what the library found valid: a certificate, or a key of ``known_hosts``."""
+        return valid
+
     def transfer_progress(self, stats: pygit2.remotes.TransferProgress) -> None:
         """Note how far a fetch is, and end it when it is not wanted any more."""
         self.received = (stats.received_objects, stats.total_objects)
@@ -129,8 +135,9 @@ class Callbacks(pygit2.RemoteCallbacks):
 class Mirror:
     """A bare copy of a URL's branches and tags under the source's work folder."""
 
-    def __init__(self, remote: Remote, config: GitConfig, work_dir: Path) -> None:
+    def __init__(self, remote: Remote, config: GitConfig, work_dir: Path, guard: Guard) -> None:
         self._remote = remote
+        self._guard = guard
         self._config = config
         self._folder = work_dir / "mirror.git"
         self._lock = work_dir / "mirror.lock"
@@ -141,10 +148,12 @@ class Mirror:
 
         Raises:
             SourceConfigError: it cannot be reached or refuses.
+            EgressDeniedError: the source may not connect to it.
         """
-        repo = self._open()
-        with talking(self._remote.url):
-            repo.remotes["origin"].list_heads(callbacks=Callbacks(self._config), proxy=True)
+        repo, url = self._open(), self._remote.url
+        with Gate(self._guard, url) as way, talking(url):
+            remote = repo.remotes.create_anonymous(way.url)
+            remote.list_heads(callbacks=Callbacks(self._config), proxy=way.proxy)
 
     def repository(self) -> pygit2.Repository:
         """The mirror as it is on disk."""
@@ -162,6 +171,7 @@ class Mirror:
 
         Raises:
             SourceConfigError: the server cannot be reached or refuses.
+            EgressDeniedError: the source may not connect to it.
             ConnectorError: the fetch failed halfway; what was there before is intact.
         """
         stop = Event()
@@ -180,15 +190,15 @@ class Mirror:
 
     def _fetch(self, callbacks: Callbacks) -> None:
         with locked(self._lock):
-            repo = self._open()
-            origin = repo.remotes["origin"]
-            with talking(self._remote.url):
-                heads = origin.list_heads(callbacks=Callbacks(self._config), proxy=True)
-                origin.fetch(
+            repo, url = self._open(), self._remote.url
+            with Gate(self._guard, url) as way, talking(url):
+                remote = repo.remotes.create_anonymous(way.url)
+                heads = remote.list_heads(callbacks=Callbacks(self._config), proxy=way.proxy)
+                remote.fetch(
                     list(REFSPECS),
                     callbacks=callbacks,
                     prune=enums.FetchPrune.PRUNE,
-                    proxy=True,
+                    proxy=way.proxy,
                     depth=1 if self._config.shallow else 0,
                 )
             for head in heads:

@@ -21,11 +21,13 @@ from pygit2 import enums
 
 from agentcy_ray.connectors.git.config import GitConfig, Local, Remote
 from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, reading
+from agentcy_ray.connectors.git.gate import Gate
 from agentcy_ray.connectors.git.mirror import Callbacks, locked, objects_folder, talking
 from agentcy_ray.connectors.git.objects import copy_objects
 from agentcy_ray.connectors.git.read_tools import checked_path
 from agentcy_ray.connectors.git.snapshot import head_branch, resolve, take_snapshot
 from agentcy_ray.core.errors import ConnectorError, NotFoundError, ToolArgumentsError
+from agentcy_ray.stores.egress import Guard
 
 _BEHIND = ("fast", "not present locally")
 """Signs of a push that would lose commits, in libgit2's messages."""
@@ -40,16 +42,23 @@ class WriteTools:
         config: the source's config.
         place: where pushes go.
         work_dir: the source's work folder, which holds the clone.
+        guard: says where pushes may go.
     """
 
     NAMES = frozenset({"branch", "commit", "push"})
 
     def __init__(
-        self, source: pygit2.Repository, config: GitConfig, place: Local | Remote, work_dir: Path
+        self,
+        source: pygit2.Repository,
+        config: GitConfig,
+        place: Local | Remote,
+        work_dir: Path,
+        guard: Guard,
     ) -> None:
         self._source = source
         self._config = config
         self._place = place
+        self._guard = guard
         self._folder = work_dir / "clone.git"
         self._lock = work_dir / "clone.lock"
 
@@ -189,10 +198,10 @@ class WriteTools:
         callbacks = Callbacks(self._config)
         outgoing = "refs/outgoing"
         clone.references.create(outgoing, pygit2.Oid(hex=sha), force=True)
-        with talking(place.url):
-            remote = clone.remotes.create_anonymous(place.url)
+        with Gate(self._guard, place.url) as way, talking(place.url):
+            remote = clone.remotes.create_anonymous(way.url)
             try:
-                remote.push([f"{outgoing}:{there}"], callbacks=callbacks, proxy=True)
+                remote.push([f"{outgoing}:{there}"], callbacks=callbacks, proxy=way.proxy)
             except pygit2.GitError as error:
                 if any(sign in str(error).lower() for sign in _BEHIND):
                     raise ConnectorError(_not_forward(there)) from error

@@ -26,6 +26,7 @@ from agentcy_ray.core.errors import (
     QueryRejectedError,
 )
 from agentcy_ray.core.metrics import Metrics
+from agentcy_ray.stores.egress import Guard
 
 SLICE_BYTES = 8 * 1024 * 1024
 MAX_IN_FLIGHT = 4
@@ -65,6 +66,7 @@ class KymaClient:
         metrics: Metrics | None = None,
         patience: Patience | None = None,
         sink: Sink | None = None,
+        guard: Guard | None = None,
     ) -> KymaClient:
         """A client on an address.
 
@@ -75,8 +77,9 @@ class KymaClient:
             metrics: where slices, bytes, rows and lag are counted.
             patience: how often and after which waits requests are repeated.
             sink: where batches go in place of a writer of this process.
+            guard: of the way to kyma; None = of settings without a proxy.
         """
-        http = KymaHttp(address, patience or Patience())
+        http = KymaHttp(address, patience or Patience(), guard=guard)
         catalog = Catalog(http)
         writer = sink or KymaWriter(
             http, catalog, metrics or Metrics(), slice_bytes=slice_bytes,

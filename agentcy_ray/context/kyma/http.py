@@ -19,7 +19,10 @@ from agentcy_ray.context.kyma.faults import (
     too_slow,
     unreachable,
 )
+from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.errors import AgentcyError, EngineError
+from agentcy_ray.stores.egress import Egress, Guard
+from agentcy_ray.stores.http_client import open_http
 
 MEDIA_TYPES = {
     "sql": "application/sql",
@@ -27,6 +30,8 @@ MEDIA_TYPES = {
     "cypher": "application/x-cypher",
 }
 _CONNECT_SECS = 5.0
+_MAX_ANSWER_BYTES = 4 * 1024**3
+"""Of a query, which its own budgets bound far below."""
 _WRITE_ANSWER_SECS = 60.0
 """Above kyma's own limit of 30 s: when we give up, it has, so a key is never sent in parallel."""
 _GRACE_MS = 5_000
@@ -80,16 +85,24 @@ class Ack:
 class KymaHttp:
     """A connection pool to one kyma."""
 
-    def __init__(self, address: KymaAddress, patience: Patience, connections: int = 64) -> None:
+    def __init__(
+        self,
+        address: KymaAddress,
+        patience: Patience,
+        connections: int = 64,
+        guard: Guard | None = None,
+    ) -> None:
+        """A pool; nothing is connected yet. ``guard`` None = of settings without a proxy."""
         self.address = address
         self._patience = patience
-        self._client = httpx2.AsyncClient(
+        self._client = open_http(
+            guard or Egress(AccessSettings()).guard("operator"),
             base_url=address.base_url,
             headers={**address.authorization, "accept-encoding": "identity"},
-            timeout=httpx2.Timeout(None, connect=_CONNECT_SECS),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=16),
-            follow_redirects=False,
-            trust_env=not address.loopback,
+            idle_secs=None,
+            connect_secs=_CONNECT_SECS,
+            max_bytes=_MAX_ANSWER_BYTES,
+            connections=connections,
         )
 
     async def query(

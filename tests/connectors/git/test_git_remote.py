@@ -15,6 +15,7 @@ from agentcy_ray.core.errors import ConnectorError, SourceConfigError
 from tests.connectors.git.repos import Repo
 from tests.connectors.git.server import GitServer
 from tests.connectors.graph import extracted, open_session
+from tests.egress import loopback_guard
 
 needs_git = pytest.mark.skipif(not shutil.which("git"), reason="the test's server is git's own")
 
@@ -145,7 +146,9 @@ async def test_an_unreachable_url_is_told(tmp_path, url):
 
 def test_a_mirror_follows_the_head_and_drops_what_is_gone(repo, tmp_path):
     (tmp_path / "work").mkdir()
-    mirror = Mirror(Remote(str(repo.path)), GitConfig(url="https://x/y"), tmp_path / "work")
+    mirror = Mirror(
+        Remote(str(repo.path)), GitConfig(url="https://x/y"), tmp_path / "work", loopback_guard()
+    )
     assert mirror.age_secs() == float("inf")
     list(mirror.fetch())
     assert mirror.age_secs() < 600
@@ -160,7 +163,9 @@ def test_a_mirror_follows_the_head_and_drops_what_is_gone(repo, tmp_path):
 
 def test_a_fetch_that_is_left_early_leaves_a_usable_mirror(repo, tmp_path):
     (tmp_path / "work").mkdir()
-    mirror = Mirror(Remote(str(repo.path)), GitConfig(url="https://x/y"), tmp_path / "work")
+    mirror = Mirror(
+        Remote(str(repo.path)), GitConfig(url="https://x/y"), tmp_path / "work", loopback_guard()
+    )
     fetch = mirror.fetch()
     next(fetch, None)
     fetch.close()
