@@ -23,15 +23,14 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.postgres import open_database
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 
 
 async def serve(settings: Settings, endpoints: Endpoints) -> None:
     """Serve until the process is ended."""
     db = await open_database(endpoints.database_url, pool_max=2)
-    vault = Vault(resolve_secrets(settings).encryption_key)
+    vault = open_vault(settings)
     pool = SessionPool(SourceStore(db, vault, builtin_registry(settings)))
     embedder = await asyncio.to_thread(LocalEmbedder.load, settings, threads=1)
 

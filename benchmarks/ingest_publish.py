@@ -36,9 +36,8 @@ from agentcy_ray.jobs.worker import Beat
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.objects import open_objects
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 from benchmarks.figures import Figure, compared
 from benchmarks.fixtures import make_repository
 from benchmarks.stores import Bench, fresh_stores
@@ -128,10 +127,8 @@ async def run() -> list[Figure]:
 
 async def _publish(bench: Bench, url: str, number: int) -> tuple[float, _Package]:
     settings, db = bench.settings, bench.db
-    secrets, registry, objects = (
-        resolve_secrets(settings), builtin_registry(settings), open_objects(settings)
-    )  # fmt: skip
-    sources = SourceStore(db, Vault(secrets.encryption_key), registry)
+    registry, objects = builtin_registry(settings), open_objects(settings)
+    sources = SourceStore(db, open_vault(settings), registry)
     new = NewSource(name=f"repo{number}", connector="git", config={"url": url})
     source = await sources.create(bench.owner, new)
     run = await SyncRuns(db, PostgresQueue(settings, db)).request(bench.owner, source.id)

@@ -29,8 +29,7 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.tools import Effect, ToolRequest
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
+from agentcy_ray.stores.keys.opening import open_vault
 from benchmarks.figures import Figure, absolute, machine
 from benchmarks.stores import Bench, fresh_stores
 
@@ -153,8 +152,9 @@ class _Sources:
     """Sources of the benchmark's organisation."""
 
     def __init__(self, bench: Bench) -> None:
-        key = resolve_secrets(bench.settings).encryption_key
-        self._store = SourceStore(bench.db, Vault(key), builtin_registry(bench.settings))
+        self._store = SourceStore(
+            bench.db, open_vault(bench.settings), builtin_registry(bench.settings)
+        )
         self._owner = bench.owner
         self._count = 0
 

@@ -26,9 +26,8 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.core.tools import Effect, ToolSpec
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.redis import open_redis
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 from benchmarks.figures import Figure, absolute
 from benchmarks.fixtures import paragraphs
 from benchmarks.stores import Bench, fresh_stores
@@ -85,7 +84,7 @@ async def run() -> list[Figure]:
 
 
 async def _catalog(bench: Bench, bell: Bell, vectors: ToolVectors | None) -> Catalog:
-    vault = Vault(resolve_secrets(bench.settings).encryption_key)
+    vault = open_vault(bench.settings)
     sources = SourceStore(bench.db, vault, Registry([_Wide()], bench.settings), bell)
     if not await sources.list(bench.owner.org_id, limit=1):
         for number in range(SOURCES):

@@ -54,7 +54,7 @@ class ApprovalGate:
             return None
         if opened.key is None and ctx.run_id is not None:
             opened.key = idempotency_key(ctx.run_id, opened.call.position, opened.args_sha256)
-        wanted = self._ledger.new_row(ctx, opened)
+        wanted = await self._ledger.new_row(ctx, opened)
         await ctx.ready()
         async with self._calls.db.tenant(ctx.org_id) as connection:
             if await self._calls.insert(connection, wanted, ToolStatus.WAITING_APPROVAL):

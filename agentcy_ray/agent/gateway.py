@@ -146,7 +146,7 @@ class Gateway:
         """Take up a call from its row, for a caller that does not know its arguments any more."""
         opened = OpenCall(row.id, _call_of(row, row.args), recorded=True)
         try:
-            opened.call = _call_of(row, self.ledger.arguments(row))
+            opened.call = _call_of(row, await self.ledger.arguments(row))
             opened.occasion = self._occasion(ctx)
             await self._route(ctx, opened)
             await self._takeover.take_up(ctx, opened, row)

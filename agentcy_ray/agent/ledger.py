@@ -41,13 +41,17 @@ class Ledger:
         self._arguments = SealedArguments(redactor, vault)
         self._clock = clock or SystemClock()
 
-    def new_row(self, ctx: CallContext, opened: OpenCall) -> NewToolCall:
-        """The row of a routed call, its arguments masked."""
+    async def new_row(self, ctx: CallContext, opened: OpenCall) -> NewToolCall:
+        """The row of a routed call, its arguments masked.
+
+        Raises:
+            StoreUnavailableError: they must be sealed, and the key service does not answer.
+        """
         entry = opened.entry
         assert entry is not None
         args, sealed = self._arguments.mask(opened.call.args), None
         if ctx.run_id is None:  # a run keeps its model's words, arguments and all
-            sealed = self._arguments.seal(ctx.org_id, opened.tool_call_id, opened.call.args)
+            sealed = await self._arguments.seal(ctx.org_id, opened.tool_call_id, opened.call.args)
         return NewToolCall(
             id=opened.tool_call_id,
             principal=ctx.principal,
@@ -73,19 +77,20 @@ class Ledger:
             idempotency_key=opened.key,
         )
 
-    def arguments(self, row: ToolCallRow) -> dict[str, Any]:
+    async def arguments(self, row: ToolCallRow) -> dict[str, Any]:
         """The arguments of a stored call, as it was made where the row allows it.
 
         Raises:
             SealBrokenError: they were sealed and cannot be opened.
+            StoreUnavailableError: the key service does not answer.
         """
         if row.args_sealed is None:
             return row.args
-        return self._arguments.open(row.org_id, row.id, row.args_sealed)
+        return await self._arguments.open(row.org_id, row.id, row.args_sealed)
 
     async def intend(self, ctx: CallContext, opened: OpenCall) -> ToolCallRow | None:
         """Record the intent of a call that needs no approval; gives the row of a faster twin."""
-        opened.recorded = await self.calls.add(self.new_row(ctx, opened))
+        opened.recorded = await self.calls.add(await self.new_row(ctx, opened))
         if opened.recorded:
             return None
         assert opened.key is not None
@@ -138,7 +143,7 @@ class Ledger:
         result = opened.result
         assert result is not None
         if result.status not in REFUSED:
-            row = self.new_row(ctx, opened)
+            row = await self.new_row(ctx, opened)
             await self.calls.add(row, result.status, result, self._signed(result))
 
     def _signed(self, result: ToolResult) -> dict[str, Any]:

@@ -12,11 +12,7 @@ from uuid import UUID
 import orjson
 
 from agentcy_ray.core.redaction import Redactor
-from agentcy_ray.stores.vault import NONCE_BYTES, Sealed, Vault
-
-_ID_BYTES = 12
-_WRAPPED_BYTES = 60
-"""A nonce of 12, a key of 32 and a tag of 16."""
+from agentcy_ray.stores.vault import Sealed, Vault
 
 
 class SealedArguments:
@@ -30,28 +26,27 @@ class SealedArguments:
         """The arguments as people and rows may show them."""
         return self._redactor.json(args, by_field=True)
 
-    def seal(self, org_id: UUID, call_id: UUID, args: dict[str, Any]) -> bytes | None:
-        """The arguments encrypted for this call; None when nothing in them is hidden."""
+    async def seal(self, org_id: UUID, call_id: UUID, args: dict[str, Any]) -> bytes | None:
+        """The arguments encrypted for this call; None when nothing in them is hidden.
+
+        Raises:
+            StoreUnavailableError: the key service does not answer.
+        """
         if self._vault is None or self.mask(args) == args:
             return None
-        sealed = self._vault.seal(orjson.dumps(args), _owner(org_id, call_id))
-        return sealed.key_id.encode() + sealed.wrapped_key + sealed.nonce + sealed.ciphertext
+        sealed = await self._vault.seal_briefly(orjson.dumps(args), _owner(org_id, call_id))
+        return sealed.pack()
 
-    def open(self, org_id: UUID, call_id: UUID, packed: bytes) -> dict[str, Any]:
+    async def open(self, org_id: UUID, call_id: UUID, packed: bytes) -> dict[str, Any]:
         """What ``seal`` was given.
 
         Raises:
             SealBrokenError: it was changed, is another call's, or its key is gone.
+            StoreUnavailableError: the key service does not answer.
         """
         assert self._vault is not None
-        wrapped, nonce = _ID_BYTES + _WRAPPED_BYTES, _ID_BYTES + _WRAPPED_BYTES + NONCE_BYTES
-        sealed = Sealed(
-            ciphertext=packed[nonce:],
-            nonce=packed[wrapped:nonce],
-            wrapped_key=packed[_ID_BYTES:wrapped],
-            key_id=packed[:_ID_BYTES].decode(),
-        )
-        return orjson.loads(self._vault.open(sealed, _owner(org_id, call_id)))
+        opened = await self._vault.open(Sealed.unpack(packed), _owner(org_id, call_id))
+        return orjson.loads(opened)
 
 
 def _owner(org_id: UUID, call_id: UUID) -> str:

@@ -34,13 +34,16 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 class Cursors:
     """Signs what a page ended at, so that a client can neither read a meaning into it nor forge."""
 
-    def __init__(self, secret: str) -> None:
-        self._key = sha256(b"cursor" + secret.encode()).digest()
+    def __init__(self, secret: str, previous: str | None = None) -> None:
+        """Sign with ``secret``; cursors of the ``previous`` one are good still."""
+        self._keys = [
+            sha256(b"cursor" + key.encode()).digest() for key in (secret, previous) if key
+        ]
 
     def encode(self, position: Any) -> str:
         """A cursor for a JSON value."""
         body = orjson.dumps(position, default=str)
-        return base64.urlsafe_b64encode(self._sign(body) + body).decode().rstrip("=")
+        return base64.urlsafe_b64encode(_sign(self._keys[0], body) + body).decode().rstrip("=")
 
     def decode(self, cursor: str | None) -> Any:
         """The position behind a cursor; None without one.
@@ -53,7 +56,7 @@ class Cursors:
         try:
             raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
             signature, body = raw[:12], raw[12:]
-            if not hmac.compare_digest(signature, self._sign(body)):
+            if not any(hmac.compare_digest(signature, _sign(key, body)) for key in self._keys):
                 raise ValueError(cursor)
             return orjson.loads(body)
         except ValueError:
@@ -70,5 +73,6 @@ class Cursors:
         more = len(rows) > limit
         return {"items": kept, "next_cursor": self.encode(position(kept[-1])) if more else None}
 
-    def _sign(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, "sha256")[:12]
+
+def _sign(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")[:12]

@@ -60,12 +60,12 @@ from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.objects import ObjectStore, open_objects
 from agentcy_ray.stores.postgres import Database, open_database
 from agentcy_ray.stores.redis import RedisStore, open_redis
 from agentcy_ray.stores.secrets import Secrets, resolve_secrets
 from agentcy_ray.stores.shared_metrics import SharedMetrics
-from agentcy_ray.stores.vault import Vault
 
 CheckSource = Callable[[UUID, UUID], Awaitable[None]]
 """(org, source) → reaches the source on a session host; raises ``SourceConfigError``."""
@@ -258,6 +258,9 @@ async def open_services(
         await opening.enter_async_context(
             access.revocations.followed_by(access.authenticator.forget)
         )
+        opening.push_async_callback(access.streams.close)
+        if access.oidc is not None:
+            opening.push_async_callback(access.oidc.aclose)
         opening.push_async_callback(dispatcher.close)
         opening.push_async_callback(_sharing(services.shared_metrics))
         return replace(services, closing=opening.pop_all())
@@ -282,7 +285,8 @@ def _assemble(
 ) -> Services:
     metrics.sample(metrics.db_pool_in_use, lambda: db.in_use)
     registry = builtin_registry(settings)
-    vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+    vault = open_vault(settings)
+    opening.push_async_callback(vault.aclose)
     sources = SourceStore(db, vault, registry, bell)
     queue = open_queue(settings, db, redis)
     opening.push_async_callback(queue.close)
@@ -342,7 +346,7 @@ def _assemble(
         models=models,
         spending=spending,
         access=open_access(db, redis, bell, settings, secrets, SystemClock()),
-        cursors=Cursors(secrets.jwt_secret),
+        cursors=Cursors(secrets.jwt_secret, secrets.jwt_secret_previous),
         realms=Realms(db),
         metrics=metrics,
         shared_metrics=SharedMetrics(redis, metrics),

@@ -22,6 +22,7 @@ from agentcy_ray.cli import (
     embed,
     engine,
     explore,
+    keys,
     migrate,
     pipelines,
     policy,
@@ -52,6 +53,7 @@ def build() -> typer.Typer:
     app.add_typer(doctor.config, name="config")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(migrate.app, name="migrate")
+    app.add_typer(keys.app, name="keys")
     app.add_typer(engine.app, name="engine")
     app.add_typer(embed.app, name="embed")
     app.add_typer(sources.app, name="sources")

@@ -105,6 +105,7 @@ class SourceStore:
         _within(principal, realm)
         if check:
             await self._check(connector, config, principal.org_id, source_id, new.egress)
+        sealed = await self._seal(principal.org_id, source_id, 1, secrets)
         try:
             async with self._db.tenant(principal.org_id) as connection:
                 row = await connection.fetchrow(
@@ -112,7 +113,7 @@ class SourceStore:
                     masked, new.sync_mode, new.schedule, new.egress.stored(), new.retention_days,
                     new.enabled, principal.user_id,
                 )  # fmt: skip
-                await self._seal(connection, principal.org_id, source_id, 1, secrets)
+                await _store(connection, principal.org_id, source_id, 1, sealed)
         except asyncpg.IntegrityConstraintViolationError as error:
             raise _refusal(error, new.name, realm) from error
         await self._announce(principal.org_id, source_id)
@@ -179,7 +180,7 @@ class SourceStore:
                     if moved:
                         await connection.execute(_FORGET_CURSORS, source_id)
                 if anew:
-                    secrets = await self._unseal(connection, old)
+                    secrets = await self._open(old, await _stored(connection, old))
                     config = self._validate(
                         self.registry.get(old.connector),
                         org_id,
@@ -189,7 +190,8 @@ class SourceStore:
                     )
                     new["config"], secrets = take_secrets(config)
                     version = old.config_version + 1
-                    await self._seal(connection, org_id, source_id, version, secrets)
+                    sealed = await self._seal(org_id, source_id, version, secrets)
+                    await _store(connection, org_id, source_id, version, sealed)
                     await connection.execute(_FORGET_SECRETS, source_id, version)
                 row = await connection.fetchrow(
                     _UPDATE, source_id, new["name"], new["realm"], new["config"], new["sync_mode"],
@@ -239,12 +241,14 @@ class SourceStore:
         Raises:
             NotFoundError: absent.
             SourceConfigError: the connector is not installed, or refuses the stored config.
+            SealBrokenError: the secrets do not open.
+            StoreUnavailableError: the key service does not answer.
         """
         async with self._db.tenant(org_id) as connection:
             source = _found(await connection.fetchrow(_GET, source_id))
-            secrets = await self._unseal(connection, source)
+            sealed = await _stored(connection, source)
         connector = self.registry.get(source.connector)
-        config = put_secrets(source.config, secrets)
+        config = put_secrets(source.config, await self._open(source, sealed))
         model = self._validate(connector, org_id, source_id, config, source.egress)
         return source, connector, model
 
@@ -291,25 +295,36 @@ class SourceStore:
             await session.close()
 
     async def _seal(
-        self, connection: Any, org_id: UUID, source_id: UUID, version: int, secrets: Secrets
-    ) -> None:
-        if secrets:
-            sealed = self._vault.seal(orjson.dumps(secrets), _aad(org_id, source_id, version))
-            await connection.execute(
-                _SEAL, new_id(), org_id, source_id, version,
-                sealed.ciphertext, sealed.nonce, sealed.wrapped_key, sealed.key_id,
-            )  # fmt: skip
+        self, org_id: UUID, source_id: UUID, version: int, secrets: Secrets
+    ) -> Sealed | None:
+        if not secrets:
+            return None
+        return await self._vault.seal(orjson.dumps(secrets), _aad(org_id, source_id, version))
 
-    async def _unseal(self, connection: Any, source: Source) -> Secrets:
-        row = await connection.fetchrow(_UNSEAL, source.id, source.config_version)
-        if row is None:
+    async def _open(self, source: Source, sealed: Sealed | None) -> Secrets:
+        if sealed is None:
             return {}
         aad = _aad(source.org_id, source.id, source.config_version)
-        return orjson.loads(self._vault.open(Sealed(**dict(row)), aad))
+        return orjson.loads(await self._vault.open(sealed, aad))
 
     async def _announce(self, org_id: UUID, source_id: UUID) -> None:
         if self._bell is not None:
             await self._bell.ring(f"ch:catalog:{org_id.hex}", {"source_id": source_id.hex})
+
+
+async def _store(
+    connection: Any, org_id: UUID, source_id: UUID, version: int, sealed: Sealed | None
+) -> None:
+    if sealed is not None:
+        await connection.execute(
+            _SEAL, new_id(), org_id, source_id, version,
+            sealed.ciphertext, sealed.nonce, sealed.wrapped_key, sealed.key_id,
+        )  # fmt: skip
+
+
+async def _stored(connection: Any, source: Source) -> Sealed | None:
+    row = await connection.fetchrow(_UNSEAL, source.id, source.config_version)
+    return None if row is None else Sealed(**dict(row))
 
 
 def _aad(org_id: UUID, source_id: UUID, version: int) -> str:

@@ -30,6 +30,8 @@ from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.ledger import KIND as PIPELINE_KIND
 from agentcy_ray.ingest.continuous.publish import PipelinePublisher
 from agentcy_ray.ingest.continuous.segments import SourceSegments
+from agentcy_ray.ingest.erasure import KIND as ERASE_KIND
+from agentcy_ray.ingest.erasure import Erasure
 from agentcy_ray.ingest.extract import OpenedSource, OpenSource
 from agentcy_ray.ingest.graph_publish import Probe
 from agentcy_ray.ingest.migration.runner import JOB_KIND as MIGRATION_KIND
@@ -50,11 +52,10 @@ from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.stores.bell import Bell
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.objects import ObjectStore, open_objects
 from agentcy_ray.stores.postgres import Database, open_database
 from agentcy_ray.stores.redis import open_redis
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 
 if TYPE_CHECKING:
     from agentcy_ray.context.kyma.writer import Sink
@@ -78,6 +79,7 @@ class Ingest:
         migrations: MigrationRunner | None,
         backfills: Backfiller,
         swaps: SwapRunner,
+        erasure: Erasure,
         resources: AsyncExitStack,
     ) -> None:
         self.db = db
@@ -89,6 +91,7 @@ class Ingest:
         self.migrations = migrations
         self.backfills = backfills
         self.swaps = swaps
+        self.erasure = erasure
         self._resources = resources
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -99,6 +102,7 @@ class Ingest:
             PRUNE_KIND: self.retention.prune,
             AUDIT_KIND: self._prune_audit,
             PIPELINE_KIND: self.pipelines.run,
+            ERASE_KIND: self.erasure.run,
         }
 
     def long_handlers(self) -> Mapping[str, Handler]:
@@ -176,8 +180,8 @@ async def open_ingest(
         )
         engine = router or open_engine(settings, endpoints, metrics=metrics, sink=sink)
         resources.push_async_callback(engine.close)
-        secrets = resolve_secrets(settings)
-        vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
+        vault = open_vault(settings)
+        resources.push_async_callback(vault.aclose)
         backends = VectorBackends(settings)
         resources.push_async_callback(backends.close)
         objects, registry = open_objects(settings), builtin_registry(settings)
@@ -214,12 +218,13 @@ async def open_ingest(
         backfills = Backfiller(
             db, objects, stores.spaces, embedders, stores.chunkers,
             IndexFinisher(db, stores.spaces, settings, backends), settings, drivers or {}, bell,
-            ledger, backends,
+            ledger, backends, audit,
         )  # fmt: skip
         swaps = open_swap_runner(db, queue, stores.index, embedders, bell, settings, backends)
+        erasure = Erasure(db, engine, objects, backends, audit, settings.state_dir)
         return Ingest(
             db, bell, runner, retention, audit_retention, pipelines, migrations, backfills, swaps,
-            resources.pop_all(),
+            erasure, resources.pop_all(),
         )  # fmt: skip
     raise AssertionError("unreachable: the stack above swallows nothing")
 

@@ -25,11 +25,10 @@ from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
 from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.stores.endpoints import resolve_endpoints
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis
-from agentcy_ray.stores.secrets import resolve_secrets
 from agentcy_ray.stores.shared_metrics import SharedMetrics
-from agentcy_ray.stores.vault import Vault
 
 HOST_CONNECTIONS = 4
 """A session host only reads configs; tools do not touch the database."""
@@ -62,10 +61,8 @@ async def open_sources(settings: Settings) -> SourceStore:
         pool_max=HOST_CONNECTIONS,
         statement_cache=settings.database_statement_cache,
     )
-    secrets = resolve_secrets(settings)
-    vault = Vault(secrets.encryption_key, secrets.encryption_key_previous)
     garbage.settle()
-    return SourceStore(db, vault, builtin_registry(settings))
+    return SourceStore(db, open_vault(settings), builtin_registry(settings))
 
 
 async def open_ingest_worker(

@@ -8,25 +8,25 @@ import fcntl
 import json
 import os
 import secrets as random
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from agentcy_ray.core.errors import ConfigError
-from agentcy_ray.core.settings import Settings
-
-ENCRYPTION_KEY_BYTES = 32
+from agentcy_ray.core.errors import ConfigError, ConflictError
+from agentcy_ray.core.settings import Settings, reread
+from agentcy_ray.stores.keys.install import InstallKeys, key_id_of
+from agentcy_ray.stores.keys.source import KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What signs tokens, what wraps data keys, and the first owner's password."""
+    """What signs tokens, and the first owner's password."""
 
     jwt_secret: str = field(repr=False)
     jwt_secret_previous: str | None = field(repr=False)
-    encryption_key: bytes = field(repr=False)
-    encryption_key_previous: bytes | None = field(repr=False)
     admin_password: str = field(repr=False)
     admin_password_file: Path | None
     """Where the password lies when it was made here; None when it came from the settings."""
@@ -38,55 +38,137 @@ def resolve_secrets(settings: Settings) -> Secrets:
     Processes that start at the same time agree on one set.
 
     Raises:
-        ConfigError: the database is external and JWT_SECRET or ENCRYPTION_KEY is missing (other
-            machines that use this database could not know a made one); a key is malformed; the
-            file cannot be used.
+        ConfigError: the database is external and JWT_SECRET or the key of data keys is missing
+            (other machines that use this database could not know a made one); the file cannot be
+            used.
     """
-    faults = settings.cross_faults()
-    if faults:
-        raise ConfigError("settings are invalid:\n  " + "\n  ".join(faults), faults=faults)
+    _check(settings)
     given = {
         "jwt_secret": _reveal(settings.jwt_secret),
-        "encryption_key": _reveal(settings.encryption_key),
         "admin_password": _reveal(settings.admin_password),
     }
-    path = settings.state_dir / "secrets.json"
     missing = [name for name, value in given.items() if value is None]
-    made = _kept(path, missing) if missing else {}
+    made = _kept(settings, missing) if missing else {}
     found = {name: value or made[name] for name, value in given.items()}
-    previous = _reveal(settings.encryption_key_previous)
     return Secrets(
         jwt_secret=found["jwt_secret"],
         jwt_secret_previous=_reveal(settings.jwt_secret_previous),
-        encryption_key=_key("ENCRYPTION_KEY", found["encryption_key"]),
-        encryption_key_previous=_key("ENCRYPTION_KEY_PREVIOUS", previous) if previous else None,
         admin_password=found["admin_password"],
-        admin_password_file=path if "admin_password" in missing else None,
+        admin_password_file=_path(settings) if "admin_password" in missing else None,
     )
+
+
+def install_keys(settings: Settings) -> InstallKeys:
+    """The install's key and the one before it, as they are now: files are read anew.
+
+    Without ENCRYPTION_KEY and KMS_KEY_URI the key is made once, in ``secrets.json``.
+
+    Raises:
+        ConfigError: as ``resolve_secrets``; a key is malformed.
+    """
+    _check(settings)
+    now = reread(settings, "encryption_key", "encryption_key_previous")
+    key, previous = _reveal(now.encryption_key), _reveal(now.encryption_key_previous)
+    if key is None:
+        kept = _kept(settings, [] if settings.kms_key_uri else ["encryption_key"])
+        key = kept.get("encryption_key")
+        previous = previous or kept.get("encryption_key_previous")
+    return InstallKeys(
+        _key("ENCRYPTION_KEY", key) if key else None,
+        _key("ENCRYPTION_KEY_PREVIOUS", previous) if previous else None,
+    )
+
+
+def keeps_own_key(settings: Settings) -> bool:
+    """Whether the install's key is one that was made here."""
+    return settings.encryption_key is None and settings.kms_key_uri is None
+
+
+def renew_install_key(settings: Settings) -> str:
+    """Make a new install key in ``secrets.json``; the present one becomes the previous one.
+
+    Running processes find it there within seconds. Gives the new key's id.
+
+    Raises:
+        ConfigError: the key comes from a setting; or the file cannot be used.
+        ConflictError: there is a previous key still.
+    """
+    if not keeps_own_key(settings):
+        raise ConfigError(
+            "the key is given by ENCRYPTION_KEY or KMS_KEY_URI; set the new one there, the old one "
+            "as …_PREVIOUS, and run `agentcy keys rotate`"
+        )
+    with _file(settings) as (kept, write):
+        if "encryption_key_previous" in kept:
+            raise ConflictError(
+                "a former key is not given up yet; run `agentcy keys rotate`, then `agentcy keys "
+                "forget`",
+                code="state_conflict",
+            )
+        new = _make("encryption_key")
+        former = {"encryption_key_previous": kept.get("encryption_key", _make("encryption_key"))}
+        write({**kept, **former, "encryption_key": new})
+    return key_id_of(_key("ENCRYPTION_KEY", new))
+
+
+def forget_previous_key(settings: Settings) -> bool:
+    """Remove the previous key from ``secrets.json``; False when there is none.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    with _file(settings) as (kept, write):
+        if "encryption_key_previous" not in kept:
+            return False
+        write({name: kept[name] for name in kept if name != "encryption_key_previous"})
+        return True
+
+
+def _check(settings: Settings) -> None:
+    faults = settings.cross_faults()
+    if faults:
+        raise ConfigError("settings are invalid:\n  " + "\n  ".join(faults), faults=faults)
 
 
 def _reveal(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
 
 
-def _kept(path: Path, names: list[str]) -> dict[str, str]:
-    """The named secrets from the file, made and added where it lacks them."""
+def _path(settings: Settings) -> Path:
+    return settings.state_dir / "secrets.json"
+
+
+def _kept(settings: Settings, names: list[str]) -> dict[str, str]:
+    """What the file holds; the named secrets are made and added where it lacks them."""
+    if not names and not _path(settings).exists():
+        return {}
+    with _file(settings) as (kept, write):
+        lacking = [name for name in names if name not in kept]
+        if lacking:
+            kept |= {name: _make(name) for name in lacking}
+            write(kept)
+        return kept
+
+
+@contextmanager
+def _file(
+    settings: Settings,
+) -> Generator[tuple[dict[str, str], Callable[[dict[str, str]], None]]]:
+    """The file's content and what replaces it, while no other process does.
+
+    It is replaced as a whole, so that whoever is killed meanwhile leaves the old one or the new.
+    """
+    path = _path(settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
-            text = file.read()
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when it is closed
+            text = path.read_text() if path.exists() else ""
             kept: dict[str, str] = json.loads(text) if text else {}
-            lacking = [name for name in names if name not in kept]
-            if lacking:
-                kept |= {name: _make(name) for name in lacking}
-                file.seek(0)
-                file.write(json.dumps(kept, indent=1))
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
-            return kept
+            yield kept, lambda content: _replace(path, json.dumps(content, indent=1))
+        finally:
+            os.close(lock)
     except OSError as error:
         raise ConfigError(
             f"cannot keep secrets in {path}: {error.strerror}; set AGENTCY_STATE_DIR to a folder "
@@ -99,9 +181,25 @@ def _kept(path: Path, names: list[str]) -> dict[str, str]:
         ) from error
 
 
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)  # of one who was killed
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # so that the new name survives a loss of power
+    finally:
+        os.close(folder)
+
+
 def _make(name: str) -> str:
     if name == "encryption_key":
-        return base64.b64encode(random.token_bytes(ENCRYPTION_KEY_BYTES)).decode()
+        return base64.b64encode(random.token_bytes(KEY_BYTES)).decode()
     return random.token_urlsafe(48 if name == "jwt_secret" else 15)
 
 
@@ -110,9 +208,9 @@ def _key(name: str, text: str) -> bytes:
         key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except binascii.Error:
         key = b""
-    if len(key) != ENCRYPTION_KEY_BYTES:
+    if len(key) != KEY_BYTES:
         raise ConfigError(
-            f"{name} must be {ENCRYPTION_KEY_BYTES} bytes in base64; make one with: "
+            f"{name} must be {KEY_BYTES} bytes in base64; make one with: "
             "head -c 32 /dev/urandom | base64"
         )
     return key

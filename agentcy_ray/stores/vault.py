@@ -1,23 +1,29 @@
 """Envelope encryption of credentials: AES-256-GCM, a fresh data key for each secret.
 
-The data key encrypts the secret, the install's ``ENCRYPTION_KEY`` encrypts ("wraps") the data
-key. Changing the install's key re-wraps data keys only; the secrets are not touched.
+The data key encrypts the secret, a key source encrypts ("wraps") the data key: the install's
+``ENCRYPTION_KEY``, or a key service. Changing that key re-wraps data keys only; the secrets are
+not touched.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from agentcy_ray.core.errors import ConfigError, SealBrokenError
+from agentcy_ray.core.errors import SealBrokenError
+from agentcy_ray.stores.keys.install import NONCE_BYTES, InstallSource
+from agentcy_ray.stores.keys.ring import DataKey, KeyRing
+from agentcy_ray.stores.keys.source import WrappedKey
 
-KEY_BYTES = 32
-NONCE_BYTES = 12
-"""NIST SP 800-38D: the length that GCM is made for."""
+PACKED = b"\x02"
+"""First byte of a packed secret: the version of its form."""
+SHARED_SECS = 60.0
+SHARED_USES = 10_000
+"""A data key for what lives minutes seals so long and so often; GCM allows 2**32 random nonces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,87 +34,126 @@ class Sealed:
     """The secret under its data key, with the 16-byte tag at the end."""
     nonce: bytes = field(repr=False)
     wrapped_key: bytes = field(repr=False)
-    """Nonce and ciphertext of the data key under the install's key."""
+    """The data key under the key that ``key_id`` names."""
     key_id: str
-    """Which install's key wrapped it."""
+    """Which key wrapped it."""
+
+    def pack(self) -> bytes:
+        """All of it in one value: version, key id and wrapped key with their lengths, the rest."""
+        key_id = self.key_id.encode()
+        head = PACKED + _length(key_id) + key_id + _length(self.wrapped_key) + self.wrapped_key
+        return head + self.nonce + self.ciphertext
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Sealed:
+        """What ``pack`` was called on.
+
+        Raises:
+            SealBrokenError: the value is cut short, or no packed secret at all.
+        """
+        try:
+            if packed[:1] != PACKED:
+                raise ValueError(packed[:1])
+            key_id, at = _part(packed, 1)
+            wrapped_key, at = _part(packed, at)
+            nonce, ciphertext = packed[at : at + NONCE_BYTES], packed[at + NONCE_BYTES :]
+            return cls(ciphertext, nonce, wrapped_key, key_id.decode())
+        except ValueError:
+            raise _broken() from None
 
 
 class Vault:
-    """Seals and opens secrets with the install's key, and opens with the previous one too."""
+    """Seals and opens secrets with the keys of a ring."""
 
-    def __init__(self, key: bytes, previous: bytes | None = None) -> None:
-        """Take the keys, 32 bytes each.
+    def __init__(self, keys: bytes | KeyRing, previous: bytes | None = None) -> None:
+        """Take a ring; or the install's key, 32 bytes, and the one before it.
 
         Raises:
             ConfigError: a key has another length.
         """
-        self._keys: dict[str, AESGCM] = {}
-        for name, value in (("ENCRYPTION_KEY", key), ("ENCRYPTION_KEY_PREVIOUS", previous)):
-            if value is None:
-                continue
-            if len(value) != KEY_BYTES:
-                raise ConfigError(f"{name} has {len(value)} bytes, it needs {KEY_BYTES}")
-            self._keys.setdefault(_key_id(value), AESGCM(value))
-        self.key_id = _key_id(key)
-        """Of the key that seals."""
-
-    def seal(self, plain: bytes, aad: str) -> Sealed:
-        """Encrypt ``plain``, bound to ``aad``: whose it is, such as ``org:source:version``."""
-        data_key = AESGCM.generate_key(KEY_BYTES * 8)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return Sealed(
-            ciphertext=AESGCM(data_key).encrypt(nonce, plain, aad.encode()),
-            nonce=nonce,
-            wrapped_key=self._wrap(data_key),
-            key_id=self.key_id,
+        self.keys = (
+            keys if isinstance(keys, KeyRing) else KeyRing(InstallSource.fixed(keys, previous))
         )
+        self._shared: tuple[DataKey, float, int] | None = None
 
-    def open(self, sealed: Sealed, aad: str) -> bytes:
+    async def seal(self, plain: bytes, aad: str) -> Sealed:
+        """Encrypt ``plain``, bound to ``aad``: whose it is, such as ``org:source:version``.
+
+        Raises:
+            StoreUnavailableError: the key service does not answer.
+        """
+        return _sealed(await self.keys.new_key(), plain, aad)
+
+    async def seal_briefly(self, plain: bytes, aad: str) -> Sealed:
+        """``seal`` for what lives minutes and is made often: its data key serves others too.
+
+        So a stream of them costs one request to a key service in a while, not one each.
+
+        Raises:
+            StoreUnavailableError: the key service does not answer.
+        """
+        if not self.keys.current.remote:
+            return await self.seal(plain, aad)
+        shared, now = self._shared, time.monotonic()
+        if shared is None or now > shared[1] or shared[2] <= 0:
+            shared = (await self.keys.new_key(), now + SHARED_SECS, SHARED_USES)
+        key, until, left = shared
+        self._shared = (key, until, left - 1)
+        return _sealed(key, plain, aad)
+
+    async def open(self, sealed: Sealed, aad: str) -> bytes:
         """Decrypt.
 
         Raises:
             SealBrokenError: it was sealed with an unknown key or for another ``aad``, or was
                 changed.
+            StoreUnavailableError: the key service does not answer.
         """
+        data_key = await self.keys.unwrap(WrappedKey(sealed.key_id, sealed.wrapped_key))
+        if len(sealed.nonce) != NONCE_BYTES:  # the library takes others
+            raise _broken()
         try:
-            return AESGCM(self._unwrap(sealed)).decrypt(
-                sealed.nonce, sealed.ciphertext, aad.encode()
-            )
+            return AESGCM(data_key).decrypt(sealed.nonce, sealed.ciphertext, aad.encode())
         except InvalidTag:
-            raise SealBrokenError(
-                "a stored secret was changed, or belongs to another owner; enter it again"
-            ) from None
+            raise _broken() from None
 
-    def rewrap(self, sealed: Sealed) -> Sealed:
-        """The same secret under the current key; unchanged when it is under it already.
+    async def rewrap(self, sealed: Sealed) -> Sealed:
+        """The same secret with its data key under the current key.
 
         Raises:
             SealBrokenError: the data key does not open.
+            StoreUnavailableError: the key service does not answer.
         """
-        if sealed.key_id == self.key_id:
-            return sealed
-        return replace(sealed, wrapped_key=self._wrap(self._unwrap(sealed)), key_id=self.key_id)
+        data_key = await self.keys.unwrap(WrappedKey(sealed.key_id, sealed.wrapped_key))
+        wrapped = (await self.keys.wrap(data_key)).wrapped
+        return replace(sealed, wrapped_key=wrapped.blob, key_id=wrapped.key_id)
 
-    def _wrap(self, data_key: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + self._keys[self.key_id].encrypt(nonce, data_key, self.key_id.encode())
-
-    def _unwrap(self, sealed: Sealed) -> bytes:
-        key = self._keys.get(sealed.key_id)
-        if key is None:
-            raise SealBrokenError(
-                f"a stored secret was sealed with key {sealed.key_id}, the install has "
-                f"{', '.join(self._keys)}; set ENCRYPTION_KEY_PREVIOUS to the earlier key",
-                key_id=sealed.key_id,
-            )
-        nonce, wrapped = sealed.wrapped_key[:NONCE_BYTES], sealed.wrapped_key[NONCE_BYTES:]
-        try:
-            return key.decrypt(nonce, wrapped, sealed.key_id.encode())
-        except InvalidTag:
-            raise SealBrokenError(
-                "the data key of a stored secret was changed; enter the secret again"
-            ) from None
+    async def aclose(self) -> None:
+        """Forget keys and give up connections."""
+        self._shared = None
+        await self.keys.aclose()
 
 
-def _key_id(key: bytes) -> str:
-    return hashlib.sha256(b"agentcy encryption key\0" + key).hexdigest()[:12]
+def _sealed(key: DataKey, plain: bytes, aad: str) -> Sealed:
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    ciphertext = AESGCM(key.plain).encrypt(nonce, plain, aad.encode())
+    return Sealed(ciphertext, nonce, key.wrapped.blob, key.wrapped.key_id)
+
+
+def _length(part: bytes) -> bytes:
+    return len(part).to_bytes(2, "big")
+
+
+def _part(packed: bytes, at: int) -> tuple[bytes, int]:
+    """The part whose length stands at ``at``, and where it ends."""
+    begin = at + 2
+    end = begin + int.from_bytes(packed[at:begin], "big")
+    if end + NONCE_BYTES > len(packed):
+        raise ValueError(end)
+    return packed[begin:end], end
+
+
+def _broken() -> SealBrokenError:
+    return SealBrokenError(
+        "a stored secret was changed, or belongs to another owner; enter it again"
+    )

@@ -37,11 +37,11 @@ from agentcy_ray.policy.store import install_starters
 from agentcy_ray.retrieval.one_embedder import AnyEmbedders, OneEmbedder
 from agentcy_ray.runtime.policy_replay import Replayer, tally_of
 from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import Database, open_database
 from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 
 PASSWORD = "correct horse battery"
 ROLES = ("owner", "admin", "member", "viewer")
@@ -289,8 +289,7 @@ async def second_org(db: Database) -> tuple[UUID, UUID]:
 async def tools(settings: Settings, endpoints: Endpoints) -> AsyncGenerator[tuple[Any, Any]]:
     """A dispatcher over sessions of this process, and the check of a source."""
     db = await open_database(endpoints.database_url, pool_max=2)
-    secret = resolve_secrets(settings)
-    vault = Vault(secret.encryption_key, secret.encryption_key_previous)
+    vault = open_vault(settings)
     pool = SessionPool(SourceStore(db, vault, builtin_registry(settings)))
 
     async def check_source(org_id: UUID, source_id: UUID) -> None:

@@ -18,8 +18,7 @@ import pytest
 from agentcy_ray.core.errors import RateLimitedError
 from agentcy_ray.ingest.continuous.file_drop import drop_folder
 from agentcy_ray.ingest.continuous.intake import Intake
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
+from agentcy_ray.stores.keys.opening import open_vault
 from tests.api.platform import API, Platform
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -239,11 +238,11 @@ async def test_a_body_that_cannot_be_read_is_refused_whole(platform: Platform) -
 
 async def test_a_token_posts_a_hundred_requests_a_second_at_most(platform: Platform) -> None:
     key = await token(platform, await pipeline(platform, "busy"))
-    services, secrets = platform.services, resolve_secrets(platform.settings)
+    services = platform.services
     clock = Standing()
     intake = Intake(
         platform.settings, services.db, services.redis, services.objects, services.queue,
-        Vault(secrets.encryption_key), clock,
+        open_vault(platform.settings), clock,
     )  # fmt: skip
     for _ in range(100):
         await intake.enter(key["token"])

@@ -25,9 +25,8 @@ from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.redis import open_redis
-from agentcy_ray.stores.secrets import resolve_secrets
-from agentcy_ray.stores.vault import Vault
 from tests.ingest.harness import WordEmbedder
 
 
@@ -78,8 +77,7 @@ async def platform(
     )
     redis = await open_redis(endpoints.redis_url, mine.redis_prefix)
     queue, bell = open_queue(mine, ingest.db, redis), Bell(redis)
-    keys = resolve_secrets(mine)
-    store = SourceStore(ingest.db, Vault(keys.encryption_key), builtin_registry(mine))
+    store = SourceStore(ingest.db, open_vault(mine), builtin_registry(mine))
     org_id = new_id()
     async with ingest.db.system() as connection:
         await connection.execute(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import string
 from collections import OrderedDict
@@ -14,9 +13,10 @@ from uuid import UUID
 from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import NotFoundError, RateLimitedError, UnauthenticatedError
 from agentcy_ray.core.ids import new_id
+from agentcy_ray.identity.signatures import unsigned
 from agentcy_ray.ingest.continuous.records import IngestToken, MadeToken, Pipeline
 from agentcy_ray.ingest.continuous.store import COLUMNS
-from agentcy_ray.stores.vault import NONCE_BYTES, Sealed, Vault
+from agentcy_ray.stores.vault import Sealed, Vault
 
 if TYPE_CHECKING:
     from agentcy_ray.stores.postgres import Database
@@ -25,11 +25,9 @@ MAX_TOKENS = 50
 STALE_SECS = 4.0
 """Age of a remembered token; one that was revoked works no longer than this."""
 REMEMBERED = 10_000
-WINDOW_SECS = 300
-"""How far the time of a signed request may lie from ours."""
 _CHARS = string.ascii_letters + string.digits
-_KEY_ID, _WRAPPED = 12, 60
 
+_LOCK = "SELECT 1 FROM context_pipelines WHERE id = $1 FOR UPDATE"
 _COUNT = "SELECT count(*) FROM pipeline_tokens WHERE pipeline_id = $1 AND revoked_at IS NULL"
 _INSERT = """
 INSERT INTO pipeline_tokens (id, org_id, pipeline_id, name, token_hash, secret_sealed)
@@ -49,6 +47,7 @@ _FIND = f"""
 SELECT {", ".join(f"p.{name.strip()}" for name in COLUMNS.split(","))},
   t.id AS token_id, t.secret_sealed
 FROM pipeline_tokens t JOIN context_pipelines p ON p.id = t.pipeline_id
+JOIN organizations o ON o.id = t.org_id AND o.deleted_at IS NULL
 WHERE t.token_hash = $1 AND t.revoked_at IS NULL
 """
 _USED = "UPDATE pipeline_tokens SET last_used_at = clock_timestamp() WHERE id = $1"
@@ -86,8 +85,9 @@ class Tokens:
         text = "ctx_" + _random()
         secret = "whsec_" + _random() if with_secret else None
         token_id = new_id()
-        sealed = None if secret is None else self._seal(token_id, secret.encode())
+        sealed = None if secret is None else await self._seal(token_id, secret.encode())
         async with self._db.tenant(pipeline.org_id) as connection:
+            await connection.execute(_LOCK, pipeline.id)  # makes the count exact
             if await connection.fetchval(_COUNT, pipeline.id) >= MAX_TOKENS:
                 raise RateLimitedError(
                     f"a pipeline has {MAX_TOKENS} tokens at most; revoke one first",
@@ -141,56 +141,35 @@ class Tokens:
             await connection.execute(_USED, row["token_id"])
         values = dict(row)
         token_id, packed = values.pop("token_id"), values.pop("secret_sealed")
-        secret = None if packed is None else self._open(token_id, packed)
+        secret = None if packed is None else await self._open(token_id, packed)
         ticket = Ticket(token_id, Pipeline(**values), secret)
         self._seen[digest] = (now + STALE_SECS, ticket)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return ticket
 
-    def check_signature(
-        self, ticket: Ticket, body: bytes, signature: str | None, timestamp: str | None
-    ) -> None:
-        """Make sure that a request was signed as its pipeline asks; one sent unasked counts too.
+    def secret_of(self, ticket: Ticket, signature: str | None) -> bytes | None:
+        """The secret that a request must be signed with; None when it need not be signed.
 
-        The signature is ``sha256=`` and the hexadecimal HMAC-SHA-256 of the raw body, or of
-        ``<timestamp>.<body>`` when a timestamp (seconds since 1970) is sent.
+        A signature that was sent unasked counts too, where the token has a secret.
 
         Raises:
-            UnauthenticatedError: ``signature_invalid``.
+            UnauthenticatedError: ``signature_invalid``: the pipeline asks for a signature, and none
+                was sent, or the token has no secret.
         """
-        if signature is None and not ticket.pipeline.require_signature:
-            return
+        if not ticket.pipeline.require_signature:
+            return None if signature is None else ticket.secret
         if ticket.secret is None:
-            if signature is not None and not ticket.pipeline.require_signature:
-                return
-            raise _unsigned("this token has no signing secret; make one with_secret")
+            raise unsigned("this token has no signing secret; make one with_secret")
         if signature is None:
-            raise _unsigned("sign the body and send X-Agentcy-Signature: sha256=<hex>")
-        signed = body
-        if timestamp is not None:
-            if not timestamp.isdecimal() or len(timestamp) > 12:
-                raise _unsigned("X-Agentcy-Timestamp must be seconds since 1970")
-            if abs(self._clock.now().timestamp() - int(timestamp)) > WINDOW_SECS:
-                raise _unsigned(f"the timestamp is more than {WINDOW_SECS} s away; sign anew")
-            signed = timestamp.encode() + b"." + body
-        expected = "sha256=" + hmac.new(ticket.secret, signed, sha256).hexdigest()
-        if not hmac.compare_digest(expected.encode(), signature.encode()):
-            raise _unsigned("the signature does not fit the body; check secret and encoding")
+            raise unsigned("sign the body and send X-Agentcy-Signature: sha256=<hex>")
+        return ticket.secret
 
-    def _seal(self, token_id: UUID, secret: bytes) -> bytes:
-        sealed = self._vault.seal(secret, _owner(token_id))
-        return sealed.key_id.encode() + sealed.wrapped_key + sealed.nonce + sealed.ciphertext
+    async def _seal(self, token_id: UUID, secret: bytes) -> bytes:
+        return (await self._vault.seal(secret, _owner(token_id))).pack()
 
-    def _open(self, token_id: UUID, packed: bytes) -> bytes:
-        wrapped = _KEY_ID + _WRAPPED
-        sealed = Sealed(
-            ciphertext=packed[wrapped + NONCE_BYTES :],
-            nonce=packed[wrapped : wrapped + NONCE_BYTES],
-            wrapped_key=packed[_KEY_ID:wrapped],
-            key_id=packed[:_KEY_ID].decode(),
-        )
-        return self._vault.open(sealed, _owner(token_id))
+    async def _open(self, token_id: UUID, packed: bytes) -> bytes:
+        return await self._vault.open(Sealed.unpack(packed), _owner(token_id))
 
 
 def _owner(token_id: UUID) -> str:
@@ -203,7 +182,3 @@ def _random() -> str:
 
 def _hash(token: str) -> bytes:
     return sha256(token.encode()).digest()
-
-
-def _unsigned(message: str) -> UnauthenticatedError:
-    return UnauthenticatedError(message, code="signature_invalid")
