@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator
 from datetime import timedelta
-
-import pytest
 
 from agentcy_ray.core.errors import RateLimitedError
 from agentcy_ray.identity.throttle import Throttle
-from agentcy_ray.stores.redis import RedisStore, open_redis
+from agentcy_ray.stores.redis import RedisStore
 from tests.identity.conftest import MovingClock
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[RedisStore]:
-    store = await open_redis(redis_url, f"throttle-{secrets.token_hex(4)}")
-    yield store
-    await store.aclose()
 
 
 async def taken(throttle: Throttle, key: str) -> int:
