@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from agentcy_ray.budgets.amounts import Key
 from agentcy_ray.budgets.records import SoftLimit
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def asking(org_id: UUID, soft: SoftLimit) -> str:
 
 async def lift(connection: Connection, org_id: UUID, soft: SoftLimit) -> None:
     """Let a period go on to its hard limit; twice does no harm."""
-    await connection.execute(_RAISE, org_id, *soft.key)
+    await lift_key(connection, org_id, soft.key)
+
+
+async def lift_key(connection: Connection, org_id: UUID, key: Key) -> None:
+    """``lift`` of the balance of a key."""
+    await connection.execute(_RAISE, org_id, *key)
 
 
 async def end_asking(connection: Connection, org_id: UUID, soft: SoftLimit) -> None:

@@ -20,6 +20,7 @@ import structlog
 from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.core.errors import (
     AgentcyError,
+    BudgetExceededError,
     CancelledByRequestError,
     InvalidError,
     LeaseLostError,
@@ -27,7 +28,7 @@ from agentcy_ray.core.errors import (
     Terminal,
 )
 from agentcy_ray.core.ids import encode
-from agentcy_ray.ingest.backfill.budget import BlockBudget
+from agentcy_ray.ingest.backfill.budget import SOFT, BlockBudget, stopped
 from agentcy_ray.ingest.backfill.coordinator import Coordinator
 from agentcy_ray.ingest.backfill.embedding import BlockEmbedder
 from agentcy_ray.ingest.backfill.pace import Gauge, Pace
@@ -45,6 +46,7 @@ from agentcy_ray.jobs.store import JobStore
 from agentcy_ray.retrieval.vector_backends import VectorBackends
 
 if TYPE_CHECKING:
+    from agentcy_ray.audit.log import AuditLog
     from agentcy_ray.core.settings import Settings
     from agentcy_ray.jobs.worker import Beat
     from agentcy_ray.retrieval.chunkers import Chunkers
@@ -108,6 +110,8 @@ class Backfiller:
     """Budgets; None where nobody keeps any."""
     backends: VectorBackends | None = None
     """Vectors that lie elsewhere; None = those that the settings name."""
+    audit: AuditLog | None = None
+    """Hears of hard stops of a budget."""
     probe: Probe = no_probe
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -138,6 +142,9 @@ class Backfiller:
                 raise CancelledByRequestError(f"the backfill was {status}") from None
             raise
         except Exception as error:
+            if isinstance(error, BudgetExceededError) and error.code == SOFT:
+                await self._hold(rows, backfill, error)
+                return
             await self._end(rows, backfill, error, beat)
             raise
         finally:
@@ -265,6 +272,17 @@ class Backfiller:
                 job = await JobStore(self.db).insert(connection, new)
                 await rows.carried_by(connection, backfill.id, job.id)
 
+    async def _hold(
+        self, rows: BackfillRows, backfill: Backfill, error: BudgetExceededError
+    ) -> None:
+        """Wait for a person at a soft limit; the worker is free meanwhile."""
+        async with self.db.tenant(backfill.org_id) as connection:
+            await rows.move(
+                connection, backfill.id, "paused", epoch=backfill.epoch,
+                note="waits at a soft limit of its budget", error=error.body(),
+            )  # fmt: skip
+        await self._ring(backfill, "paused")
+
     async def _end(
         self, rows: BackfillRows, backfill: Backfill, error: Exception, beat: Beat
     ) -> None:
@@ -276,6 +294,8 @@ class Backfiller:
             f"the backfill met a fault of its own: {type(error).__name__}: {error}"
         )  # fmt: skip
         try:
+            if isinstance(told, BudgetExceededError) and self.audit is not None:
+                await self.audit.append(stopped(backfill, told))
             async with self.db.tenant(backfill.org_id) as connection:
                 await rows.move(
                     connection, backfill.id, "paused" if cancelled else "failed",

@@ -9,6 +9,7 @@ import structlog
 
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.ingest.backfill.budget import allow
 from agentcy_ray.ingest.backfill.records import (
     OPEN,
     Backfill,
@@ -154,14 +155,18 @@ class BackfillStore:
     async def resume(self, org_id: UUID, backfill_id: UUID) -> Backfill:
         """Go on with one that is paused or failed; what is written is not done again.
 
+        One that waits at a soft limit of its budget is thereby let beyond it.
+
         Raises:
             NotFoundError: there is none of that id.
             ConflictError: ``state_conflict``, it is neither paused nor failed.
         """
+        held = await self.get(org_id, backfill_id)
         async with self._db.tenant(org_id) as connection:
             queued = await self._rows.move(connection, backfill_id, "queued")
             job: Job | None = None
             if queued is not None:
+                await allow(connection, held)
                 new = backfill_job(org_id, backfill_id)
                 job = await self._queue.store.insert(connection, new)
                 queued = await self._rows.carried_by(connection, backfill_id, job.id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from agentcy_ray.audit.filters import AuditFilter
+from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.budgets.limits import BudgetChange
 from agentcy_ray.core.errors import BudgetExceededError
@@ -18,14 +20,21 @@ async def test_a_backfill_stops_at_its_limit_and_goes_on_when_more_is_allowed(
     ledger = Ledger(house.db, house.settings)
 
     async def allow(tokens: int | None) -> None:
-        limit = {"scope": "agent", "subject": "embed_backfill", "unit": "tokens", "hard": tokens}
-        change = BudgetChange.model_validate({"limits": [limit]})
+        limit = {"scope": "agent", "subject": "embed_backfill", "unit": "tokens"}
+        change = BudgetChange.model_validate({
+            "limits": [{**limit, "hard": tokens, "soft_share": None}]
+        })
         await ledger.limits.change(house.org_id, change, None)
 
     await allow(500)
     backfill = await filling.start()
+    audit = AuditLog(house.db)
     with pytest.raises(BudgetExceededError):
-        await filling.attempt(backfill, ledger=ledger)
+        await filling.attempt(backfill, ledger=ledger, audit=audit)
+    entries = await audit.list(house.org_id, AuditFilter(action="budget.exceeded"))
+    assert [entry.decision for entry in entries] == ["deny"]
+    assert entries[0].resource["hard"] == 500
+    await audit.close()
     stopped = await filling.get(backfill)
     assert (stopped.status, stopped.error and stopped.error["code"]) == (
         "failed",
@@ -43,3 +52,28 @@ async def test_a_backfill_stops_at_its_limit_and_goes_on_when_more_is_allowed(
     # The other lane's block was embedded and not written when the limit was met.
     assert used["in_tokens"] >= ended.tokens > 500
     assert (used["agent"], used["model"]) == ("embed_backfill", filling.space.embedder)
+
+
+async def test_a_backfill_waits_at_a_soft_limit_until_somebody_lets_it_go_on(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling()
+    house = filling.house
+    ledger = Ledger(house.db, house.settings)
+    limit = {"scope": "agent", "subject": "embed_backfill", "unit": "tokens"}
+    change = BudgetChange.model_validate({
+        "limits": [{**limit, "hard": 1_000_000, "soft_share": 0.0005}]
+    })
+    await ledger.limits.change(house.org_id, change, None)
+    backfill = await filling.start()
+    waiting = await filling.attempt(backfill, ledger=ledger)
+    assert waiting.status == "paused"
+    assert waiting.error is not None
+    assert waiting.error["code"] == "budget_soft_limit"
+    assert "agentcy embed resume" in waiting.error["message"]
+    async with house.db.tenant(house.org_id) as connection:
+        assert await connection.fetchval("SELECT reserved FROM budget_balances") == 0
+    await filling.store.resume(house.org_id, backfill.id)
+    ended = await filling.attempt(backfill, ledger=ledger)
+    assert (ended.status, ended.error) == ("done", None)
+    await filling.assert_complete()
