@@ -24,7 +24,8 @@ from agentcy_ray.context.migration.records import (
 )
 from agentcy_ray.core.errors import ConflictError, LeaseLostError, NotFoundError
 from agentcy_ray.core.ids import encode, new_id
-from agentcy_ray.core.states import ENGINE_MIGRATION, ends, sources_of
+from agentcy_ray.core.states import ENGINE_MIGRATION
+from agentcy_ray.stores.fenced_rows import FencedRows, Shape
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -51,26 +52,6 @@ FROM organizations o WHERE o.id = $1
 _INSERT = f"""
 INSERT INTO engine_migrations (id, org_id, created_by) VALUES ($1, $2, $3)
 ON CONFLICT (org_id) WHERE status IN ('planned', 'backfilling', 'verifying', 'cutover') DO NOTHING
-RETURNING {_COLUMNS}
-"""
-_JOB = f"UPDATE engine_migrations SET job_id = $2 WHERE id = $1 RETURNING {_COLUMNS}"
-_GET = f"SELECT {_COLUMNS} FROM engine_migrations WHERE id = $1"
-_LATEST = f"SELECT {_COLUMNS} FROM engine_migrations ORDER BY id DESC LIMIT 1"
-_LIST = f"""
-SELECT {_COLUMNS} FROM engine_migrations WHERE $1::uuid IS NULL OR id < $1
-ORDER BY id DESC LIMIT $2
-"""
-_TAKE = f"""
-UPDATE engine_migrations SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch AS taken, {_COLUMNS}
-"""
-_MOVE = f"""
-UPDATE engine_migrations SET status = $3::text, error = $4,
-  started_at = CASE WHEN $3 = 'backfilling' THEN coalesce(started_at, clock_timestamp())
-    ELSE started_at END,
-  cut_over_at = CASE WHEN $3 = 'cutover' THEN clock_timestamp() ELSE cut_over_at END,
-  ended_at = CASE WHEN $3 = ANY($5) THEN clock_timestamp() END,
-  cursor = CASE WHEN $3 = 'backfilling' THEN '{{}}' ELSE cursor END
-WHERE id = $1 AND ($2::bigint IS NULL OR epoch = $2) AND status = ANY($6)
 RETURNING {_COLUMNS}
 """
 _ENGINE = """
@@ -116,11 +97,29 @@ async def read_route(
     return Route(reads=default) if row is None else Route(**dict(row))
 
 
-class Migrations:
+def _absent(migration_id: UUID) -> NotFoundError:
+    return NotFoundError(f"no migration {encode('mig', migration_id)}; list the migrations")
+
+
+def _lost(migration_id: UUID) -> LeaseLostError:
+    return LeaseLostError(
+        f"migration {encode('mig', migration_id)} was moved on by somebody else; nothing more is "
+        "written by this worker",
+        migration_id=encode("mig", migration_id),
+    )
+
+
+_SHAPE = Shape(
+    "engine_migrations", _COLUMNS, Migration, ENGINE_MIGRATION, "cutover", _absent, _lost,
+    ", cursor = CASE WHEN $3 = 'backfilling' THEN '{}' ELSE cursor END",
+)  # fmt: skip
+
+
+class Migrations(FencedRows[Migration]):
     """Reads and moves rows of ``engine_migrations``."""
 
     def __init__(self, db: Database) -> None:
-        self.db = db
+        super().__init__(db, _SHAPE)
 
     async def insert(
         self,
@@ -142,50 +141,6 @@ class Migrations:
             )
         return Migration(**dict(row))
 
-    async def carried_by(
-        self, connection: PoolConnectionProxy[asyncpg.Record], migration_id: UUID, job_id: UUID
-    ) -> Migration:
-        """Note which job carries a migration out."""
-        row = await connection.fetchrow(_JOB, migration_id, job_id)
-        return _found(row, migration_id)
-
-    async def get(self, org_id: UUID, migration_id: UUID) -> Migration:
-        """One migration.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
-        async with self.db.tenant(org_id) as connection:
-            return _found(await connection.fetchrow(_GET, migration_id), migration_id)
-
-    async def latest(self, org_id: UUID) -> Migration | None:
-        """The newest migration of an organisation."""
-        async with self.db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_LATEST)
-        return None if row is None else Migration(**dict(row))
-
-    async def list(
-        self, org_id: UUID, *, limit: int = 50, before: UUID | None = None
-    ) -> list[Migration]:
-        """Migrations of an organisation, newest first."""
-        async with self.db.tenant(org_id) as connection:
-            rows = await connection.fetch(_LIST, before, limit)
-        return [Migration(**dict(row)) for row in rows]
-
-    async def take(self, org_id: UUID, migration_id: UUID) -> tuple[Migration, int]:
-        """Become the worker that carries a migration out, with the epoch that fences it.
-
-        Raises:
-            NotFoundError: there is no such migration.
-        """
-        async with self.db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_TAKE, migration_id)
-        if row is None:
-            raise _absent(migration_id)
-        values = dict(row)
-        epoch = int(values.pop("taken"))
-        return Migration(**values), epoch
-
     async def move(
         self,
         connection: PoolConnectionProxy[asyncpg.Record],
@@ -204,11 +159,7 @@ class Migrations:
             epoch: of the worker; None for a move that somebody asks for.
             error: ``{code, message, details}`` to keep.
         """
-        row = await connection.fetchrow(
-            _MOVE, migration_id, epoch, status, error, sorted({*ends(ENGINE_MIGRATION), "failed"}),
-            sources_of(ENGINE_MIGRATION, status),
-        )  # fmt: skip
-        return None if row is None else Migration(**dict(row))
+        return await self._move(connection, migration_id, status, epoch, error)
 
     async def cut_over(
         self, connection: PoolConnectionProxy[asyncpg.Record], migration: Migration, epoch: int
@@ -236,8 +187,7 @@ class Migrations:
             LeaseLostError: another worker carries the migration out, or it was cancelled.
         """
         async with self.db.tenant(migration.org_id) as connection:
-            if not await connection.fetchval(_SAVE, migration.id, epoch, cursor, counts):
-                raise _lost(migration.id)
+            await self._mine(connection, _SAVE, migration.id, epoch, cursor, counts)
 
     async def result(
         self,
@@ -253,8 +203,7 @@ class Migrations:
             LeaseLostError: another worker carries the migration out.
         """
         found = [each.model_dump() for each in differences]
-        if not await connection.fetchval(_RESULT, migration.id, epoch, checksums, found):
-            raise _lost(migration.id)
+        await self._mine(connection, _RESULT, migration.id, epoch, checksums, found)
 
     async def pruned(self, org_id: UUID, migration_id: UUID) -> None:
         """Note that the organisation's rows are gone from Basic."""
@@ -273,22 +222,4 @@ def one_way(migration: Migration | None) -> ConflictError:
         code="migration_one_way",
         engine="advanced",
         reason="writes after the cut-over go to the Advanced engine alone",
-    )
-
-
-def _found(row: asyncpg.Record | None, migration_id: UUID) -> Migration:
-    if row is None:
-        raise _absent(migration_id)
-    return Migration(**dict(row))
-
-
-def _absent(migration_id: UUID) -> NotFoundError:
-    return NotFoundError(f"no migration {encode('mig', migration_id)}; list the migrations")
-
-
-def _lost(migration_id: UUID) -> LeaseLostError:
-    return LeaseLostError(
-        f"migration {encode('mig', migration_id)} was moved on by somebody else; nothing more is "
-        "written by this worker",
-        migration_id=encode("mig", migration_id),
     )

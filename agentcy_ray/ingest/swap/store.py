@@ -7,8 +7,9 @@ from uuid import UUID
 
 from agentcy_ray.core.errors import ConflictError, LeaseLostError, NotFoundError
 from agentcy_ray.core.ids import encode, new_id
-from agentcy_ray.core.states import EMBEDDING_SWAP, ends, sources_of
+from agentcy_ray.core.states import EMBEDDING_SWAP, sources_of
 from agentcy_ray.ingest.swap.records import Gate, Status, Swap, SwapOptions
+from agentcy_ray.stores.fenced_rows import FencedRows, Shape
 
 if TYPE_CHECKING:
     import asyncpg
@@ -25,24 +26,6 @@ _COLUMNS = (
 _INSERT = f"""
 INSERT INTO embedding_swaps (id, org_id, model, options, created_by) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (org_id) WHERE status IN ('planned', 'backfilling', 'checking', 'ready') DO NOTHING
-RETURNING {_COLUMNS}
-"""
-_JOB = f"UPDATE embedding_swaps SET job_id = $2 WHERE id = $1 RETURNING {_COLUMNS}"
-_GET = f"SELECT {_COLUMNS} FROM embedding_swaps WHERE id = $1"
-_LATEST = f"SELECT {_COLUMNS} FROM embedding_swaps ORDER BY id DESC LIMIT 1"
-_LIST = f"""
-SELECT {_COLUMNS} FROM embedding_swaps WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2
-"""
-_TAKE = f"""
-UPDATE embedding_swaps SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch AS taken, {_COLUMNS}
-"""
-_MOVE = f"""
-UPDATE embedding_swaps SET status = $3::text, error = $4, reason = $5,
-  started_at = CASE WHEN $3 = 'backfilling' THEN coalesce(started_at, clock_timestamp())
-    ELSE started_at END,
-  cut_over_at = CASE WHEN $3 = 'cut_over' THEN clock_timestamp() ELSE cut_over_at END,
-  ended_at = CASE WHEN $3 = ANY($6) THEN clock_timestamp() END
-WHERE id = $1 AND ($2::bigint IS NULL OR epoch = $2) AND status = ANY($7)
 RETURNING {_COLUMNS}
 """
 _SPACES = f"""
@@ -65,11 +48,31 @@ WHERE (from_space = $1 OR to_space = $2) AND status = ANY($3) RETURNING id
 """
 
 
-class Swaps:
+def lost(swap_id: UUID) -> LeaseLostError:
+    """Why a worker stops in the middle of a swap."""
+    return LeaseLostError(
+        f"swap {encode('swp', swap_id)} was moved on by somebody else; nothing more is written by "
+        "this worker",
+        swap_id=encode("swp", swap_id),
+    )
+
+
+def _absent(swap_id: UUID) -> NotFoundError:
+    return NotFoundError(
+        f"no swap {encode('swp', swap_id)}; `agentcy embed status` shows the newest one"
+    )
+
+
+_SHAPE = Shape(
+    "embedding_swaps", _COLUMNS, Swap, EMBEDDING_SWAP, "cut_over", _absent, lost, ", reason = $7"
+)
+
+
+class Swaps(FencedRows[Swap]):
     """Reads and moves swaps."""
 
     def __init__(self, db: Database) -> None:
-        self.db = db
+        super().__init__(db, _SHAPE)
 
     async def insert(
         self,
@@ -94,47 +97,6 @@ class Swaps:
             )
         return Swap(**dict(row))
 
-    async def carried_by(self, connection: Connection, swap_id: UUID, job_id: UUID) -> Swap:
-        """Note which job carries a swap out."""
-        return _found(await connection.fetchrow(_JOB, swap_id, job_id), swap_id)
-
-    async def get(self, org_id: UUID, swap_id: UUID) -> Swap:
-        """One swap.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
-        async with self.db.tenant(org_id) as connection:
-            return _found(await connection.fetchrow(_GET, swap_id), swap_id)
-
-    async def latest(self, org_id: UUID) -> Swap | None:
-        """The newest swap of an organisation."""
-        async with self.db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_LATEST)
-        return None if row is None else Swap(**dict(row))
-
-    async def list(
-        self, org_id: UUID, *, limit: int = 50, before: UUID | None = None
-    ) -> list[Swap]:
-        """Swaps of an organisation, newest first."""
-        async with self.db.tenant(org_id) as connection:
-            rows = await connection.fetch(_LIST, before, limit)
-        return [Swap(**dict(row)) for row in rows]
-
-    async def take(self, org_id: UUID, swap_id: UUID) -> tuple[Swap, int]:
-        """Become the worker that carries a swap out, with the epoch that fences it.
-
-        Raises:
-            NotFoundError: there is no such swap.
-        """
-        async with self.db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_TAKE, swap_id)
-        if row is None:
-            raise _absent(swap_id)
-        values = dict(row)
-        epoch = int(values.pop("taken"))
-        return Swap(**values), epoch
-
     async def move(
         self,
         connection: Connection,
@@ -155,11 +117,7 @@ class Swaps:
             error: ``{code, message, details}`` to keep.
             reason: why it waits in ``ready``.
         """
-        row = await connection.fetchrow(
-            _MOVE, swap_id, epoch, status, error, reason,
-            sorted({*ends(EMBEDDING_SWAP), "failed"}), sources_of(EMBEDDING_SWAP, status),
-        )  # fmt: skip
-        return None if row is None else Swap(**dict(row))
+        return await self._move(connection, swap_id, status, epoch, error, reason)
 
     async def between(
         self, swap: Swap, epoch: int, from_space: UUID | None, to_space: UUID
@@ -170,10 +128,8 @@ class Swaps:
             LeaseLostError: another worker carries the swap out.
         """
         async with self.db.tenant(swap.org_id) as connection:
-            row = await connection.fetchrow(_SPACES, swap.id, epoch, from_space, to_space)
-        if row is None:
-            raise lost(swap.id)
-        return Swap(**dict(row))
+            row = await self._mine(connection, _SPACES, swap.id, epoch, from_space, to_space)
+        return self._of(row)
 
     async def checked(self, swap: Swap, epoch: int, gate: Gate) -> None:
         """Keep the figures of a check.
@@ -182,13 +138,12 @@ class Swaps:
             LeaseLostError: another worker carries the swap out.
         """
         async with self.db.tenant(swap.org_id) as connection:
-            figures = gate.model_dump(mode="json")
-            if not await connection.fetchval(_GATE, swap.id, epoch, figures):
-                raise lost(swap.id)
+            await self._mine(connection, _GATE, swap.id, epoch, gate.model_dump(mode="json"))
 
     async def choose(self, connection: Connection, swap_id: UUID, options: dict[str, Any]) -> Swap:
         """Change some options of a swap that waits."""
-        return _found(await connection.fetchrow(_OPTIONS, swap_id, options), swap_id)
+        row = await connection.fetchrow(_OPTIONS, swap_id, options)
+        return self._found(row, swap_id)
 
     async def open_to(self, connection: Connection, space_id: UUID) -> Swap | None:
         """The open swap that goes to a space."""
@@ -205,24 +160,3 @@ class Swaps:
         """Note that a former space answers again, in the transaction that makes it so."""
         sources = sources_of(EMBEDDING_SWAP, "rolled_back")
         await connection.execute(_RETURNED, space_id, former_id, sources)
-
-
-def lost(swap_id: UUID) -> LeaseLostError:
-    """Why a worker stops in the middle of a swap."""
-    return LeaseLostError(
-        f"swap {encode('swp', swap_id)} was moved on by somebody else; nothing more is written by "
-        "this worker",
-        swap_id=encode("swp", swap_id),
-    )
-
-
-def _found(row: asyncpg.Record | None, swap_id: UUID) -> Swap:
-    if row is None:
-        raise _absent(swap_id)
-    return Swap(**dict(row))
-
-
-def _absent(swap_id: UUID) -> NotFoundError:
-    return NotFoundError(
-        f"no swap {encode('swp', swap_id)}; `agentcy embed status` shows the newest one"
-    )
