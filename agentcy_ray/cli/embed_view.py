@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import console, notes, print_rows
-from agentcy_ray.cli.patience import until
-from agentcy_ray.cli.progress import numbers
+from agentcy_ray.cli.output import console, print_rows
+from agentcy_ray.cli.progress import Seen, follow, numbers
 
 STOPPED = {"ready", "cut_over", "done", "rolled_back", "failed", "cancelled"}
 """States of a swap in which nothing happens by itself."""
-_STYLES = {
-    "done": "green", "cut_over": "green", "active": "green", "ready": "yellow",
-    "rolled_back": "yellow", "cancelled": "yellow", "failed": "red",
-}  # fmt: skip
-Look = Callable[[], Awaitable[dict[str, Any]]]
 
 
 async def follow_swap(client: Client, swap_id: str, *, quiet: bool) -> dict[str, Any]:
@@ -27,12 +18,12 @@ async def follow_swap(client: Client, swap_id: str, *, quiet: bool) -> dict[str,
     async def look() -> dict[str, Any]:
         return await client.get(f"/rag/swaps/{swap_id}")
 
-    def shown(state: dict[str, Any]) -> tuple[str, dict[str, Any], str | None]:
+    def shown(state: dict[str, Any]) -> Seen:
         status = state["swap"]["status"]
         ended = verdict(state["swap"]) if status in STOPPED else None
         return status, state.get("progress") or {}, ended
 
-    return await _follow(look, shown, quiet=quiet)
+    return await follow(look, shown, quiet=quiet)
 
 
 async def follow_space(client: Client, space_id: str, *, quiet: bool) -> dict[str, Any]:
@@ -41,7 +32,7 @@ async def follow_space(client: Client, space_id: str, *, quiet: bool) -> dict[st
     async def look() -> dict[str, Any]:
         return await client.get(f"/rag/spaces/{space_id}")
 
-    def shown(state: dict[str, Any]) -> tuple[str, dict[str, Any], str | None]:
+    def shown(state: dict[str, Any]) -> Seen:
         backfill = state["backfill"] or {}
         status = backfill.get("status", "done")
         progress = filling(state.get("progress") or {})
@@ -50,42 +41,7 @@ async def follow_space(client: Client, space_id: str, *, quiet: bool) -> dict[st
         error = (backfill.get("error") or {}).get("message")
         return status, progress, error or numbers(progress)
 
-    return await _follow(look, shown, quiet=quiet)
-
-
-async def _follow(
-    look: Look,
-    shown: Callable[[dict[str, Any]], tuple[str, dict[str, Any], str | None]],
-    *,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Look until ``shown`` (status, progress, what it came to) says that it has ended."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}[/]"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        console=notes(),
-        disable=quiet,
-    )
-    with bar:
-        task = bar.add_task("waiting", total=None, numbers="")
-
-        async def once() -> dict[str, Any] | None:
-            state = await look()
-            status, progress, ended = shown(state)
-            style = _STYLES.get(status)
-            bar.update(
-                task,
-                description=f"[{style}]{status}[/]" if style else progress.get("note") or status,
-                completed=1 if ended is not None else progress.get("done", 0),
-                total=1 if ended is not None else progress.get("total"),
-                numbers=numbers(progress) if ended is None else ended,
-            )
-            return None if ended is None else state
-
-        return await until(once)
+    return await follow(look, shown, quiet=quiet)
 
 
 def filling(progress: dict[str, Any]) -> dict[str, Any]:

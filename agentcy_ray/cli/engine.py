@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from agentcy_ray.cli import progress
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import FAILED, JsonFlag, console, notes, print_json, print_rows
-from agentcy_ray.cli.patience import until
-from agentcy_ray.cli.progress import numbers
+from agentcy_ray.cli.output import FAILED, JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.progress import Seen, numbers
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import NotFoundError
 
@@ -18,7 +17,6 @@ app = typer.Typer(help="The context engine: migrate, status, cancel.", no_args_i
 
 PATH = "/context/migrations"
 ENDED = {"done", "failed", "cancelled"}
-_STYLES = {"done": "green", "failed": "red", "cancelled": "yellow"}
 
 
 @app.command()
@@ -83,32 +81,16 @@ async def newest(client: Client) -> dict[str, Any] | None:
 
 async def watch(client: Client, migration_id: str, *, quiet: bool) -> dict[str, Any]:
     """Follow a migration to its end, across outages, drawing its progress unless ``quiet``."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}[/]"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        console=notes(),
-        disable=quiet,
-    )
-    with bar:
-        task = bar.add_task("planned", total=None, numbers="")
 
-        async def look() -> dict[str, Any] | None:
-            state = await client.get(f"{PATH}/{migration_id}")
-            found, progress = state["migration"]["status"], state.get("progress") or {}
-            ended = found in ENDED
-            bar.update(
-                task,
-                description=f"[{_STYLES[found]}]{found}[/]" if ended else found,
-                completed=1 if ended else progress.get("done", 0),
-                total=1 if ended else progress.get("total"),
-                numbers=summary(state["migration"]) if ended else numbers(progress),
-            )
-            return state if ended else None
+    async def look() -> dict[str, Any]:
+        return await client.get(f"{PATH}/{migration_id}")
 
-        return await until(look)
+    def shown(state: dict[str, Any]) -> Seen:
+        status = state["migration"]["status"]
+        ended = summary(state["migration"]) if status in ENDED else None
+        return status, state.get("progress") or {}, ended
+
+    return await progress.follow(look, shown, quiet=quiet)
 
 
 def summary(migration: dict[str, Any]) -> str:

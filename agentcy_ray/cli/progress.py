@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from agentcy_ray.cli.output import cell, notes
+from agentcy_ray.cli.patience import until
 
-_STYLES = {"synced": "green", "failed": "red", "cancelled": "yellow"}
+STYLES = {
+    "synced": "green", "done": "green", "cut_over": "green", "active": "green", "ready": "yellow",
+    "rolled_back": "yellow", "cancelled": "yellow", "failed": "red",
+}  # fmt: skip
+"""Of states in which nothing more happens by itself."""
+_ENDS_OF_SYNC = {"synced", "failed", "cancelled"}
+
+State = dict[str, Any]
+Seen = tuple[str, dict[str, Any], str | None]
+"""Status, progress, and what it came to once it has ended."""
 
 
 class SyncView:
     """A progress bar that is fed with sync runs as the API answers them."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}[/]"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            console=notes(),
-            disable=quiet,
-        )
+        self._progress = _progress(quiet=quiet)
         self._task: TaskID | None = None
 
     def __enter__(self) -> SyncView:
@@ -41,16 +43,30 @@ class SyncView:
         if self._task is None:
             self._task = self._progress.add_task(run["status"], total=None, numbers="")
         status, progress = run["status"], run.get("progress") or {}
-        style = _STYLES.get(status)
-        label = f"[{style}]{status}[/]" if style else progress.get("note") or status
-        ended = style is not None
-        self._progress.update(
-            self._task,
-            description=label,
-            completed=1 if ended else progress.get("done", 0),
-            total=1 if ended else progress.get("total"),
-            numbers=summary(run) if ended else numbers(progress),
-        )
+        ended = summary(run) if status in _ENDS_OF_SYNC else None
+        _draw(self._progress, self._task, (status, progress, ended))
+
+
+async def follow(
+    look: Callable[[], Awaitable[State]], shown: Callable[[State], Seen], *, quiet: bool
+) -> State:
+    """Look at something across outages until it has ended, drawing how far it is.
+
+    Args:
+        look: asks the server.
+        shown: what of an answer is drawn; it ends with the first that came to something.
+        quiet: draw nothing.
+    """
+    with _progress(quiet=quiet) as progress:
+        task = progress.add_task("waiting", total=None, numbers="")
+
+        async def once() -> State | None:
+            state = await look()
+            seen = shown(state)
+            _draw(progress, task, seen)
+            return None if seen[2] is None else state
+
+        return await until(once)
 
 
 def numbers(progress: dict[str, Any]) -> str:
@@ -95,16 +111,7 @@ def bar(
         total: how much there is, None while nobody knows.
         quiet: draw nothing.
     """
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}[/]"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        console=notes(),
-        disable=quiet,
-        transient=True,
-    )
+    progress = _progress(quiet=quiet, transient=True)
     began = time.monotonic()
     with progress:
         task = progress.add_task(what, total=total, numbers="")
@@ -116,3 +123,28 @@ def bar(
             progress.update(task, completed=done, numbers=numbers(shown))
 
         yield told
+
+
+def _progress(*, quiet: bool, transient: bool = False) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        console=notes(),
+        disable=quiet,
+        transient=transient,
+    )
+
+
+def _draw(progress: Progress, task: TaskID, seen: Seen) -> None:
+    status, state, ended = seen
+    style = STYLES.get(status)
+    progress.update(
+        task,
+        description=f"[{style}]{status}[/]" if style else state.get("note") or status,
+        completed=1 if ended is not None else state.get("done", 0),
+        total=1 if ended is not None else state.get("total"),
+        numbers=numbers(state) if ended is None else ended,
+    )
