@@ -60,6 +60,7 @@ async def load_embedder(
     threads: int | None = None,
     tokens: int | None = None,
     device: Device | None = None,
+    gpus: int = 1,
     served: ServedVectors | None = None,
 ) -> MeteredEmbedder:
     """The embedder of ``reference`` in this process; a model of its own is loaded on a thread.
@@ -70,6 +71,7 @@ async def load_embedder(
         threads: CPU cores that a local model uses; None = all that this process may run on.
         tokens: of one call of a local model, padding included; None = what suits the device.
         device: where a local model runs; None = as ``EMBEDDING_DEVICE`` says.
+        gpus: how many GPUs a local model uses, where it runs on any.
         served: the models that the cluster serves; None = it serves none.
 
     Raises:
@@ -90,6 +92,7 @@ async def load_embedder(
                 reference=reference,
                 tokens=tokens,
                 device=device,
+                gpus=gpus,
             )
         case "scripted":
             return ScriptedEmbedder(Script.read(name))

@@ -9,8 +9,9 @@ budget of tokens, padding included.
 On a CPU, batches run side by side on single-threaded workers: the cores are used as fully as by
 torch's own threads, and unlike those the workers do not wait for each other when other processes
 take a core away (measured: up to ten times slower). On a GPU two workers with a stream each keep it
-busy: one prepares and launches while the other's batch is computed. In both cases one worker more
-is kept for questions, which never wait behind bulk work.
+busy: one prepares and launches while the other's batch is computed. Of several GPUs each has the
+model and two workers. In all cases one worker more is kept for questions, which never wait behind
+bulk work.
 
 This file and what it imports need nothing but torch, transformers, sentence-transformers and
 pyarrow: ``benchmarks/gpu_embed.py`` runs where the rest of the platform is not installed.
@@ -23,6 +24,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +40,13 @@ from agentcy_ray.retrieval.embedder import (
     guessed_tokens,
     vectors_of,
 )
-from agentcy_ray.retrieval.local_model import SCHEME, LocalModel, bundled_folder, open_model
+from agentcy_ray.retrieval.local_model import (
+    SCHEME,
+    LocalModel,
+    bundled_folder,
+    on_gpus,
+    open_model,
+)
 from agentcy_ray.retrieval.text_tokens import Ids
 
 if TYPE_CHECKING:
@@ -62,16 +70,27 @@ MOST_TOKENIZERS = 16
 class LocalEmbedder:
     """A ``MeteredEmbedder`` over one loaded model. Build it with ``LocalEmbedder.load``."""
 
-    def __init__(self, model: LocalModel, *, texts: int, tokens: int, workers: int) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        texts: int,
+        tokens: int,
+        workers: int,
+        others: Sequence[LocalModel] = (),
+    ) -> None:
         """Start the threads.
 
         Args:
             model: what embeds.
             texts: most texts of a batch.
             tokens: budget of a batch, padding included.
-            workers: batches at once, one for a question besides.
+            workers: batches at once on all devices, one for a question besides.
+            others: the same model on further devices.
         """
         self._model = model
+        models = (model, *others)
+        self._devices = len(models)
         self._texts = texts
         self._tokens = tokens
         self._window = GPU_WINDOW if model.on_gpu else CPU_WINDOW
@@ -79,10 +98,10 @@ class LocalEmbedder:
         self._bulk = asyncio.Semaphore(workers)
         self._pool = ThreadPoolExecutor(workers + 1, "embed", initializer=_one_thread)
         self._reading = ThreadPoolExecutor(self._readers, "tokenize")
-        self._streams: SimpleQueue[Any] = SimpleQueue()
+        self._places: SimpleQueue[_Place] = SimpleQueue()
         self._slots = workers + 1
-        for _ in range(self._slots):
-            self._streams.put(_stream() if model.on_gpu else None)
+        for number in range(self._slots):  # who waits longest is next, so devices take turns
+            self._places.put(_Place.of(models[number % len(models)]))
         self.info = model.info
 
     @classmethod
@@ -94,6 +113,7 @@ class LocalEmbedder:
         reference: str | None = None,
         tokens: int | None = None,
         device: Literal["auto", "cpu", "cuda"] | None = None,
+        gpus: int = 1,
     ) -> LocalEmbedder:
         """Load a model as the settings say. Takes seconds; call it on a thread.
 
@@ -103,6 +123,7 @@ class LocalEmbedder:
             reference: of the model, in place of ``EMBEDDING_MODEL``.
             tokens: budget of a batch; None = what suits the device.
             device: in place of ``EMBEDDING_DEVICE``.
+            gpus: how many of the GPUs that this process sees are used, where it runs on any.
 
         Raises:
             InvalidError: the reference does not start with ``local:``.
@@ -114,6 +135,7 @@ class LocalEmbedder:
             texts=settings.embedding_batch,
             tokens=tokens,
             threads=threads,
+            gpus=gpus,
         )
 
     @classmethod
@@ -125,6 +147,7 @@ class LocalEmbedder:
         texts: int = 64,
         tokens: int | None = None,
         threads: int | None = None,
+        gpus: int = 1,
     ) -> LocalEmbedder:
         """Load a model without settings; see ``load``.
 
@@ -134,19 +157,21 @@ class LocalEmbedder:
             texts: most texts of a batch on a CPU; a GPU's are bounded by tokens alone.
             tokens: budget of a batch; None = what suits the device.
             threads: CPU cores to use; None = all that this process may run on.
+            gpus: how many of the GPUs that this process sees are used, where it runs on any.
         """
         if not reference.startswith(SCHEME):
             raise InvalidError(
                 f"{reference!r} is not run in this process; name a sentence-transformers model as "
                 f"{SCHEME}<model>"
             )
-        model = open_model(reference, device)
+        model, *others = on_gpus(open_model(reference, device), gpus)
         gpu = model.on_gpu
         return cls(
             model,
             texts=GPU_TEXTS if gpu else texts,
             tokens=tokens or (GPU_TOKENS if gpu else CPU_TOKENS),
-            workers=GPU_WORKERS if gpu else threads or usable_cores(),
+            workers=GPU_WORKERS * (1 + len(others)) if gpu else threads or usable_cores(),
+            others=others,
         )
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
@@ -261,23 +286,24 @@ class LocalEmbedder:
         """One batch, on a worker: the texts at ``batch``, whose vectors go to ``rows``."""
         texts = [texts[int(i)] for i in batch]
         ids = None if ids is None else [ids[int(i)] for i in batch]
-        stream = self._streams.get()
-        began, beside = time.perf_counter(), max(1, self._slots - self._streams.qsize())
+        place = self._places.get()
+        busy = (self._slots - self._places.qsize()) / self._devices  # batches on one device
+        began = time.perf_counter()
         try:
-            into[rows] = self._fitting(texts, ids, stream)
+            into[rows] = self._fitting(texts, ids, place)
         finally:
-            self._streams.put(stream)
+            self._places.put(place)
         tokens = sum(map(guessed_tokens, texts)) if ids is None else sum(map(len, ids))
-        gpu_secs = (time.perf_counter() - began) / beside if self._model.on_gpu else 0.0
+        gpu_secs = (time.perf_counter() - began) / max(1.0, busy) if self._model.on_gpu else 0.0
         return EmbedUsage(tokens=tokens, gpu_secs=gpu_secs)
 
-    def _fitting(self, texts: list[str], ids: list[Ids] | None, stream: Any) -> Matrix:
+    def _fitting(self, texts: list[str], ids: list[Ids] | None, place: _Place) -> Matrix:
         """Vectors of a batch; in halves where it does not fit into the GPU's memory."""
         import torch
 
         try:
-            batch = self._model.features_of(texts) if ids is None else ids
-            return self._model.run(batch, stream)
+            batch = place.model.features_of(texts) if ids is None else ids
+            return place.model.run(batch, place.stream)
         except torch.OutOfMemoryError:
             if len(texts) == 1:
                 raise
@@ -285,7 +311,7 @@ class LocalEmbedder:
         half = len(texts) // 2
         parts = (slice(0, half), slice(half, None))
         return np.concatenate([
-            self._fitting(texts[part], None if ids is None else ids[part], stream) for part in parts
+            self._fitting(texts[part], None if ids is None else ids[part], place) for part in parts
         ])
 
 
@@ -296,10 +322,21 @@ def bundled_tokenizer() -> Tokenizer:
     return load_tokenizer(bundled_folder() / "tokenizer.json")
 
 
-def _stream() -> Any:
-    import torch
+@dataclass(frozen=True)
+class _Place:
+    """Where a batch runs: a device with the model, and on a GPU a stream of it."""
 
-    return torch.cuda.Stream()
+    model: LocalModel
+    stream: Any
+
+    @classmethod
+    def of(cls, model: LocalModel) -> _Place:
+        """A place of its own on the device of a model."""
+        if not model.on_gpu:
+            return cls(model, None)
+        import torch
+
+        return cls(model, torch.cuda.Stream(model.model.device))
 
 
 def usable_cores() -> int:

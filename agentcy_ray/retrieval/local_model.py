@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
@@ -21,6 +22,7 @@ from agentcy_ray.retrieval.embedder import EmbedderInfo, Matrix
 from agentcy_ray.retrieval.text_tokens import Ids, TextTokens, prompt_of
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 SCHEME = "local:"
@@ -46,6 +48,10 @@ class LocalModel:
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
         return self.model.device.type == "cuda"
+
+    def copied(self, device: torch.device) -> LocalModel:
+        """The same weights on another device."""
+        return replace(self, model=deepcopy(self.model).to(device), tokenizing=Lock())
 
     @property
     def multiple(self) -> int:
@@ -95,7 +101,7 @@ def open_model(reference: str, device: Literal["auto", "cpu", "cuda"]) -> LocalM
     Args:
         reference: the bundled model, a folder, or a name of the model hub.
         device: ``auto`` = a GPU where torch sees one. Of several, the first that this process may
-            use: Ray shows an actor its own.
+            use (Ray shows an actor its own); ``on_gpus`` adds the others.
 
     Raises:
         EmbedderUnavailableError: the model cannot be loaded, or the device is not there.
@@ -111,6 +117,21 @@ def open_model(reference: str, device: Literal["auto", "cpu", "cuda"]) -> LocalM
         torch.cuda.synchronize()  # the streams of the workers do not wait for this one
     autocast = not gpu and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return LocalModel(model, info, tokens, autocast, Lock())
+
+
+def on_gpus(model: LocalModel, gpus: int) -> tuple[LocalModel, ...]:
+    """A model on every GPU that it may use: itself, and copies of its weights on the others.
+
+    Args:
+        model: the first of them; one on a CPU stays alone.
+        gpus: how many GPUs to use; those that this process does not see are not counted.
+    """
+    if not model.on_gpu:
+        return (model,)
+    import torch
+
+    others = range(1, max(1, min(gpus, torch.cuda.device_count())))
+    return (model, *(model.copied(torch.device("cuda", at)) for at in others))
 
 
 def bundled_folder() -> Path:

@@ -65,7 +65,7 @@ class RayDataDriver:
             )
         task = Task(
             self.settings, self.database_url, work.backfill, work.space,
-            self.part.actors.max, self.part.threads,
+            self.part.actors.max, self.part.threads, self.part.whole_gpus,
         )  # fmt: skip
         done = 0
         async with aclosing(_consumed(lambda: self._results(task, stretches, served))) as results:

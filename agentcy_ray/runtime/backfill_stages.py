@@ -71,6 +71,8 @@ class Task:
     actors: int
     """That share the rate cap."""
     threads: int
+    gpus: int
+    """GPUs that the model of one actor lies on, where it runs on any."""
 
     def folder(self, stage: str) -> Path:
         """Where a process of a stage keeps segments of a store that is not local."""
@@ -172,7 +174,9 @@ class FillStage:
     async def _embedder(self) -> MeteredEmbedder:
         """The model of the space, in this process."""
         task = self._task
-        return await load_embedder(task.space.embedder, task.settings, threads=task.threads or None)
+        return await load_embedder(
+            task.space.embedder, task.settings, threads=task.threads or None, gpus=task.gpus
+        )
 
     async def _open(self) -> tuple[BackfillRows, Sink, BlockEmbedder]:
         if self._opened is None:

@@ -49,6 +49,7 @@ class EmbeddingActor:
         batch: int = 0,
         reference: str | None = None,
         foreman: Any | None = None,
+        gpus: int = 1,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -57,8 +58,10 @@ class EmbeddingActor:
             batch: tokens of one model call; 0 = what suits the device.
             reference: of the model; None = ``EMBEDDING_MODEL``.
             foreman: handle of what owns the shared actors.
+            gpus: how many GPUs the model uses, where it runs on any.
         """
         self._threads = threads
+        self._gpus = gpus
         self._batch = batch
         self._reference = reference
         self._foreman = foreman
@@ -104,8 +107,9 @@ class EmbeddingActor:
         settings = Settings.load()
         reference = self._reference or settings.embedding_model
         return await load_embedder(
-            reference, settings, threads=self._threads or None, tokens=self._batch or None
-        )
+            reference, settings, threads=self._threads or None, tokens=self._batch or None,
+            gpus=self._gpus,
+        )  # fmt: skip
 
     async def _model(self) -> MeteredEmbedder:
         return await asyncio.shield(self._start())

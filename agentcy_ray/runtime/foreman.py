@@ -61,7 +61,7 @@ class Foreman:
         part, found = self._config.embedding, names.embedders_of(self._config, reference)
         for name in found:
             if name not in self._actors:
-                args = (_threads(self._config), part.batch, reference)
+                args = (_threads(self._config), part.batch, reference, None, part.whole_gpus)
                 self._actors[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
         return found
 
@@ -117,7 +117,7 @@ def _embedders(config: ClusterConfig) -> dict[str, Any]:
     part, made = config.embedding, dict[str, Any]()
     this = ray.get_runtime_context().current_actor  # which they ask for actors of other models
     for name in names.embedders(config):
-        args = (_threads(config), part.batch, None, this)
+        args = (_threads(config), part.batch, None, this, part.whole_gpus)
         made[name] = _make(EmbeddingActor, name, 200, args, **part.actor_options())
     return made
 

@@ -38,6 +38,17 @@ class Small(LocalModel):
         return super().run(batch, stream)
 
 
+@dataclasses.dataclass(frozen=True)
+class Counting(LocalModel):
+    """Notes the texts of each batch that it was given."""
+
+    batches: list[int] = dataclasses.field(default_factory=list)
+
+    def run(self, batch: Any, stream: Any = None) -> Matrix:
+        self.batches.append(len(batch))
+        return super().run(batch, stream)
+
+
 @pytest.fixture(scope="module")
 def alone(model: LocalModel) -> Matrix:
     """What the model makes of each text by itself."""
@@ -60,8 +71,11 @@ def opened() -> Iterator[Any]:
 
 
 def small(model: LocalModel, most: int) -> Small:
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    return Small(**fields, most=most)
+    return Small(**fields_of(model), most=most)
+
+
+def fields_of(model: LocalModel) -> dict[str, Any]:
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
 
 
 async def test_windows_and_batches_of_true_lengths_change_no_vector(
@@ -83,6 +97,26 @@ async def test_a_model_with_another_tokenizer_tokenises_itself(
     assert (matrix_of(made.vectors) * alone).sum(axis=1).min() > 0.999
     question = await embedder.embed_metered(["a question"])
     assert question.usage.tokens > 0
+
+
+async def test_devices_share_the_batches_and_say_the_same(model: LocalModel, alone: Matrix) -> None:
+    first, second = (Counting(**fields_of(model)) for _ in range(2))
+    embedder = LocalEmbedder(first, texts=8, tokens=1_024, workers=4, others=[second])
+    made = await embedder.embed(TEXTS)
+    embedder.close()
+    assert (matrix_of(made) * alone).sum(axis=1).min() > 0.999
+    assert len(first.batches) > 1
+    assert len(second.batches) > 1
+    assert sum(first.batches) + sum(second.batches) == len(TEXTS)
+
+
+def test_a_copy_on_another_device_has_the_weights_and_says_the_same(model: LocalModel) -> None:
+    assert model.tokens is not None
+    copy = model.copied(torch.device("cpu"))
+    ids = model.tokens.encode(TEXTS[:8])
+    np.testing.assert_array_equal(copy.run(ids), model.run(ids))
+    pairs = zip(copy.model.parameters(), model.model.parameters(), strict=True)
+    assert all(mine.data_ptr() != theirs.data_ptr() for mine, theirs in pairs)
 
 
 async def test_a_batch_that_does_not_fit_into_memory_is_halved(

@@ -190,6 +190,11 @@ class EmbeddingActors(Needs):
         """GPUs of one actor."""
         return self.num_gpus
 
+    @property
+    def whole_gpus(self) -> int:
+        """GPUs that the model of one actor lies on, where it runs on any."""
+        return max(1, int(self.num_gpus))
+
     @model_validator(mode="after")
     def _whole_gpus(self) -> EmbeddingActors:
         if self.num_gpus > 1 and self.num_gpus != math.floor(self.num_gpus):
