@@ -74,39 +74,47 @@ def chunkers(settings: Settings) -> Chunkers:
     return Chunkers(bundled_tokenizer(), settings)
 
 
+async def build_house(
+    db: Database,
+    engine: ContextEngine,
+    chunkers: Chunkers,
+    settings: Settings,
+    source: MemorySource | None = None,
+) -> House:
+    """A fresh organisation with one source in a migrated database."""
+    org_id, source_id = new_id(), new_id()
+    async with db.system() as connection:
+        await connection.execute(
+            "INSERT INTO organizations (id, name, display_name) VALUES ($1, $2, $2)",
+            org_id,
+            f"org-{org_id.hex}",
+        )
+        await connection.execute("INSERT INTO realms (org_id, name) VALUES ($1, $2)", org_id, REALM)
+        await connection.execute(
+            "INSERT INTO sources (id, org_id, name, connector, realm, status)"
+            " VALUES ($1, $2, 'memory', 'memory', $3, 'ready')",
+            source_id,
+            org_id,
+            REALM,
+        )
+    embedder = WordEmbedder()
+    stores = Stores(
+        engine, PgVectorIndex(db, settings), SpaceStore(db, settings), OneEmbedder(embedder),
+        chunkers, settings.embedding_model,
+    )  # fmt: skip
+    return House(
+        db, settings, open_objects(settings), stores, embedder, source or MemorySource(), org_id,
+        source_id,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def make_house(
     db: Database, engine: ContextEngine, chunkers: Chunkers, settings: Settings, tmp_path: Path
 ) -> MakeHouse:
     async def make(source: MemorySource | None = None, **overrides: Any) -> House:
         own = {"agentcy_state_dir": tmp_path, "pipeline_batch_size": 100, **overrides}
-        mine = settings.model_copy(update=own)
-        org_id, source_id = new_id(), new_id()
-        async with db.system() as connection:
-            await connection.execute(
-                "INSERT INTO organizations (id, name, display_name) VALUES ($1, $2, $2)",
-                org_id,
-                f"org-{org_id.hex}",
-            )
-            await connection.execute(
-                "INSERT INTO realms (org_id, name) VALUES ($1, $2)", org_id, REALM
-            )
-            await connection.execute(
-                "INSERT INTO sources (id, org_id, name, connector, realm, status)"
-                " VALUES ($1, $2, 'memory', 'memory', $3, 'ready')",
-                source_id,
-                org_id,
-                REALM,
-            )
-        embedder = WordEmbedder()
-        stores = Stores(
-            engine, PgVectorIndex(db, mine), SpaceStore(db, mine), OneEmbedder(embedder), chunkers,
-            mine.embedding_model,
-        )  # fmt: skip
-        return House(
-            db, mine, open_objects(mine), stores, embedder, source or MemorySource(), org_id,
-            source_id,
-        )  # fmt: skip
+        return await build_house(db, engine, chunkers, settings.model_copy(update=own), source)
 
     return make
 
