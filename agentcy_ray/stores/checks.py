@@ -21,6 +21,7 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import read_endpoints
 from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
 from agentcy_ray.stores.kyma_check import check_kyma
+from agentcy_ray.stores.login import login_check, read_login
 from agentcy_ray.stores.redis import open_redis
 from agentcy_ray.stores.versions import (
     CONTAINERD_MINIMUM,
@@ -170,7 +171,8 @@ async def _postgres(url: str) -> list[Check]:
             "DATABASE_URL"
         ) from error
     try:
-        return postgres_checks(await read_postgres(connection))
+        checks = postgres_checks(await read_postgres(connection))
+        return [*checks, login_check(await read_login(connection))]
     finally:
         await connection.close(timeout=DOCTOR_SECS)
 

@@ -7,17 +7,29 @@ others find nothing to do. A file that was applied and has changed since stops t
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 
 import asyncpg
+import structlog
 
 from agentcy_ray.core.errors import ConfigError
+from agentcy_ray.stores.login import (
+    INHERIT_PER_GRANT,
+    ROLES,
+    inheriting,
+    login_check,
+    stand_apart,
+)
 
 LOCK_KEY = 0x6167656E746379  # "agentcy"; any constant serves, as long as all agree
-ROLES = ("agentcy_app", "agentcy_system")
 EXTENSIONS = ("vector", "pg_trgm")
+INHERITING_UPTO = 23
+"""The last migration that needs what ``agentcy_system`` owned until then."""
+
+_log = structlog.get_logger(__name__)
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -72,18 +84,33 @@ async def migrate(url: str) -> list[str]:
             if migration.version in applied:
                 _same(migration, applied[migration.version])
                 continue
-            async with connection.transaction():
-                await connection.execute(migration.sql)
-                await connection.execute(
-                    "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-                    migration.version,
-                    migration.name,
-                    migration.checksum,
-                )
+            await _apply(connection, migration)
             done.append(migration.name)
+        login = login_check(await stand_apart(connection))
+        if not login.ok:
+            _log.warning("database_login", found=login.found, remedy=login.remedy)
         return done
     finally:
         await connection.close()
+
+
+async def _apply(connection: asyncpg.Connection[asyncpg.Record], migration: Migration) -> None:
+    apart = migration.version > INHERITING_UPTO
+    try:
+        async with connection.transaction(), nullcontext() if apart else inheriting(connection):
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
+                migration.version,
+                migration.name,
+                migration.checksum,
+            )
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigError(
+            f"migration {migration.version:04}_{migration.name} may not be applied ({error}); let "
+            "DATABASE_URL name the owner of the database, and as an administrator run: "
+            + " ".join(f"GRANT {role} TO CURRENT_USER WITH ADMIN OPTION;" for role in ROLES)
+        ) from error
 
 
 def _same(migration: Migration, checksum: str) -> None:
@@ -116,7 +143,9 @@ async def _ensure_roles(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     migrate together can collide here, which a short retry settles.
     """
     # Since PostgreSQL 16 the maker of a role is a member of it that may not take it.
-    right = "SET" if connection.get_server_version().major >= 16 else "MEMBER"
+    per_grant = connection.get_server_version().major >= INHERIT_PER_GRANT
+    right = "SET" if per_grant else "MEMBER"
+    how = " WITH INHERIT FALSE, SET TRUE" if per_grant else ""
     may_take = f"SELECT pg_has_role(current_user, $1, '{right}')"
     for attempt in range(10):
         try:
@@ -124,7 +153,7 @@ async def _ensure_roles(connection: asyncpg.Connection[asyncpg.Record]) -> None:
                 if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
                     await connection.execute(f"CREATE ROLE {role} NOLOGIN NOBYPASSRLS")
                 if not await connection.fetchval(may_take, role):
-                    await connection.execute(f"GRANT {role} TO CURRENT_USER")
+                    await connection.execute(f"GRANT {role} TO CURRENT_USER{how}")
                 await connection.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
             return
         except (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError):

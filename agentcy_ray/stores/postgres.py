@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 
+# The path is said too, temporary tables last: what a transaction makes for itself never stands in
+# for a table of the schema, and no schema that bears a role's name is looked into.
+_PATH = "set_config('search_path', 'public, pg_temp', true)"
 _BIND_TENANT = (
-    "BEGIN; SELECT set_config('role', 'agentcy_app', true), set_config('app.org_id', '{}', true)"
+    "BEGIN; SELECT set_config('role', 'agentcy_app', true), set_config('app.org_id', '{}', true), "
+    + _PATH
 )
-_BIND_SYSTEM = "BEGIN; SELECT set_config('role', 'agentcy_system', true)"
+_BIND_SYSTEM = f"BEGIN; SELECT set_config('role', 'agentcy_system', true), {_PATH}"
 _FORGET_SESSION = "SELECT pg_advisory_unlock_all(); RESET ALL"
 _AWAY = (
     OSError,
@@ -77,15 +81,19 @@ class Database:
         try:
             async with self._pool.acquire() as connection:
                 try:
-                    await connection.execute(begin)
                     try:
-                        yield connection
-                    except BaseException as error:
-                        own = error
+                        await connection.execute(begin)
+                        try:
+                            yield connection
+                        except BaseException as error:
+                            own = error
+                            raise
+                        await connection.execute("COMMIT")
+                    except BaseException:
+                        # Also when it was cancelled while it began or committed: it may be open.
                         if not _lost(connection):
                             await asyncio.shield(connection.execute("ROLLBACK"))
                         raise
-                    await connection.execute("COMMIT")
                 except asyncpg.InterfaceError:
                     lost = _lost(connection)
                     raise

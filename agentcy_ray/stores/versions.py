@@ -30,6 +30,8 @@ class Check:
     needed: str = ""
     remedy: str = ""
     """What to do; empty when it is fine."""
+    advisory: bool = False
+    """Whether a start goes on when it is not fine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def require(checks: Sequence[Check]) -> None:
     faults = [
         f"{check.name}: found {check.found}, needs {check.needed}; {check.remedy}"
         for check in checks
-        if not check.ok
+        if not check.ok and not check.advisory
     ]
     if faults:
         raise ConfigError(

@@ -19,6 +19,7 @@ import asyncpg
 
 from agentcy_ray.core.errors import ConfigError, StorageFullError, StoreUnavailableError
 from agentcy_ray.stores.embedded.layout import kept_password
+from agentcy_ray.stores.embedded.postgres_login import LOGIN, give_login
 from agentcy_ray.stores.embedded.processes import StopStep, processes_in, stop, wait_gone
 from agentcy_ray.stores.embedded.server import (
     MINIMAL_ENVIRONMENT,
@@ -29,6 +30,7 @@ from agentcy_ray.stores.embedded.server import (
 )
 
 USER = "agentcy"
+"""The superuser; see `postgres_login` for who works here."""
 DATABASE = "agentcy"
 EXTENSIONS = ("vector", "pg_trgm")
 
@@ -129,6 +131,7 @@ class Postgres(Server):
         self._owner = server_user()
         self._bin = await asyncio.to_thread(self._reachable_binaries)
         self._password = kept_password(self.data / "password")
+        self._login_password = kept_password(self.data / "login-password")
         if not self.cluster.exists():
             await self._initdb()
         elif not (self.cluster / "PG_VERSION").exists():
@@ -172,7 +175,7 @@ class Postgres(Server):
             return False
 
     async def provision(self) -> str:
-        """Create the database with its extensions."""
+        """Create the database with its extensions, and the login that owns it."""
         try:
             connection = await asyncpg.connect(self._url("postgres"), timeout=10)
             try:
@@ -184,6 +187,7 @@ class Postgres(Server):
             try:
                 for extension in EXTENSIONS:
                     await connection.execute(f'CREATE EXTENSION IF NOT EXISTS "{extension}"')
+                await give_login(connection, DATABASE, self._login_password)
                 return str(await connection.fetchval("SHOW server_version"))
             finally:
                 await connection.close()
@@ -194,11 +198,11 @@ class Postgres(Server):
 
     def endpoints(self) -> dict[str, str]:
         """Through the unix socket: half as many queries again per second as through TCP."""
-        return {"database_url": self._url(DATABASE)}
+        return {"database_url": self._url(DATABASE, LOGIN, self._login_password)}
 
-    def _url(self, database: str) -> str:
+    def _url(self, database: str, user: str = USER, password: str = "") -> str:
         return (
-            f"postgresql://{USER}:{quote(self._password)}@/{database}"
+            f"postgresql://{user}:{quote(password or self._password)}@/{database}"
             f"?host={quote(str(self.run_dir), safe='/')}&port={self.ports['postgres']}"
         )
 
