@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import BadRequestError, NotFoundError
+from agentcy_ray.identity.signatures import Signatures
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.ingest.continuous import otlp
 from agentcy_ray.ingest.continuous.body import media_type, records_of, unpacked
@@ -53,6 +54,7 @@ class Intake:
         self._limit = Throttle(
             redis, "ingest", REQUESTS_A_SECOND * 60, clock, burst=REQUESTS_A_SECOND
         )
+        self._signatures = Signatures(redis, clock)
         self._ledger = Ledger(db, queue, clock)
         self._flusher = Flusher(objects, self._ledger)
         self._clock = clock
@@ -90,7 +92,7 @@ class Intake:
         pipeline = ticket.pipeline
         if pipeline.kind != "webhook":
             raise NotFoundError(f"pipeline {pipeline.name!r} takes OTLP; post to its OTLP routes")
-        self._check_signed(ticket, headers, body)
+        signature = self._signed(ticket, headers, body)
         kind = media_type(headers.get("content-type", ""))
         key = _replay_key(headers)
         if key is not None:
@@ -104,8 +106,9 @@ class Intake:
                 pipeline, records_of(unpacked(body, encoding, self.limit_bytes), kind), key
             )
 
-        taken, rows = await asyncio.to_thread(read)
-        return await self._flusher.add(pipeline, taken, rows)
+        async with self._signatures.once(ticket.token_id.hex, *signature):
+            taken, rows = await asyncio.to_thread(read)
+            return await self._flusher.add(pipeline, taken, rows)
 
     async def export(
         self, ticket: Ticket, signal: otlp.Signal, headers: Mapping[str, str], body: bytes
@@ -118,7 +121,7 @@ class Intake:
         pipeline = ticket.pipeline
         if pipeline.kind != "otlp":
             raise NotFoundError(f"pipeline {pipeline.name!r} takes no OTLP; make one of kind otlp")
-        self._check_signed(ticket, headers, body)
+        signature = self._signed(ticket, headers, body)
         otlp.check_media_type(headers.get("content-type", ""))
         encoding = headers.get("content-encoding", "")
 
@@ -126,9 +129,10 @@ class Intake:
             records = otlp.records_of(signal, unpacked(body, encoding, self.limit_bytes))
             return self._taken(pipeline, records, None)
 
-        taken, rows = await asyncio.to_thread(read)
-        if rows is not None or taken.rejected:
-            await self._flusher.add(pipeline, taken, rows)
+        async with self._signatures.once(ticket.token_id.hex, *signature):
+            taken, rows = await asyncio.to_thread(read)
+            if rows is not None or taken.rejected:
+                await self._flusher.add(pipeline, taken, rows)
         reasons = [str(error["reason"]) for error in taken.errors]
         return otlp.answer(signal, taken.rejected, reasons)
 
@@ -136,10 +140,21 @@ class Intake:
         """Write what waits."""
         await self._flusher.close()
 
-    def _check_signed(self, ticket: Ticket, headers: Mapping[str, str], body: bytes) -> None:
-        self.tokens.check_signature(
-            ticket, body, headers.get("x-agentcy-signature"), headers.get("x-agentcy-timestamp")
-        )
+    def _signed(
+        self, ticket: Ticket, headers: Mapping[str, str], body: bytes
+    ) -> tuple[str | None, str | None]:
+        """Signature and time of a request that is signed as it must be; nothing, where none was.
+
+        Raises:
+            UnauthenticatedError: ``signature_invalid``.
+        """
+        signature = headers.get("x-agentcy-signature")
+        timestamp = headers.get("x-agentcy-timestamp")
+        secret = self.tokens.secret_of(ticket, signature)
+        if secret is None or signature is None:
+            return None, None
+        self._signatures.verify(secret, body, signature, timestamp)
+        return signature, timestamp
 
     def _taken(
         self, pipeline: Pipeline, records: Numbered, key: str | None
