@@ -195,7 +195,7 @@ def _usable(document: dict[str, Any]) -> dict[tuple[str, str], PublicKey]:
 def _imported(entry: dict[str, Any]) -> tuple[str, PublicKey] | None:
     public: Any = {name: value for name, value in entry.items() if name in _PUBLIC}
     try:
-        if entry.get("kty") == "RSA":
+        if entry.get("kty") == "RSA" and len(entry["n"]) * 6 >= _MIN_RSA_BITS:
             key = RSAKey.import_key(public)
             return ("RS256", key) if key.raw_value.key_size >= _MIN_RSA_BITS else None
         if entry.get("kty") == "EC" and entry.get("crv") == "P-256":

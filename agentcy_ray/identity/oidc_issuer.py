@@ -93,9 +93,10 @@ class Issuer:
         Raises:
             StoreUnavailableError: where they lie is not configured, and cannot be read.
         """
-        if self._ring is None:
+        name = await self.name()
+        if self._ring is None:  # only now: others may have come here meanwhile
             self._ring = KeyRing(
-                await self.name(), self._read_keys, self._redis, self._clock,
+                name, self._read_keys, self._redis, self._clock,
                 ttl_secs=self._settings.jwks_ttl_secs, seal_key=self._seal_key,
             )  # fmt: skip
         return self._ring
