@@ -14,10 +14,14 @@ import pytest
 
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import ensure_embedded, stop_embedded
+from agentcy_ray.stores.embedded.layout import Layout
+from agentcy_ray.stores.embedded.postgres import EXTENSIONS, USER
+from agentcy_ray.stores.embedded.postgres_login import LOGIN, superuser_url
 from agentcy_ray.stores.endpoints import Endpoints
 from tests.tiny_model import tiny_model as tiny_model  # a fixture for every room
 
 MakeDatabase = Callable[..., Awaitable[str]]
+EXTENDED = "test_extended"
 AttackScale = Literal["short", "long"]
 
 
@@ -73,21 +77,35 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-async def make_database(endpoints: Endpoints) -> AsyncIterator[MakeDatabase]:
+async def make_database(settings: Settings, endpoints: Endpoints) -> AsyncIterator[MakeDatabase]:
     """Make a fresh database: ``await make_database()`` gives its URL.
 
+    It has the extensions, and its login is the product's own: an owner without other rights.
+    ``superuser=True`` gives one without extensions, and the server's superuser as the login.
     ``await make_database(template=url)`` copies another one, to which nobody is connected. All
     are dropped at the end of the session.
     """
-    admin = await asyncpg.connect(endpoints.database_url)
+    data = Layout(settings.state_dir).data("postgres")
+    all_powerful = superuser_url(data, USER, endpoints.database_url)
+    admin = await asyncpg.connect(all_powerful)
     made: list[str] = []
 
-    async def make(template: str | None = None) -> str:
+    async def make(template: str | None = None, *, superuser: bool = False) -> str:
         name = f"test_{secrets.token_hex(6)}"
-        source = urlsplit(template).path[1:] if template else "template1"
-        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')
+        source = "template1" if superuser else EXTENDED
+        if template:
+            source = urlsplit(template).path[1:]
+        if source == EXTENDED and EXTENDED not in made:
+            await admin.execute(f'CREATE DATABASE "{EXTENDED}"')
+            made.append(EXTENDED)
+            inside = await asyncpg.connect(_renamed(all_powerful, EXTENDED))
+            for extension in EXTENSIONS:
+                await inside.execute(f'CREATE EXTENSION "{extension}"')
+            await inside.close()
+        owner = "" if superuser else f"OWNER {LOGIN}"
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}" {owner}')
         made.append(name)
-        return urlunsplit(urlsplit(endpoints.database_url)._replace(path=f"/{name}"))
+        return _renamed(all_powerful if superuser else endpoints.database_url, name)
 
     try:
         yield make
@@ -95,3 +113,7 @@ async def make_database(endpoints: Endpoints) -> AsyncIterator[MakeDatabase]:
         for name in made:
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         await admin.close()
+
+
+def _renamed(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))

@@ -29,7 +29,7 @@ def doctor(json: JsonFlag = False) -> None:
     rows = [
         {
             "check": check.name,
-            "state": "ok" if check.ok else "FIX",
+            "state": "ok" if check.ok else "warn" if check.advisory else "FIX",
             "found": check.found,
             "needed": check.needed,
             "remedy": "" if check.ok else check.remedy,
@@ -40,7 +40,7 @@ def doctor(json: JsonFlag = False) -> None:
         print_json(rows)
     else:
         print_rows(rows, ["check", "state", "found", "needed", "remedy"])
-    if not all(check.ok for check in checks):
+    if not all(check.ok or check.advisory for check in checks):
         raise typer.Exit(FAILED)
 
 

@@ -17,7 +17,8 @@ from agentcy_ray.retrieval.embedder import EmbedderInfo, vectors_of
 from agentcy_ray.retrieval.index_build import BuildProgress, IndexBuilder
 from agentcy_ray.retrieval.recall import recall_at
 from agentcy_ray.retrieval.spaces import SpaceStore
-from agentcy_ray.stores.migrate import EXTENSIONS, ROLES, migrate
+from agentcy_ray.stores.login import ROLES
+from agentcy_ray.stores.migrate import EXTENSIONS, migrate
 from agentcy_ray.stores.postgres import Database, open_database
 from tests.conftest import MakeDatabase
 from tests.retrieval.chunks import batch, chunk, units
@@ -28,7 +29,7 @@ DIM = 8
 @pytest.fixture
 async def plain(db: Database, make_database: MakeDatabase) -> AsyncIterator[Database]:
     """A migrated database whose login owns it and nothing else."""
-    url = await make_database()  # the roles of requests exist, by way of ``db``
+    url = await make_database(superuser=True)  # the roles of requests exist, by way of ``db``
     login, password = f"login_{secrets.token_hex(4)}", secrets.token_hex(8)
     admin = await asyncpg.connect(url)
     await admin.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{password}'")

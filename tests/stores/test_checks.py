@@ -104,7 +104,7 @@ def test_any_of_three_uuid_generators_passes_and_none_is_refused() -> None:
 async def test_real_database_whose_user_may_not_create_extensions_is_refused(
     make_database: MakeDatabase,
 ) -> None:
-    url = await make_database()
+    url = await make_database(superuser=True)
     owner = await asyncpg.connect(url)
     name = f"plain_{url.split('/test_')[1][:12]}"
     await owner.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'plain'")
@@ -125,7 +125,7 @@ async def test_real_database_whose_user_may_not_create_extensions_is_refused(
 async def test_embedded_stores_pass_every_check(endpoints: Endpoints) -> None:
     checks = await check_stores(endpoints)
     assert [check.name for check in checks if check.ok] == [
-        "postgres", "vector", "pg_trgm", "uuid", "redis", "graph",
+        "postgres", "vector", "pg_trgm", "uuid", "login", "redis", "graph",
     ]  # fmt: skip
 
 
@@ -140,7 +140,7 @@ async def test_refused_credentials_name_the_setting(endpoints: Endpoints) -> Non
     with pytest.raises(ConfigError, match="NEO4J_PASSWORD"):
         await check_stores(wrong_graph, patience=0)
     wrong_postgres = replace(
-        endpoints, database_url=endpoints.database_url.replace("agentcy:", "agentcy:x")
+        endpoints, database_url=endpoints.database_url.replace("agentcy_owner:", "agentcy_owner:x")
     )
     with pytest.raises(ConfigError, match="DATABASE_URL"):
         await check_stores(wrong_postgres, patience=0)
