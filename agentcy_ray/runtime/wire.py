@@ -1,13 +1,16 @@
 """What travels between dispatchers and session hosts: one pickle of plain tuples per exchange.
 
 Ray serialises objects through cloudpickle, which costs tens of microseconds before the first item;
-bytes it takes as they are. Both ends are ours and inside the cluster, and nothing but tuples,
-JSON values and bytes is in there, so reading a pickle is safe.
+bytes it takes as they are. Both ends are ours and inside the cluster, and what they send is made of
+tuples, JSON values and bytes. Arguments and results of tenants are among them, so the reader takes
+nothing else: a pickle that names a class or a function is refused before it is looked up.
 """
 
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
+from typing import Any
 
 from agentcy_ray.connectors.calls import Answer, Wire
 
@@ -26,10 +29,24 @@ def pack(message: Exchange | Reply) -> bytes:
 
 
 def unpack_exchange(data: bytes) -> Exchange:
-    """What a caller sent."""
-    return pickle.loads(data)  # noqa: S301 - see the module
+    """What a caller sent.
+
+    Raises:
+        pickle.UnpicklingError: something else than plain values is in there.
+    """
+    return _Plain(BytesIO(data)).load()
 
 
 def unpack_reply(data: bytes) -> Reply:
-    """What a host answered."""
-    return pickle.loads(data)  # noqa: S301 - see the module
+    """What a host answered; raises as ``unpack_exchange``."""
+    return _Plain(BytesIO(data)).load()
+
+
+class _Plain(pickle.Unpickler):
+    """Reads builtin containers and scalars only: anything else has to be found by name."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} has no place in an exchange")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("no reference has a place in an exchange")

@@ -27,6 +27,8 @@ class Tenants:
     theirs: UUID
     rows: dict[str, dict[str, Any]]
     """Table → the row of ``theirs``."""
+    own: dict[str, dict[str, Any]]
+    """Table → the row of ``ours``."""
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,7 @@ async def tenants(make_database: MakeDatabase) -> AsyncIterator[Tenants]:
     await owner.execute(f"ALTER TABLE vectors.{made} DROP CONSTRAINT owner")
     await owner.close()
     async with db.system() as connection:
-        await fill(connection, ours)
+        own = await fill(connection, ours)
         rows = await fill(connection, theirs)
-    yield Tenants(db, url, ours, theirs, rows)
+    yield Tenants(db, url, ours, theirs, rows, own)
     await db.close()

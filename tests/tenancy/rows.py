@@ -1,11 +1,12 @@
 """One valid row for each tenant table, made from the catalog: types, defaults and foreign keys.
 
-A table that a later migration adds is covered without a change here, unless it has a new kind of
-check, for which ``SPECIAL`` has the values.
+A table that a later migration adds is covered without a change here: where a check lists words, the
+first of them is taken. ``SPECIAL`` has the values for checks of other kinds.
 """
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -31,6 +32,12 @@ SELECT confrelid::regclass::text AS parent,
   (SELECT array_agg(attname::text ORDER BY ord) FROM unnest(confkey) WITH ORDINALITY k(num, ord)
    JOIN pg_attribute a ON a.attrelid = confrelid AND a.attnum = k.num) AS targets
 FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype = 'f'
+"""
+_WORDS = """
+SELECT a.attname AS name, (regexp_match(pg_get_constraintdef(c.oid),
+  'ARRAY\\[''([^'']*)''::text'))[1] AS first
+FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND c.conkey = ARRAY[a.attnum]
+WHERE c.conrelid = $1::text::regclass AND c.contype = 'c'
 """
 SPECIAL: dict[tuple[str, str], Any] = {
     ("packages", "state"): "full",
@@ -89,10 +96,11 @@ async def row_for(
             return None
         for column, target in zip(link["columns"], link["targets"], strict=True):
             values[column] = made[link["parent"]][target]
+    words = {row["name"]: row["first"] for row in await connection.fetch(_WORDS, table)}
     for column in await connection.fetch(_COLUMNS, table):
         name = column["name"]
         if name not in values and column["required"]:
-            values[name] = _value(table, name, column["type"], org_id)
+            values[name] = words.get(name) or _value(table, name, column["type"], org_id)
     return values
 
 
@@ -106,7 +114,7 @@ def _value(table: str, name: str, kind: str, org_id: UUID) -> Any:
     if kind == "date":
         return date.today()
     if kind == "text":
-        return f"x{org_id.hex[-8:]}"
+        return f"x{secrets.token_hex(6)}"
     if kind == "bytea":
-        return org_id.bytes
+        return secrets.token_bytes(32)  # as long as a SHA-256
     return _VALUES[kind]

@@ -1,0 +1,135 @@
+"""No way of asking an engine leads out of the caller's organisation and realms.
+
+Graphs are drawn at random over two organisations and three realms, with edges across all of them
+that an engine takes. Every name, property and label says where it belongs, so whatever comes back,
+in whichever form, is searched for a word from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentcy_ray.context.engine import ContextEngine, Query, Scope, SearchQuery
+from agentcy_ray.core.errors import CapabilityError, QueryRejectedError
+from tests.conformance.graphs import Graph, write
+
+pytestmark = pytest.mark.attack
+REALMS = ("development", "crm", "data")
+CYPHER = (
+    "MATCH (n) RETURN n",
+    "MATCH p = (a)-[*1..4]-(b) RETURN p",
+    "MATCH (a)-[r]->(b) RETURN a, r, b",
+    "MATCH (a {{external_id: '{start}'}})-[*0..6]-(b) RETURN DISTINCT b.name, b.realm, b.mark",
+    "MATCH p = shortestPath((a)-[*..6]-(b)) WHERE a.name <> b.name RETURN nodes(p), p",
+    "MATCH (a) OPTIONAL MATCH (a)--(b)--(c) RETURN a.name, b.mark, c.mark",
+    "MATCH (a) WHERE EXISTS {{ (a)--(b) WHERE b.realm = '{outside}' }} RETURN a.name, 'found'",
+    "MATCH (a) RETURN a.name, [(a)-[*1..3]-(b) | b.mark] AS marks",
+    "MATCH (a) CALL {{ WITH a MATCH (a)-->(b) RETURN collect(b.mark) AS marks }} RETURN marks",
+    "MATCH (a) RETURN a.realm, count(*), collect(properties(a))",
+    "MATCH (n) WHERE n.org = '{other}' OR true RETURN n.name, n.org",
+    "MATCH (n {{id: '{foreign}'}}) RETURN n",
+    "MATCH (n) WHERE n.id = $foreign OR n.name STARTS WITH $foreign RETURN n",
+    "CALL {{ MATCH (n:{secret}) RETURN n UNION MATCH (n) RETURN n }} RETURN n.name",
+)
+SQL = (
+    "SELECT * FROM context_nodes",
+    "SELECT * FROM context_edges e JOIN context_nodes n ON e.dst = n.id",
+    "SELECT count(*), max(name), max(realm) FROM context_nodes WHERE realm = '{outside}' OR 1 = 1",
+    "WITH RECURSIVE w AS (SELECT id FROM context_nodes UNION SELECT e.dst FROM context_edges e"
+    " JOIN w ON e.src = w.id) SELECT n.name, n.props FROM w JOIN context_nodes n ON n.id = w.id",
+    "SELECT * FROM context_nodes WHERE id = '{foreign}' UNION ALL SELECT * FROM context_nodes",
+    'SELECT * FROM "{other_database}".public.context_nodes',
+)
+KQL = (
+    "nodes",
+    "edges | join kind=fullouter nodes on $left.dst == $right.id",
+    "nodes | where realm == '{outside}' or 1 == 1 | summarize count(), make_list(name) by realm",
+    "edges | make-graph src --> dst with nodes on id | graph-match (a)-[e*1..4]-(b)"
+    " project a.name, b.name, a.realm, b.realm",
+    "union nodes, edges",
+    "database('{other_database}').context_nodes",
+)
+"""Texts; many are refused by one engine or the other, which is an answer too."""
+
+
+async def everything(
+    engine: ContextEngine, scope: Scope, words: dict[str, str], starts: list[str]
+) -> AsyncIterator[tuple[str, Any]]:
+    """What each way of asking gives."""
+    for start in starts:
+        yield "node", await engine.node(scope, start)
+        for direction in ("out", "in", "both"):
+            yield "neighbors", await engine.neighbors(scope, start, depth=3, direction=direction)
+    yield "nodes_by_id", await engine.nodes_by_id(scope, starts)
+    yield "overview", await engine.overview(scope)
+    yield "stats", await engine.stats(scope)
+    yield "schema", await engine.schema(scope)
+    for text in ("thing", words["secret"], words["outside"]):
+        yield "search", await engine.search(scope, SearchQuery(text=text))
+    for language, texts in (("cypher", CYPHER), ("sql", SQL), ("kql", KQL)):
+        if not getattr(engine.capabilities, language):
+            continue
+        for text in texts:
+            query = Query(
+                language=language, text=text.format(**words), params={"foreign": words["foreign"]}
+                if "$foreign" in text else {},
+            )  # fmt: skip
+            with contextlib.suppress(QueryRejectedError, CapabilityError):
+                yield text, await engine.query(scope, query)
+                yield text, [b.to_pydict() async for b in engine.arrow(scope, query)]
+
+
+@pytest.mark.requirement("TEN-05")
+@settings(
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+async def test_whatever_is_asked_stays_inside(
+    engine: ContextEngine, attack_scale: str, data: st.DataObject
+) -> None:
+    for _ in range(1 if attack_scale == "short" else 8):
+        await stays_inside(engine, data)
+
+
+async def stays_inside(engine: ContextEngine, data: st.DataObject) -> None:
+    ours, theirs = uuid4(), uuid4()
+    graphs = {"ours": Graph(ours), "theirs": Graph(theirs)}
+    keys: list[tuple[str, str]] = []
+    for whose, graph in graphs.items():
+        for number in range(data.draw(st.integers(2, 5))):
+            realm = data.draw(st.sampled_from(REALMS))
+            key = f"{whose}{number}"
+            word = f"{whose}zz{realm}"
+            graph.node(key, f"L{word}", "Thing", realm=realm, name=f"thing {word}", mark=word)
+            keys.append((whose, key))
+    for whose, graph in graphs.items():
+        mine = [key for who, key in keys if who == whose]
+        pairs = st.sets(st.tuples(st.sampled_from(mine), st.sampled_from(mine)), max_size=8)
+        for src, dst in sorted(data.draw(pairs)):
+            word = f"{whose}zz{graph.nodes[src]['realm']}"
+            graph.edge(src, "R", dst, mark=word)
+        await write(engine, graph)
+    allowed = data.draw(st.sampled_from([(), ("crm",), ("data", "crm"), REALMS]))
+    start = data.draw(st.sampled_from(sorted(graphs["ours"].nodes)))
+    outside = next((realm for realm in REALMS if realm not in allowed), "nowhere")
+    words = {
+        "start": start, "outside": outside, "other": theirs.hex, "secret": f"Ltheirszz{REALMS[0]}",
+        "foreign": graphs["theirs"].id(next(iter(graphs["theirs"].nodes))),
+        "other_database": f"conformance_{theirs.hex}",
+    }  # fmt: skip
+    starts = [graphs[whose].id(key) for whose, key in keys]
+    forbidden = [f"theirszz{realm}" for realm in REALMS]
+    forbidden += [f"ourszz{realm}" for realm in REALMS if realm not in allowed]
+    asked = 0
+    async for way, answer in everything(engine, Scope(org_id=ours, realms=allowed), words, starts):
+        text = repr(answer)
+        assert not [word for word in forbidden if word in text], (way, text)
+        asked += 1
+    assert asked > 30
