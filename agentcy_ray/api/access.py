@@ -102,7 +102,7 @@ def open_access(
         api_keys=api_keys,
         users=Users(db, clock, revocations),
         invites=invites,
-        orgs=Orgs(db, bell),
+        orgs=Orgs(db, bell, clock, revocations),
         registrar=Registrar(db, settings, invites),
     )
 

@@ -270,6 +270,14 @@ class ContextEngine(Protocol):
         """Delete entities of a source that were archived before a time; returns their number."""
         ...
 
+    def erase(self, org_id: UUID) -> AsyncIterator[int]:
+        """Delete an organisation's whole graph; yields how many entities each step took.
+
+        One that was cut off is repeated. On an engine that only adds rows nothing shows them any
+        more, and they go when it rewrites its files.
+        """
+        ...
+
     async def node(self, scope: Scope, node_id: str) -> Node | None:
         """A live node with its degree, or None."""
         ...

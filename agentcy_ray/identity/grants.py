@@ -25,8 +25,11 @@ class Holding:
 
     def powers(self) -> dict[str, Grant]:
         """Permission → how far it is granted."""
-        by_role = {name: row[self.role] for name, row in ROLE_MATRIX.items() if self.role in row}
-        return by_role | dict.fromkeys(self.permissions, "full")
+        rows = ROLE_MATRIX.items()
+        by_role: dict[str, Grant] = {name: row[self.role] for name, row in rows if self.role in row}
+        for name in self.permissions:
+            by_role[name] = "full"
+        return by_role
 
 
 def covers(have: Grant | None, wanted: Grant) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,11 +10,15 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from agentcy_ray.core.errors import NotFoundError
+from agentcy_ray.core.clock import Clock
+from agentcy_ray.core.errors import InvalidError, NotFoundError
 from agentcy_ray.core.ids import OrgId
+from agentcy_ray.identity.revocation import Revocations, Revoked
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
+Along = Callable[[Any], Awaitable[None]]
+"""Gets the connection of a transaction that it becomes part of."""
 MAX_POLICY_SETTINGS = 65_536
 """Bytes as JSON: every policy evaluation carries them."""
 _COLUMNS = "id, name, display_name, context_engine, settings, created_at"
@@ -23,6 +28,13 @@ UPDATE organizations SET display_name = coalesce($2, display_name),
   settings = (settings || $3::jsonb) - $4::text[]
 WHERE id = $1 AND deleted_at IS NULL RETURNING {_COLUMNS}
 """
+
+
+_CLOSE = """
+UPDATE organizations SET deleted_at = $2 WHERE id = $1 AND name = $3 AND deleted_at IS NULL
+RETURNING true
+"""
+_END_SESSIONS = "UPDATE login_sessions SET revoked_at = $1 WHERE revoked_at IS NULL"
 
 
 class Retention(BaseModel):
@@ -77,9 +89,11 @@ class Org(BaseModel):
 class Orgs:
     """Rows of ``organizations``, one to each caller."""
 
-    def __init__(self, db: Database, bell: Bell) -> None:
+    def __init__(self, db: Database, bell: Bell, clock: Clock, revocations: Revocations) -> None:
         self._db = db
         self._bell = bell
+        self._clock = clock
+        self._revocations = revocations
 
     async def get(self, org_id: UUID) -> Org:
         """The organisation.
@@ -110,6 +124,25 @@ class Orgs:
             org = _org(await connection.fetchrow(_CHANGE, org_id, display_name, new, dropped))
         await self._bell.ring(f"ch:policy:{org_id.hex}", {})
         return org
+
+    async def close(self, org_id: UUID, confirm: str, along: Along) -> None:
+        """Let nobody in any more: logins, keys and ingest tokens end with the organisation.
+
+        Args:
+            org_id: whose.
+            confirm: its short name, as said by whoever wants this.
+            along: runs in the same transaction; asks for the deletion of everything.
+
+        Raises:
+            InvalidError: ``confirm`` is not its name, or it is closed already.
+        """
+        now = self._clock.now()
+        async with self._db.tenant(org_id) as connection:
+            if not await connection.fetchval(_CLOSE, org_id, now, confirm):
+                raise InvalidError("`confirm` must be the organisation's short name; see /auth/me")
+            await connection.execute(_END_SESSIONS, now)
+            await along(connection)
+        await self._revocations.tell(Revoked(org_id=org_id))
 
 
 def _org(row: Any) -> Org:

@@ -195,8 +195,8 @@ def _holding(user: User) -> Holding:
 def _changed(user: User, change: UserChange) -> User:
     given = {field: getattr(change, field) for field in change.model_fields_set}
     known = {key: value for key, value in given.items() if value is not None or key == "realms"}
-    if "permissions" in known:
-        known["permissions"] = list(known_permissions(known["permissions"]))
+    if change.permissions is not None:
+        known["permissions"] = list(known_permissions(change.permissions))
     return user.model_copy(update=known)
 
 

@@ -32,6 +32,7 @@ KINDS: Mapping[str, QueueName] = {
     "audit_retention": "maintenance",
     "policy_replay": "maintenance",
     "credential_rewrap": "maintenance",
+    "org_erase": "maintenance",
     "channel_send": "channel",
 }
 """Every kind of job and the queue that carries it."""

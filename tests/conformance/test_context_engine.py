@@ -188,6 +188,23 @@ async def test_pruning_deletes_what_was_archived_before_a_time(
     assert (await engine.stats(graph.scope)).nodes == 2
 
 
+async def test_erasing_an_organisation_leaves_nothing_of_it_and_all_of_others(
+    engine: ContextEngine, org: UUID
+) -> None:
+    graph, neighbour = small(org), small(uuid4())
+    for each in (graph, neighbour):
+        await write(engine, each)
+    await engine.archive(org, "node", [graph.id("b")], SEEN)
+
+    gone = [count async for count in engine.erase(org)]
+
+    assert sum(gone) > 0
+    assert not await engine.holds(org, graph.source)
+    assert (await engine.stats(graph.scope)).nodes == 0
+    assert (await engine.stats(neighbour.scope)).nodes == 4
+    assert sum([count async for count in engine.erase(org)]) == 0
+
+
 async def test_an_edge_without_its_end_is_left_out_and_counted_so(
     engine: ContextEngine, org: UUID
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,13 +13,16 @@ from agentcy_ray.api.services import services_of
 from agentcy_ray.api.witness import witness
 from agentcy_ray.budgets.limits import BudgetChange, Budgets
 from agentcy_ray.budgets.usage import Group, UsageReport, report
-from agentcy_ray.core.ids import UserId, encode
+from agentcy_ray.core.ids import JobId, UserId, encode
 from agentcy_ray.identity.orgs import Org, OrgSettingsChange
 from agentcy_ray.identity.users import User
+from agentcy_ray.ingest.erasure import erase_job
+from agentcy_ray.jobs.records import Job
 
 router = APIRouter(prefix="/org", tags=["organisation"])
 Reader = Annotated[Allowed, permit("org.read")]
 Writer = Annotated[Allowed, permit("org.write")]
+Deleter = Annotated[Allowed, permit("org.delete")]
 Owner = Annotated[Allowed, permit("org.transfer")]
 
 
@@ -39,6 +42,20 @@ class OrgChange(BaseModel):
     display_name: str | None = Field(default=None, min_length=1, max_length=200)
     settings: OrgSettingsChange = OrgSettingsChange()
     budget: BudgetChange | None = None
+
+
+class Deletion(BaseModel):
+    """A deletion has to name what it deletes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirm: str = Field(max_length=100, description="The organisation's short name.")
+
+
+class Deleting(BaseModel):
+    """The job that deletes; nobody of the organisation can ask for it any more."""
+
+    job_id: JobId
 
 
 class Transfer(BaseModel):
@@ -73,6 +90,25 @@ async def change_org(body: OrgChange, caller: Writer, request: Request) -> OrgVi
         {"type": "org", "id": encode("org", caller.org_id), "change": given},
     )  # fmt: skip
     return _view(org, budget)
+
+
+@router.delete("", status_code=202)
+async def delete_org(body: Deletion, caller: Deleter, request: Request) -> Deleting:
+    """Close the organisation at once and delete all of it by a job.
+
+    Logins, API keys and ingest tokens end. Rows, graph, vectors and objects are deleted; the audit
+    log stays for as long as it is kept, and witnesses the deletion.
+    """
+    services, jobs = services_of(request), list[Job]()
+
+    async def ask(connection: Any) -> None:
+        jobs.append(await services.queue.store.insert(connection, erase_job(caller.org_id)))
+
+    await services.access.orgs.close(caller.org_id, body.confirm, ask)
+    resource = {"type": "org", "id": encode("org", caller.org_id), "job": encode("job", jobs[0].id)}
+    await witness(request, caller, "org.delete", resource)
+    await services.queue.announce(jobs[0])
+    return Deleting(job_id=jobs[0].id)
 
 
 @router.get("/usage")

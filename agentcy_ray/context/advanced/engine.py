@@ -128,6 +128,10 @@ class AdvancedEngine:
         now = datetime.now(UTC)
         return await writes.prune(self._store, org_id, source_id, archived_before, now)
 
+    def erase(self, org_id: UUID) -> AsyncIterator[int]:
+        """Let an organisation's whole graph be gone, as ``prune``; yields what each step took."""
+        return writes.erase(self._store, org_id, datetime.now(UTC))
+
     async def existing(self, org_id: UUID, ids: Sequence[str]) -> set[str]:
         """Those of the node ids that are live."""
         return await writes.existing(self._store, org_id, ids)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -29,6 +29,7 @@ LISTED = 4_000
 """Ids of one ``IN`` list."""
 HIDDEN = 2_000
 """Entities that are read, and hidden, at once."""
+_END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC)
 
 _T = TypeVar("_T")
 
@@ -121,6 +122,28 @@ async def prune(store: Store, org_id: UUID, source_id: UUID, before: datetime, a
             if rows.num_rows < HIDDEN:
                 break
     return total
+
+
+async def erase(store: Store, org_id: UUID, at: datetime) -> AsyncIterator[int]:
+    """Let every entity of an organisation be gone; yields how many each step took.
+
+    Its events stay until kyma's retention takes them: nobody reads the database any more.
+    """
+    kinds: tuple[EntityKind, ...] = ("edge", "node")
+    for kind in kinds:
+        last, count = "", HIDDEN
+        while count == HIDDEN:
+            newest = _newest(kind, f"id > {quoted(last)}")
+            sql = f"{newest} AND op = 'upsert' ORDER BY id LIMIT {HIDDEN}"
+            rows = await store.read(org_id, sql, _raw(kind))
+            count = rows.num_rows
+            if count:
+                last = rows["id"][-1].as_py()
+                await _hide(store, org_id, kind, rows, at, "archive")
+                yield count
+        of_kind = f"SELECT DISTINCT source_id FROM {TABLES[kind]} WHERE source_id <> ''"
+        for source in (await store.read(org_id, of_kind, texts("source_id")))["source_id"]:
+            yield await prune(store, org_id, UUID(hex=source.as_py()), _END_OF_TIME, at)
 
 
 async def _purge_edges_of(store: Store, org_id: UUID, ids: Sequence[str], at: datetime) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -144,6 +144,12 @@ class BasicEngine:
         async with self._writing:
             over = await events.expire(self._bolt, org_id, datetime.now(UTC))
             return over + await writes.prune(self._bolt, org_id, source_id, stamp(archived_before))
+
+    async def erase(self, org_id: UUID) -> AsyncGenerator[int]:
+        """Delete an organisation's whole graph, its events too; yields what each step deleted."""
+        async with self._writing:
+            async for gone in writes.erase(self._bolt, org_id):
+                yield gone
 
     async def existing(self, org_id: UUID, ids: Sequence[str]) -> set[str]:
         """Those of the node ids that are live."""

@@ -9,19 +9,17 @@ from uuid import UUID
 
 import orjson
 import pyarrow as pa
-from neo4j import AsyncManagedTransaction
 
-from agentcy_ray.context.basic.bolt import Bolt, run
+from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.events import EVENT
 from agentcy_ray.context.basic.layout import ENTITY, moment, name_of, stamp, to_edge, to_node
-from agentcy_ray.context.basic.writes import LISTED, edge_types
+from agentcy_ray.context.basic.writes import LISTED, edge_types, erase
 from agentcy_ray.context.engine import EntityKind, Node
 from agentcy_ray.context.migration.entities import MOMENT, SEEN, Entities
 from agentcy_ray.context.migration.tally import Group
 from agentcy_ray.core.batches import EDGES, EVENTS, NODES
 
 BATCH_ROWS = 10_000
-DROPPED_ROWS = 1_000
 _BESIDE = ("body", "service", "severity", "trace_id", "span_id", "duration_ms")
 
 # Events have no content hash; they are no entities of the graph on the other engine.
@@ -56,9 +54,6 @@ RETURN n.last_seen AS hour, count(*) AS count ORDER BY hour
 _EVENTS = """
 MATCH (n:Event) WHERE n.org = $org AND n.content_hash = '' AND n.last_seen = $hour
 RETURN n AS entity
-"""
-_DROP = """
-MATCH (n:Entity) WHERE n.org = $org WITH n LIMIT $many DETACH DELETE n RETURN count(*) AS changed
 """
 
 
@@ -144,15 +139,9 @@ class Leaving:
         found = [_event_row(to_node(row["entity"])) for row in rows]
         return pa.RecordBatch.from_pylist(found, schema=EVENTS)
 
-    async def drop(self, org_id: UUID) -> AsyncIterator[int]:
+    def drop(self, org_id: UUID) -> AsyncIterator[int]:
         """Delete everything of an organisation; yields how many nodes each step deleted."""
-
-        async def work(transaction: AsyncManagedTransaction) -> int:
-            result = await run(transaction, _DROP, {"org": org_id.hex, "many": DROPPED_ROWS})
-            return sum([record["changed"] async for record in result])
-
-        while changed := await self._bolt.write(work):
-            yield changed
+        return erase(self._bolt, org_id)
 
     async def _scan(
         self, org_id: UUID, kind: EntityKind, name: str, realm: str | None

@@ -8,7 +8,7 @@ that race meet the uniqueness constraint; the loser runs again and finds the row
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -60,6 +60,9 @@ _PRUNE_EDGES = """
 MATCH ()-[r:{type}]->()
 WHERE r.org = $org AND r.source_id = $source AND r.archived_at < $before
 WITH r LIMIT $many DELETE r RETURN count(*) AS changed
+"""
+_ERASE = """
+MATCH (n:Entity) WHERE n.org = $org WITH n LIMIT $many DETACH DELETE n RETURN count(*) AS changed
 """
 _ANY_NODE = "MATCH (n:Entity) WHERE n.source_id = $source AND n.org = $org RETURN 1 AS n LIMIT 1"
 _ANY_EDGE = "MATCH ()-[r]->() WHERE r.source_id = $source AND r.org = $org RETURN 1 AS n LIMIT 1"
@@ -207,6 +210,17 @@ async def prune(bolt: Bolt, org_id: UUID, source_id: UUID, before: str) -> int:
             changed = await bolt.write(work)
             total += changed
     return total
+
+
+async def erase(bolt: Bolt, org_id: UUID) -> AsyncIterator[int]:
+    """Delete everything of an organisation; yields how many nodes each step deleted."""
+
+    async def work(transaction: AsyncManagedTransaction) -> int:
+        rows = await _fetch(transaction, _ERASE, org=org_id.hex, many=PRUNE_ROWS)
+        return rows[0]["changed"]
+
+    while changed := await bolt.write(work):
+        yield changed
 
 
 async def edge_types(bolt: Bolt) -> list[str]:

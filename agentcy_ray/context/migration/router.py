@@ -187,6 +187,12 @@ class EngineRouter:
                 await other.prune(org_id, source_id, archived_before)
             return await engine.prune(org_id, source_id, archived_before)
 
+    async def erase(self, org_id: UUID) -> AsyncGenerator[int]:
+        """Delete an organisation's whole graph from both; yields what each step took."""
+        for engine in (self.engines.basic, self.engines.advanced):
+            async for gone in engine.erase(org_id):
+                yield gone
+
     # -- reads ------------------------------------------------------------------------------
 
     async def holds(self, org_id: UUID, source_id: UUID) -> bool:
