@@ -31,6 +31,7 @@ from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings, child_environment, export_environment, unclaimed
 from agentcy_ray.runtime.cluster_config import load_cluster_config
+from agentcy_ray.runtime.listener import require_guarded
 from agentcy_ray.serve.launch import Platform, Running, read_running
 from agentcy_ray.stores.embedded import status as embedded_status
 from agentcy_ray.stores.embedded import stop_embedded
@@ -58,7 +59,9 @@ def up(
         path = str(Path(cluster).expanduser().absolute())
         export_environment({"AGENTCY_CLUSTER_CONFIG": path}, override=True)
     settings = Settings.load()
-    load_cluster_config(settings.agentcy_cluster_config)  # a fault shows before anything starts
+    # Faults show before anything starts.
+    load_cluster_config(settings.agentcy_cluster_config)
+    require_guarded(settings)
     if detach:
         report(start_detached(settings), settings, as_json=json)
         return

@@ -27,6 +27,7 @@ _SPARE_SHARE = 8
 # A clock that lags behind another's must neither give tokens twice nor turn the time back.
 _TAKE = f"""
 local now, out = tonumber(ARGV[1]), {{}}
+local function exact(number) return string.format('%.17g', number) end
 for i, key in ipairs(KEYS) do
   local rate, burst = tonumber(ARGV[4 * i - 2]), tonumber(ARGV[4 * i - 1])
   local need, spare = tonumber(ARGV[4 * i]), tonumber(ARGV[4 * i + 1])
@@ -38,11 +39,11 @@ for i, key in ipairs(KEYS) do
   tokens = tokens - given
   local wait = 0
   if given < need then wait = (1 - tokens) / rate end
-  redis.call('HSET', key, 'tokens', tostring(tokens), 'at', tostring(math.max(at, now)))
+  redis.call('HSET', key, 'tokens', exact(tokens), 'at', exact(math.max(at, now)))
   redis.call('EXPIRE', key, math.ceil(burst / rate) + 1)
   out[#out + 1] = given
-  out[#out + 1] = tostring(wait)
-  out[#out + 1] = tostring(tokens)
+  out[#out + 1] = exact(wait)
+  out[#out + 1] = exact(tokens)
 end
 return out
 """

@@ -83,7 +83,7 @@ class RateLimits:
             now = self._clock.now().timestamp()
             for limit in empty:
                 # A clock that was set back must not lock anybody out.
-                if limit.refusal is not None and 0 < limit.until - now <= limit.refusal.wait:
+                if limit.refusal is not None and 0 < limit.until - now < limit.refusal.wait + 1:
                     raise self._refused(limit, limit.refusal)
             await asyncio.gather(*(self._filled(limit) for limit in empty))
         for limit in limits:

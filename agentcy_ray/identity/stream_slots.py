@@ -62,6 +62,7 @@ class StreamSlots:
         self._bell = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
         self._away_until = -math.inf
+        self._closed = False
         self._turn = asyncio.Lock()
         """Notes of one process are written one after the other, so that none overtakes a newer."""
 
@@ -89,9 +90,10 @@ class StreamSlots:
 
     async def close(self) -> None:
         """Stop writing notes; those of streams that are open still lapse by themselves."""
+        self._closed = True
+        self._bell.set()
         if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+            await self._tending
 
     def _end(self, user_id: UUID) -> None:
         count = self._open[user_id] - 1
@@ -104,7 +106,7 @@ class StreamSlots:
 
     async def _tend(self) -> None:
         """Tell Redis of streams that ended, and at times of those that are open."""
-        while True:
+        while not self._closed:
             try:
                 async with asyncio.timeout(NOTED_SECS / 3):
                     await self._bell.wait()

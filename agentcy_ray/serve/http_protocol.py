@@ -1,8 +1,11 @@
-"""HTTP/1.1 of a replica: the head of an answer and its body leave in one packet.
+"""HTTP/1.1 of a replica: the head of an answer and its body leave in one packet, without a banner.
 
 uvicorn writes the head of a response and each part of its body apart, and the event loop hands
 each write to the kernel at once. On loopback, where HAProxy reads what a replica wrote, every
 packet wakes a process. Here the writes of one turn of the event loop leave together.
+
+Serve puts an id of its own on each request and on its answer, after the application did. The
+application is the one that judges what a client sent as its id, so Serve's layer is taken out.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 from typing import Any
 
 import uvicorn.config
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _NAME = f"{__name__}:OneWriteProtocol"
@@ -18,11 +22,25 @@ _NAME = f"{__name__}:OneWriteProtocol"
 
 def install() -> None:
     """Let servers that this process starts from now on speak it; Serve offers no setting."""
+    from ray.serve._private import http_util
+
     uvicorn.config.HTTP_PROTOCOLS["auto"] = _NAME
+    http_util.RequestIdMiddleware = _NoLayer
+
+
+def _NoLayer(app: ASGIApp) -> ASGIApp:  # noqa: N802 - it stands in for a class
+    return app
 
 
 class OneWriteProtocol(HttpToolsProtocol):
     """uvicorn's protocol over a transport that gathers writes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Which server this is, and of which version, is nobody's business. The state's list is made
+        # anew each second, from the config's.
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):
+            headers[:] = [header for header in headers if header[0].lower() != b"server"]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""

@@ -169,13 +169,17 @@ class Platform:
             )
         return wanted
 
+    def _own_url(self, port: int) -> str:
+        scheme = "http" if self._settings.agentcy_tls_cert is None else "https"
+        return f"{scheme}://{self._settings.agentcy_host}:{port}"
+
     def _record(self, port: int, secs: float) -> Running:
         from agentcy_ray import __version__
 
         running = Running(
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
-            url=self._settings.agentcy_public_url or f"http://{self._settings.agentcy_host}:{port}",
+            url=self._settings.agentcy_public_url or self._own_url(port),
             started_at=rfc3339(SystemClock().now()),
             warm_up_secs=round(secs, 2),
             version=__version__,

@@ -24,8 +24,11 @@ from agentcy_ray.runtime.cluster_config.parts import (
     Needs,
     SessionHosts,
 )
-from agentcy_ray.runtime.cluster_config.targets import LOOPBACK, Kubernetes, RayUp, ServeOptions
+from agentcy_ray.runtime.cluster_config.targets import Kubernetes, RayUp, ServeOptions
 from agentcy_ray.runtime.cluster_config.units import AUTO, Section, quantity
+from agentcy_ray.runtime.listener import is_loopback
+
+_TRUE = ("true", "1", "yes", "on")
 
 
 class ClusterConfig(Section):
@@ -97,11 +100,13 @@ class ClusterConfig(Section):
         """Path and message of each combination that cannot work."""
         yield from self._environment_faults()
         public = self.environment.get("AGENTCY_PUBLIC_URL", "")
-        if self.serve.host not in LOOPBACK and not public.startswith("https://"):
+        said = self.environment.get("AGENTCY_BEHIND_TLS_PROXY", "").lower() in _TRUE
+        if not (is_loopback(self.serve.host) or said or public.startswith("https://")):
             yield (
                 "serve.host",
                 f"{self.serve.host} listens beyond the machine without TLS; put a TLS proxy in "
-                "front and say so with environment.AGENTCY_PUBLIC_URL: https://…",
+                "front and say so with environment.AGENTCY_BEHIND_TLS_PROXY: true, or name it by "
+                "environment.AGENTCY_PUBLIC_URL: https://…",
             )
         if not self.nodes:
             yield from model_faults(self.models, ())

@@ -17,9 +17,6 @@ SECRET_VARIABLES = (
 """Secrets without which several machines cannot share stores and sessions."""
 
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
 class ServeOptions(Section):
     """The HTTP ingress of a cluster of several machines."""
 

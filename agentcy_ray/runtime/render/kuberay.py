@@ -11,7 +11,7 @@ from typing import Any
 
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.runtime.cluster_config.model import ClusterConfig
-from agentcy_ray.runtime.cluster_config.targets import LOOPBACK
+from agentcy_ray.runtime.listener import is_loopback
 from agentcy_ray.runtime.render.pods import HEAD_PORTS, group_spec, secret_reference
 from agentcy_ray.runtime.render.serve import serve_config
 from agentcy_ray.runtime.render.text import rendered, to_yaml
@@ -60,7 +60,7 @@ def check_shared(config: ClusterConfig) -> None:
         for name in SHARED_STORES.get(engine, ())
         if name not in config.environment
     ]
-    if config.serve.host in LOOPBACK:
+    if is_loopback(config.serve.host):
         faults.append({
             "path": "serve.host",
             "message": f"is {config.serve.host}, where no other pod reaches it; set 0.0.0.0",
