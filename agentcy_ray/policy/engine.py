@@ -7,6 +7,9 @@ a hop to another thread. Whatever goes wrong in an evaluation is a deny.
 A decision is remembered under the values that the set reads (``keys.py``), unless an evaluation
 failed or the set reads something that differs each time. The memory belongs to the compiled set, so
 no decision outlives its version.
+
+What somebody wrote is read in a process that can be killed, and evaluated there too unless it is
+plain (``plain.py``); what came with the product is trusted.
 """
 
 from __future__ import annotations
@@ -25,11 +28,21 @@ from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.policy.asks import Ask, ask_of, message_of, strictest
 from agentcy_ray.policy.input import Decision, PolicyInput
 from agentcy_ray.policy.keys import Key, Plan, Planner, seen
-from agentcy_ray.policy.modules import Engine, Module, explain, parse
+from agentcy_ray.policy.modules import Engine, Module, explain, invalid, parse, read_here
+from agentcy_ray.policy.plain import is_plain, is_short
 from agentcy_ray.policy.references import Definitions
+from agentcy_ray.policy.sandbox import Found, Sandbox
+from agentcy_ray.policy.shipped import starters
 
 POLICY_ERROR = "policy_error"
 """The rule that a failed evaluation is denied by."""
+HERE_BYTES = 32 * 1024
+"""A plain set is asked about a larger input in the other process."""
+HERE_READ_MS = 50.0
+"""And a set whose texts took more CPU time to read stays there."""
+_ENDS_AFTER = 4.0
+"""Times the limit of an evaluation at which its process is ended; until then it is told."""
+_ENDS_MS = (200.0, 10_000.0)
 REMEMBERED = 4096
 """Decisions that one compiled set keeps; the longest unused goes first."""
 
@@ -47,10 +60,21 @@ class RegoEngine:
     """A compiled policy set; immutable, usable from any thread."""
 
     def __init__(
-        self, modules: Sequence[Module], data: Mapping[str, Any], timeout_ms: float
+        self,
+        modules: Sequence[Module],
+        data: Mapping[str, Any],
+        timeout_ms: float,
+        sandbox: Sandbox | None = None,
+        written: Sequence[Module] = (),
     ) -> None:
-        """Use ``compile_policies`` instead, which checks the modules first."""
+        """Use ``compile_policies`` instead, which checks the modules first.
+
+        ``sandbox`` is for the modules that somebody wrote, which are ``written``; None when all
+        came with the product.
+        """
         self._modules = tuple(modules)
+        self._sandbox = sandbox
+        self._here = sandbox is None or (sandbox.read_ms <= HERE_READ_MS and is_plain(written))
         self._data = orjson.dumps(dict(data)).decode()
         self._timeout_ms = timeout_ms
         self._names = ", ".join(module.name for module in modules) or "the policy set"
@@ -73,19 +97,36 @@ class RegoEngine:
         Equal to ``evaluate``, but that a question is not refused for a part of it that no policy
         reads and that Rego could not hold.
         """
+        found, key, document = self._known(question)
+        return found or self._remember(key, self._evaluate(question, document))
+
+    async def answer(self, question: PolicyInput) -> Decision:
+        """``decide``, waiting for the other process beside the event loop."""
+        found, key, document = self._known(question)
+        if found is not None:
+            return found
+        if self._sandbox is None or self._here:
+            return self._remember(key, self._evaluate(question, document))
+        decision = await self._sandbox.in_turn(self._evaluate, question, document)
+        return self._remember(key, decision)
+
+    def _known(
+        self, question: PolicyInput
+    ) -> tuple[Decision | None, Key | None, Mapping[str, Any]]:
+        """The decision, if it is remembered; else what to keep it under, and what to ask."""
         try:
             plan, chosen = self._planner.plan(question)
             key = self._planner.key(plan, chosen, question)
         except (TypeError, ValueError):  # a value that is read is no JSON
-            return self.evaluate(question)
+            return None, None, question.document()
         if key is None:
-            return self._evaluate(question, seen(plan, question))
+            return None, None, seen(plan, question)
         found = self._decisions.get(key)
         if found is None:
-            return self._remember(key, self._evaluate(question, seen(plan, question)))
+            return None, key, seen(plan, question)
         with suppress(KeyError):  # another thread may have dropped it just now
             self._decisions.move_to_end(key)
-        return found
+        return found, key, {}
 
     def evaluate(self, question: PolicyInput) -> Decision:
         """Decide by the whole question and without memory; never raises.
@@ -106,11 +147,11 @@ class RegoEngine:
         """The deciding rules with a message for this question; none when an evaluation fails."""
         if self.evaluate(question).rule == POLICY_ERROR:
             return []
-        found = self._ask(self._engine(), question.document())
+        found, _ = self._asked(question.document())
         return [(text, self._rules[text][1], found[text]) for text in found if found[text]]
 
-    def _remember(self, key: Key, decision: Decision) -> Decision:
-        if decision.rule != POLICY_ERROR:
+    def _remember(self, key: Key | None, decision: Decision) -> Decision:
+        if key is not None and decision.rule != POLICY_ERROR:
             kept = decision.model_copy(update={"cached": True, "latency_ms": 0.0})
             self._decisions[key] = kept
             if len(self._decisions) > REMEMBERED:
@@ -120,11 +161,7 @@ class RegoEngine:
 
     def _evaluate(self, question: PolicyInput, document: Mapping[str, Any]) -> Decision:
         try:
-            engine = self._engine()
-            # CPU time of this thread: a busy machine must not turn into denials.
-            started = time.thread_time()
-            found = self._ask(engine, document)
-            latency_ms = (time.thread_time() - started) * 1000
+            found, latency_ms = self._asked(document)
         except BaseException as error:  # a panic of regorus is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
@@ -144,8 +181,14 @@ class RegoEngine:
         Raises:
             PolicyInvalidError: a variable is unsafe, rules contradict each other, and the like.
         """
+        texts = [(module.name, module.text, module.v0) for module in self._modules]
         try:
+            if not self._here and self._sandbox is not None:
+                self._sandbox.load(texts, self._data, self._query)
+                return
             self._engine()
+            if self._sandbox is not None:
+                self._sandbox.keep(texts, self._data, self._query)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
@@ -163,11 +206,21 @@ class RegoEngine:
             self._local.engine = engine
         return engine
 
-    def _ask(self, engine: Any, document: Mapping[str, Any]) -> dict[str, Any]:
-        engine.set_input_json(orjson.dumps(document, default=str).decode())
+    def _asked(self, document: Mapping[str, Any]) -> tuple[Found, float]:
+        """What each rule says of an input, and the CPU milliseconds that it took."""
+        asked = orjson.dumps(document, default=str).decode()
+        if self._sandbox is not None and (not self._here or len(asked) > HERE_BYTES):
+            least, most = _ENDS_MS
+            limit = min(max(self._timeout_ms * _ENDS_AFTER, least), most)
+            return self._sandbox.ask(asked, limit)
+        engine = self._engine()
+        # CPU time of this thread: a busy machine must not turn into denials.
+        started = time.thread_time()
+        engine.set_input_json(asked)
         # As JSON: a Python set could not hold a message that is an object.
         answer = orjson.loads(engine.eval_query_as_json(self._query))
-        return answer["result"][0]["expressions"][0]["value"]
+        took_ms = (time.thread_time() - started) * 1000
+        return answer["result"][0]["expressions"][0]["value"], took_ms
 
     def _decide(self, found: Mapping[str, Any], granted: bool, latency_ms: float) -> Decision:
         denied: list[tuple[str, str]] = []
@@ -198,7 +251,10 @@ class RegoEngine:
 
 
 def compile_policies(
-    policies: Sequence[PolicyText], settings: Mapping[str, Any], timeout_ms: float
+    policies: Sequence[PolicyText],
+    settings: Mapping[str, Any],
+    timeout_ms: float,
+    sandbox: Sandbox | None = None,
 ) -> RegoEngine:
     """Parse, check and try a policy set.
 
@@ -206,14 +262,29 @@ def compile_policies(
         policies: the active ones.
         settings: the organisation's ``policy_settings``, read as ``data.settings``.
         timeout_ms: CPU milliseconds that an evaluation may take.
+        sandbox: one that serves no other engine any more; its process is used again.
 
     Raises:
         PolicyInvalidError: one of them cannot be used; ``details`` hold policy, line and column.
     """
-    modules = [parse(policy.policy_id, policy.name, policy.rego) for policy in policies]
-    engine = RegoEngine(modules, {"settings": dict(settings)}, timeout_ms)
+    shipped = set(starters().values())
+    written = any(policy.rego not in shipped for policy in policies)
+    sandbox = (sandbox or Sandbox()) if written else None
+    try:
+        modules = [_module(policy, policy.rego in shipped, sandbox) for policy in policies]
+        own = [module for module in modules if module.text not in shipped]
+        engine = RegoEngine(modules, {"settings": dict(settings)}, timeout_ms, sandbox, own)
+    except RecursionError:
+        names = ", ".join(policy.name for policy in policies)
+        raise invalid(names, "nests too deep; put parts of it into rules", None, None) from None
     engine.check()
     return engine
+
+
+def _module(policy: PolicyText, shipped: bool, sandbox: Sandbox | None) -> Module:
+    known = shipped or sandbox is None or is_short(policy.rego)
+    read = read_here if known or sandbox is None else sandbox.read
+    return parse(policy.policy_id, policy.name, policy.rego, read)
 
 
 def denied_by_error(error: PolicyInvalidError) -> Decision:

@@ -7,7 +7,7 @@ which regorus still reads, file by file, beside v1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import orjson
 import regorus
 
 from agentcy_ray.core.errors import PolicyInvalidError
+from agentcy_ray.policy.sandbox import SandboxEndedError
 
 # The wheel carries no types.
 Engine: Any = regorus.Engine  # pyright: ignore[reportAttributeAccessIssue]
@@ -22,6 +23,8 @@ Program: Any = regorus.Program  # pyright: ignore[reportAttributeAccessIssue]
 
 MAX_BYTES = 256 * 1024
 DECIDING = ("deny", "require_approval")
+Reader = Callable[[str, str, bool], Any]
+"""(name, text, whether it is Rego v0) → the tree that regorus makes of a policy."""
 _REFUSED = re.compile(r"(http\.send|opa\.runtime|trace|rand\..+)")
 _WHERE = re.compile(r"-->\s*([^\n]*):(\d+):(\d+)")
 _WHAT = re.compile(r"error: (.+)")
@@ -70,8 +73,16 @@ class Module:
             engine.set_rego_v0(False)
 
 
-def parse(policy_id: str, name: str, text: str) -> Module:
-    """Parse one policy.
+def read_here(name: str, text: str, v0: bool) -> Any:
+    """Parse in this process, which no text may keep busy that somebody else wrote."""
+    engine = Engine()
+    engine.set_rego_v0(v0)
+    engine.add_policy(name, text)
+    return orjson.loads(engine.get_ast_as_json())[0]["ast"]
+
+
+def parse(policy_id: str, name: str, text: str, read: Reader = read_here) -> Module:
+    """Parse one policy, by ``read``.
 
     Raises:
         PolicyInvalidError: it does not parse, lies outside of package ``agentcy``, calls a refused
@@ -80,7 +91,7 @@ def parse(policy_id: str, name: str, text: str) -> Module:
     """
     if len(text.encode()) > MAX_BYTES:
         raise invalid(name, f"is larger than {MAX_BYTES // 1024} KiB; split it", 1, 1)
-    tree, v0 = _tree(name, text)
+    tree, v0 = _tree(name, text, read)
     package = _reference(tree["package"]["refr"]) or ()
     if package[:1] != ("agentcy",):
         span = tree["package"]["span"]
@@ -128,19 +139,18 @@ def explain(name: str, error: BaseException) -> PolicyInvalidError:
     return invalid(where[1], problem, int(where[2]), int(where[3]))
 
 
-def _tree(name: str, text: str) -> tuple[dict[str, Any], bool]:
+def _tree(name: str, text: str, read: Reader) -> tuple[dict[str, Any], bool]:
     """Parse as v1, then as v0; of two failures the one that got further is told."""
     failures: list[PolicyInvalidError] = []
     for v0 in (False, True):
-        engine = Engine()
-        engine.set_rego_v0(v0)
         try:
-            engine.add_policy(name, text)
-            return orjson.loads(engine.get_ast_as_json())[0]["ast"], v0
+            return read(name, text, v0), v0
         except BaseException as error:  # a panic of regorus is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             failures.append(explain(name, error))
+            if isinstance(error, SandboxEndedError):
+                break
     raise max(failures, key=lambda e: (e.details["line"] or 0, e.details["column"] or 0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,7 +94,7 @@ class PolicyService:
         if active.engine is None:
             assert active.broken is not None
             return denied_by_error(active.broken)
-        return active.engine.decide(question)
+        return await active.engine.answer(question)
 
     async def explain(
         self, org_id: UUID, questions: Sequence[PolicyInput], candidates: Sequence[Candidate] = ()
@@ -106,8 +107,9 @@ class PolicyService:
         """
         engine = (await self._active.get(org_id)).engine
         if candidates or engine is None:
-            engine = (await self.policy_set(org_id, candidates)).compile(self.timeout_ms)
-        return [explain(engine, question) for question in questions]
+            chosen = await self.policy_set(org_id, candidates)
+            engine = await asyncio.to_thread(chosen.compile, self.timeout_ms)
+        return await asyncio.to_thread(_explained, engine, questions)
 
     async def policy_set(self, org_id: UUID, candidates: Sequence[Candidate] = ()) -> PolicySet:
         """The active set as it is stored now, with the candidates in it."""
@@ -133,9 +135,15 @@ class PolicyService:
         rules = OrgRules.model_validate(settings)
         texts = [policy.text for policy in await self.store.list(org_id) if policy.enabled]
         try:
-            engine = compile_policies(texts, policy_settings(settings), self.timeout_ms)
+            engine = await asyncio.to_thread(
+                compile_policies, texts, policy_settings(settings), self.timeout_ms
+            )
         except PolicyInvalidError as error:
             # Stored sets have compiled; a newer engine or an edit of the rows can break one.
             _log.error("policy_set_broken", org_id=str(org_id), problem=error.message)
             return _Active(version, settings, rules, None, error)
         return _Active(version, settings, rules, engine)
+
+
+def _explained(engine: RegoEngine, questions: Sequence[PolicyInput]) -> list[Explanation]:
+    return [explain(engine, question) for question in questions]

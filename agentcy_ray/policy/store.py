@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.ids import PolicyId, decode, encode, new_id
 from agentcy_ray.policy.engine import PolicyText, compile_policies
+from agentcy_ray.policy.shipped import starters
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
@@ -67,12 +68,6 @@ class Policy(BaseModel):
     def text(self) -> PolicyText:
         """What the engine compiles."""
         return PolicyText(encode("pol", self.id), self.name, self.rego)
-
-
-def starters() -> dict[str, str]:
-    """Name and text of the policies that every organisation begins with."""
-    bundles = files("agentcy_ray.policy.bundles").iterdir()
-    return {b.name: b.read_text() for b in bundles if b.name.endswith(".rego")}
 
 
 async def install_starters(connection: Any, org_id: UUID) -> int:
@@ -244,7 +239,7 @@ class PolicyStore:
         ]
         if candidate is not None:
             texts.append(candidate)
-        compile_policies(texts, settings, self._timeout_ms)
+        await asyncio.to_thread(compile_policies, texts, settings, self._timeout_ms)
 
     async def _announce(self, org_id: UUID) -> None:
         await self._bell.ring(f"ch:policy:{org_id.hex}", {})

@@ -11,7 +11,8 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import Effect
 from agentcy_ray.policy.input import PolicyInput
 from agentcy_ray.policy.service import PolicyService
-from agentcy_ray.policy.store import install_starters, starters
+from agentcy_ray.policy.shipped import starters
+from agentcy_ray.policy.store import install_starters
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis

@@ -2,7 +2,7 @@ import pytest
 
 from agentcy_ray.policy.engine import PolicyText, compile_policies
 from agentcy_ray.policy.input import PolicyInput
-from agentcy_ray.policy.store import starters
+from agentcy_ray.policy.shipped import starters
 
 ROLES = ("owner", "admin", "member", "viewer")
 OPEN = {"tz": "Europe/Zurich", "days": ["mon", "tue", "wed", "thu", "fri"]}
