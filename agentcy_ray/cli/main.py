@@ -24,6 +24,7 @@ from agentcy_ray.cli import (
     explore,
     keys,
     migrate,
+    password,
     pipelines,
     policy,
     server,
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     server.register(app)
+    app.command("password")(password.password)
     app.command("demo")(demo.demo)
     app.command("doctor")(doctor.doctor)
     app.add_typer(doctor.config, name="config")

@@ -53,3 +53,19 @@ async def test_boots_at_once_make_one_set_and_a_later_one_makes_nothing(
     assert len(password) >= 12
     assert await Passwords().verify(users[0]["password_hash"], password)
     assert (settings.state_dir / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("demo", [True, False])
+async def test_a_first_password_must_be_changed_outside_of_a_demo(
+    make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory, demo: bool
+) -> None:
+    url = await make_database()
+    settings = Settings.load(
+        {}, agentcy_state_dir=tmp_path_factory.mktemp("boot"), agentcy_features_demo=demo
+    )
+    await migrate(url)
+    db = await open_database(url, pool_max=2)
+    await first_boot(db, settings, resolve_secrets(settings).admin_password)
+    async with db.system() as connection:
+        assert await connection.fetchval("SELECT must_change_password FROM users") is not demo
+    await db.close()

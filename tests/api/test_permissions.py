@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from fastapi.routing import APIRoute
 
-from agentcy_ray.api.openapi import OPEN, PREFIX, permissions
+from agentcy_ray.api import ingest_paths
+from agentcy_ray.api.openapi import OPEN, PREFIX, _named, permissions
 from agentcy_ray.core.tenancy import PERMISSIONS, ROLE_MATRIX, ROLE_ORDER
+from tests.api import route_table
 from tests.api.platform import ROLES, Platform
 
 MATRIX = """
@@ -65,6 +68,26 @@ def test_every_bearer_route_names_a_permission_of_the_catalog(platform: Platform
             assert permission == "any" or permission in PERMISSIONS, (method, path, permission)
 
 
+@pytest.mark.requirement("RBAC-01")
+def test_every_route_names_the_one_permission_that_the_specification_gives_it(
+    platform: Platform,
+) -> None:
+    named = {
+        (method, path.removeprefix(PREFIX)): permission or "open"
+        for (method, path), permission in permissions(platform.app).items()
+    }
+    table = route_table.specified()
+    assert named == {route: table.get(route) for route in named}
+    for route in platform.app.routes:
+        if isinstance(route, APIRoute):
+            asked = list(_named(route.dependant))
+            assert len(asked) <= 1, (route.path, asked)
+        else:  # nothing looks for a permission there
+            path = getattr(route, "path", "")
+            own = ingest_paths.own_door(path.removeprefix(PREFIX))
+            assert own or path in route_table.OWN_DOOR, path
+
+
 @pytest.mark.requirement("RBAC-02")
 @pytest.mark.parametrize("role", ROLES)
 async def test_each_route_grants_or_refuses_as_the_matrix_says(
@@ -94,7 +117,9 @@ async def test_without_a_login_only_the_open_routes_answer(platform: Platform) -
             url = re.sub(r"\{\w+\}", "absent", path.removeprefix(PREFIX))
             body = {} if method in ("POST", "PATCH") else None
             answer = await client.request(method, url, json=body)
-            if permission is None:
+            if "/oidc/start" in path:
+                assert answer.status_code == 400, "no identity provider is set up here"
+            elif permission is None:
                 assert answer.status_code in (200, 422), path
             else:
                 assert answer.status_code == 401, (method, path)

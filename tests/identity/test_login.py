@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import bcrypt
 import pytest
 from argon2 import PasswordHasher
 
@@ -15,7 +16,7 @@ from agentcy_ray.core.errors import (
     UnauthenticatedError,
 )
 from agentcy_ray.core.tenancy import Role
-from agentcy_ray.identity.local import Client
+from agentcy_ray.identity.local import Client, LocalIdentity
 from agentcy_ray.identity.passwords import check_new
 from tests.identity.conftest import PASSWORD, Desk
 
@@ -105,6 +106,43 @@ async def test_a_hash_of_weaker_parameters_is_replaced_at_a_good_login(desk: Des
     stored = str(await desk.user("password_hash"))
     assert stored.startswith("$argon2id$v=19$m=65536")
     assert await desk.user("must_change_password")  # the password itself is still the first one
+
+
+@pytest.mark.requirement("AUTH-03")
+@pytest.mark.parametrize("password", [PASSWORD, "ä" * 50 + " is longer than 72 bytes"])
+@pytest.mark.parametrize("prefix", [b"2a", b"2b"])
+async def test_a_bcrypt_hash_is_accepted_once_and_replaced_by_argon2id(
+    desk: Desk, password: str, prefix: bytes
+) -> None:
+    salt = bcrypt.gensalt(4, prefix)
+    await desk.set("password_hash = $2", bcrypt.hashpw(password.encode()[:72], salt).decode())
+    with pytest.raises(UnauthenticatedError):
+        await desk.identity.login(EMAIL, "wrong")
+    assert str(await desk.user("password_hash")).startswith("$2")
+    await desk.identity.login(EMAIL, password)
+    assert str(await desk.user("password_hash")).startswith("$argon2id$v=19$m=65536")
+    await desk.identity.login(EMAIL, password)
+    with pytest.raises(UnauthenticatedError):  # beyond 72 bytes it counts from now on
+        await desk.identity.login(EMAIL, password + "x")
+
+
+@pytest.mark.parametrize("stored", [
+    "", "$2b$04$short", "$2b$31$" + "a" * 53, "$2x$04$" + "a" * 53, "plain", "$1$abc$def", None,
+])  # fmt: skip
+async def test_a_hash_of_another_kind_lets_nobody_in(desk: Desk, stored: str | None) -> None:
+    await desk.set("password_hash = $2", stored)
+    for password in (PASSWORD, "plain", ""):
+        with pytest.raises(UnauthenticatedError):
+            await desk.identity.login(EMAIL, password)
+
+
+async def test_where_passwords_are_off_no_login_and_no_session_of_one_is_good(desk: Desk) -> None:
+    before = await desk.identity.login(EMAIL, PASSWORD)
+    closed = LocalIdentity(desk.db, desk.tokens, desk.clock, 3600, ("oidc",))
+    with pytest.raises(RefusedError):
+        await closed.login(EMAIL, PASSWORD)
+    with pytest.raises(UnauthenticatedError):
+        await closed.verify(before.token)
 
 
 @pytest.mark.requirement("AUTH-04")
