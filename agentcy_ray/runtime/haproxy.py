@@ -5,8 +5,9 @@ each (re)load: the statistics and metrics listeners, bound to every address, mov
 datagram that reports each request goes (the replicas count their requests themselves); each request
 is marked as one whose replica need not watch for a disconnect in a task of its own, since our
 streams watch for it themselves; it is told who connected, whatever the client says of itself; a
-head must arrive in time; the admin socket is its owner's alone; what HAProxy refuses itself has the
-shape of our errors; and where the install has a certificate, the public listener speaks TLS only.
+head must arrive in time; the admin socket is its owner's alone; what it answers for replicas that
+cannot has the shape of our errors (what it cannot read as a request, it answers in words of its
+own, which no setting changes); and where the install has a certificate, the public listener speaks TLS only.
 It inherits no variable of ours.
 On a node that allows fewer open files than its config asks for, the wrapper lowers the connections.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
@@ -20,6 +21,7 @@ import resource
 import shutil
 import tempfile
 from hashlib import blake2b
+from http import HTTPStatus
 from pathlib import Path
 
 import orjson
@@ -51,8 +53,6 @@ PEER_HEADER = b"x-agentcy-peer"
 HEAD_SECS = 20
 """The head of a request must have arrived by then; one that trickles in holds a connection."""
 _REFUSALS = {
-    400: ("bad_request", "the request is not HTTP as RFC 9110 has it, or its head is too large"),
-    408: ("bad_request", "the head of the request did not arrive in time; send it faster"),
     500: ("internal", "the ingress failed; try again, and report it when it fails again"),
     502: ("unavailable", "the API ended while it answered; try again in a moment"),
     503: ("unavailable", "no replica of the API answers yet; try again in a moment"),
@@ -61,31 +61,31 @@ _REFUSALS = {
 _MARK = "req_ingress"
 
 
-def _refusal(status: int) -> str:
-    """The directive by which HAProxy answers a refusal of its own."""
+def _refusal(status: int) -> bytes:
+    """The whole answer of a refusal, as HAProxy sends it; a file of its ``errorfile``."""
     code, message = _REFUSALS[status]
     error = {"code": code, "message": message, "request_id": _MARK, "details": {}}
-    retry = " hdr retry-after 1" if status >= 502 else ""
-    return (
-        f"    http-error status {status} content-type application/json "
-        f"string '{orjson.dumps({'error': error}).decode()}' hdr x-request-id {_MARK} "
-        f"hdr cache-control no-store hdr x-content-type-options nosniff{retry}"
-    )
+    body = orjson.dumps({"error": error})
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        f"x-request-id: {_MARK}",
+        *(["retry-after: 1"] if status > 500 else []),
+        "connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
-
-_DEFAULTS = "\\\n".join([
-    f"    timeout http-request {HEAD_SECS}s",
-    *(_refusal(status) for status in _REFUSALS),
-])
 
 _EDITS = f"""\
 /^frontend http_frontend/,/^backend /!s/bind \\*:/bind 127.0.0.1:/
 /^frontend http_frontend/,/^backend /!s/bind :/bind 127.0.0.1:/
 /^ *errorfile /d
-/^ *http-error /d
 /^ *timeout http-request /d
 /^defaults/a\\
-{_DEFAULTS}
+{{defaults}}
 s/^\\( *stats socket .*\\)mode 666/\\1mode 600/
 /^ *log /d
 /^ *log-format-sd /d
@@ -141,8 +141,13 @@ def install(home: Path, real: str, certificate: Path | None = None) -> Path:
     wrapper = home / "haproxy"
     wrapper.write_text(_WRAPPER.format(binary=real, most=MOST_CONNECTIONS))
     wrapper.chmod(0o700)
+    lines = [f"    timeout http-request {HEAD_SECS}s"]
+    for status in _REFUSALS:
+        page = home / f"refusal-{status}.http"
+        page.write_bytes(_refusal(status))
+        lines.append(f"    errorfile {status} {page}")
     tls = "" if certificate is None else _TLS_EDIT.format(pem=certificate, how=_TLS)
-    (home / "config.sed").write_text(_EDITS + tls)
+    (home / "config.sed").write_text(_EDITS.format(defaults="\\\n".join(lines)) + tls)
     return wrapper
 
 
