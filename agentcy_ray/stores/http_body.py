@@ -14,6 +14,7 @@ from agentcy_ray.core.errors import TooLargeError
 
 ACCEPT_ENCODING = "gzip, deflate"
 _PIECE = 256 * 1024
+_GZIP_BITS = zlib.MAX_WBITS | 16
 CORE_ERRORS = (
     httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProxyError,
     httpcore2.UnsupportedProtocol, httpcore2.ProtocolError,
@@ -64,12 +65,16 @@ class _Inflater:
 
     def __init__(self, *, gzip: bool) -> None:
         self._gzip = gzip
-        self._object = zlib.decompressobj(zlib.MAX_WBITS | 16 if gzip else zlib.MAX_WBITS)
+        self._object = zlib.decompressobj(_GZIP_BITS if gzip else zlib.MAX_WBITS)
         self._fed = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         first, self._fed = not self._fed, self._fed or bool(data)
         while data:
+            if self._object.eof:
+                if not self._gzip:
+                    return
+                self._object = zlib.decompressobj(_GZIP_BITS)
             try:
                 piece = self._object.decompress(data, _PIECE)
             except zlib.error as error:
@@ -80,18 +85,14 @@ class _Inflater:
                 self._object, first = zlib.decompressobj(-zlib.MAX_WBITS), False
                 continue
             first = False
-            if piece:
+            while piece:
                 yield piece
-            data = self._object.unconsumed_tail
-            if not data and self._object.eof:
-                data = self._object.unused_data
-                if not self._gzip or not data:
-                    return
-                self._object = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            elif not data and len(piece) == _PIECE:
-                # All input is taken in, yet more output may wait inside.
-                while more := self._object.decompress(b"", _PIECE):
-                    yield more
+                # All input may be taken in while output still waits inside.
+                full = len(piece) == _PIECE and not self._object.unconsumed_tail
+                piece = self._object.decompress(b"", _PIECE) if full else b""
+            # At its end an object keeps what it did not take in both places.
+            ended = self._object.eof
+            data = self._object.unused_data if ended else self._object.unconsumed_tail
 
     def finish(self) -> None:
         if self._fed and not self._object.eof:
