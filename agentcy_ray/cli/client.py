@@ -48,7 +48,9 @@ class Client:
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         self._settings = settings
         self.url = url or server_url(settings)
-        self._login = saved_login(settings, self.url)
+        key = settings.agentcy_api_key
+        self._key = None if key is None else key.get_secret_value()
+        self._login = {"token": self._key} if self._key else saved_login(settings, self.url)
         self._http = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(60, connect=5))
 
     async def __aenter__(self) -> Client:
@@ -57,11 +59,10 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def login(self, email: str, password: str) -> dict[str, Any]:
+    async def login(self, email: str, password: str, org: str | None = None) -> dict[str, Any]:
         """Log in and keep the tokens for the next command."""
-        answer = await self._send(
-            "POST", "/auth/login", {"email": email, "password": password}, anonymous=True
-        )
+        body = {"email": email, "password": password, "org": org}
+        answer = await self._send("POST", "/auth/login", body, anonymous=True)
         self._login = {"token": answer["token"], "refresh_token": answer["refresh_token"]}
         save_login(self._settings, self.url, self._login)
         return answer
@@ -103,9 +104,9 @@ class Client:
         """PATCH a JSON body and read a JSON answer."""
         return await self._call("PATCH", path, body, {})
 
-    async def delete(self, path: str, **query: Any) -> Any:
+    async def delete(self, path: str, body: Any = None, **query: Any) -> Any:
         """DELETE; the answer is usually empty."""
-        return await self._call("DELETE", path, None, query)
+        return await self._call("DELETE", path, body, query)
 
     async def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """All items of a paginated list."""
@@ -298,7 +299,12 @@ class Client:
         await self.login(self._settings.admin_email, str(password))
 
     async def _renew(self) -> bool:
-        """Fresh tokens by the refresh token, or by a local login; False when neither works."""
+        """Fresh tokens by the refresh token, or by a local login; False when neither works.
+
+        An API key that is refused stays so: whoever set it wants to be nobody else.
+        """
+        if self._key:
+            return False
         token, self._login = self._login.get("refresh_token"), {}
         if token:
             try:

@@ -11,6 +11,7 @@ import typer
 
 from agentcy_ray.cli import (
     access,
+    api_keys,
     approvals,
     audit,
     bench,
@@ -22,14 +23,18 @@ from agentcy_ray.cli import (
     embed,
     engine,
     explore,
+    invites,
     keys,
+    login,
     migrate,
+    org,
     password,
     pipelines,
     policy,
     server,
     sources,
     tools,
+    users,
 )
 from agentcy_ray.cli.output import FAILED, USAGE, exit_code, print_error
 from agentcy_ray.core.errors import AgentcyError, BadRequestError, ConfigError
@@ -49,6 +54,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     server.register(app)
+    app.command("login")(login.login)
+    app.command("whoami")(login.whoami)
     app.command("password")(password.password)
     app.command("demo")(demo.demo)
     app.command("doctor")(doctor.doctor)
@@ -56,6 +63,10 @@ def build() -> typer.Typer:
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(migrate.app, name="migrate")
     app.add_typer(keys.app, name="keys")
+    app.add_typer(org.app, name="org")
+    app.add_typer(users.app, name="users")
+    app.add_typer(invites.app, name="invites")
+    app.add_typer(api_keys.app, name="api-keys")
     app.add_typer(engine.app, name="engine")
     app.add_typer(embed.app, name="embed")
     app.add_typer(sources.app, name="sources")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from pydantic import ConfigDict, SecretStr, ValidationError
 
@@ -177,6 +177,7 @@ class Settings(AccessSettings):
 
     # -- the command-line client
     agentcy_url: OptionalText = setting(None, "server of the command line; unset = the local one")
+    agentcy_api_key: Secret = setting(None, "what the command line sends instead of a login")
 
     @property
     def state_dir(self) -> Path:
@@ -313,6 +314,20 @@ def child_environment(settings: Settings) -> dict[str, str]:
         if f"{field.upper()}_FILE" not in os.environ or field.upper() in os.environ
     }
     return {**os.environ, **given, "AGENTCY_STATE_DIR": str(settings.state_dir)}
+
+
+def plain_environment() -> dict[str, str]:
+    """The process environment without our secrets, for processes that need none of them."""
+    secret = {
+        field.upper()
+        for field, info in Settings.model_fields.items()
+        if _is_secret(info.annotation)
+    }
+    return {name: value for name, value in os.environ.items() if name not in secret}
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_is_secret(part) for part in get_args(annotation))
 
 
 def _as_variable(value: Any) -> str:

@@ -1,0 +1,46 @@
+"""``agentcy login`` and ``agentcy whoami``: as whom the next commands run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from agentcy_ray.cli.client import Client
+from agentcy_ray.cli.output import JsonFlag, console, print_json
+from agentcy_ray.cli.session import call
+
+
+def login(
+    email: Annotated[str, typer.Option(prompt=True, help="Whose account.")],
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, help="Its password.")],
+    org: Annotated[
+        str | None, typer.Option(help="Short name, for an e-mail that several have.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Log in at AGENTCY_URL and keep the login for the next commands.
+
+    Programs set AGENTCY_API_KEY instead.
+    """
+
+    async def enter(client: Client) -> dict[str, Any]:
+        await client.login(email, password, org)
+        return await client.get("/auth/me")
+
+    _print(call(enter), json)
+
+
+def whoami(json: JsonFlag = False) -> None:
+    """Show as whom commands run, and what that one may do."""
+    _print(call(lambda client: client.get("/auth/me")), json)
+
+
+def _print(me: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(me)
+        return
+    realms = "every realm" if me["realms"] is None else ", ".join(me["realms"]) or "no realm"
+    line = f"{me['user']['email']}, {me['role']} of {me['org']['name']}, {realms}"
+    console().print(line, markup=False)
+    console().print(", ".join(me["permissions"]), style="dim", markup=False)
