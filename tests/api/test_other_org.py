@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 
 from agentcy_ray.api.openapi import PREFIX, permissions
 from agentcy_ray.core.ids import decode, encode, new_id
-from tests.api.platform import Platform, ask
+from tests.api.platform import Event, Platform, ask, events
 
 BODIES: dict[str, Any] = {
     "POST /access-requests/{request_id}": {"status": "granted"},
     "PATCH /agents/{agent_id}": {"description": "x"},
+    "PATCH /users/{user_id}": {"active": False},
     "POST /approvals/{approval_id}": {"approved": True},
     "POST /chat/conversations/{conversation_id}/approvals/{approval_id}": {"approved": True},
     "POST /chat/conversations/{conversation_id}/messages": {"content": "x"},
@@ -77,6 +79,9 @@ async def things(platform: Platform) -> Things:
     new = {"name": "private", "kind": "webhook", "realm": "data"}
     pipeline = (await owner.post("/context/pipelines", json=new)).json()
     token = await owner.post(f"/context/pipelines/{pipeline['id']}/tokens", json={})
+    new_key = {"name": "private", "permissions": ["graph.read"]}
+    key = await owner.post("/api-keys", json=new_key)
+    invite = await owner.post("/org/invites", json={"email": "new@acme.test"})
     (space, *_) = (await owner.get("/rag/spaces")).json()["items"]
     swap = new_id()
     await platform.sql(
@@ -103,7 +108,9 @@ async def things(platform: Platform) -> Things:
             "request_id": access["id"], "artifact_id": encode("art", artifact.id),
             "pipeline_id": pipeline["id"], "token_id": token.json()["id"],
             "migration_id": encode("mig", move), "space_id": space["space"]["id"],
-            "swap_id": encode("swp", swap),
+            "swap_id": encode("swp", swap), "key_id": key.json()["id"],
+            "invite_id": invite.json()["id"],
+            "user_id": encode("usr", platform.users["colleague"]),
         },
         package["id"],
     )  # fmt: skip
@@ -174,3 +181,158 @@ async def test_lists_and_searches_show_nothing_of_another_org(
     assert "secret" not in (await other.post("/context/query", json=query)).text
     tools = (await other.get("/catalog/tools")).json()["items"]
     assert "private" not in {tool["source"] for tool in tools}
+
+
+@pytest.fixture(scope="module")
+async def mine(platform: Platform) -> dict[str, str]:
+    """What the other organisation has of its own."""
+    folder = platform.roots / "mine"
+    folder.mkdir()
+    (folder / "mine.md").write_text("# Mine\n")
+    config = {"root": str(folder)}
+    source = await platform.source("other", name="mine", connector="files", config=config)
+    other = await platform.as_("other")
+    new = {"name": "mine", "kind": "webhook", "realm": "data"}
+    pipeline = (await other.post("/context/pipelines", json=new)).json()
+    conversation = await platform.conversation("other")
+    return {"source": source["id"], "pipeline": pipeline["id"], "conversation": conversation}
+
+
+@pytest.mark.attack
+@pytest.mark.requirement("TEN-04")
+async def test_ids_and_names_in_bodies_and_queries_open_nothing_of_another_org(
+    platform: Platform, things: Things, mine: dict[str, str]
+) -> None:
+    other, ids = await platform.as_("other"), things.ids
+    chat = f"/chat/conversations/{mine['conversation']}"
+    call = {"connector": "files", "source": "private", "tool": "read_file"}
+    question = "when does the vault open"
+    tried: list[tuple[str, str, Any]] = [
+        ("POST", f"/sources/{mine['source']}/revert", {"package_id": things.package}),
+        ("POST", "/org/transfer", {"user_id": ids["user_id"]}),
+        ("POST", "/chat/conversations", {"agent": "private-agent"}),
+        ("POST", "/chat/conversations", {"realm": "hidden"}),
+        ("PATCH", chat, {"agent": "private-agent"}),
+        ("POST", f"{chat}/tool-calls", {**call, "args": {"path": "secret.md"}}),
+        ("POST", f"{chat}/approvals/{ids['approval_id']}", {"approved": True}),
+        ("GET", f"{chat}/tool-calls/{ids['tool_call_id']}", None),
+        ("DELETE", f"/context/pipelines/{mine['pipeline']}/tokens/{ids['token_id']}", None),
+        ("POST", "/context/pipelines", {"name": "x", "kind": "webhook", "realm": "hidden"}),
+        ("POST", "/context/query", {"query": "MATCH (n) RETURN n", "realms": ["hidden"]}),
+        ("POST", "/rag/hybrid", {"query": question, "realms": ["hidden"]}),
+        ("POST", "/rag/search", {"query": question, "realms": ["hidden"]}),
+        ("GET", "/context/search?q=secret&realms=hidden", None),
+        ("GET", "/context/overview?realms=hidden", None),
+        ("POST", "/api-keys", {"name": "x", "permissions": ["graph.read"], "realms": ["hidden"]}),
+        ("PATCH", f"/users/{ids['user_id']}", {"role": "viewer"}),
+    ]
+    for method, path, body in tried:
+        answer = await other.request(method, path, json=body)
+        assert answer.status_code in (404, 422), (method, path, answer.text)
+        assert "vault" not in answer.text.replace(question, ""), path
+    for path in (
+        f"/runs?conversation_id={ids['conversation_id']}",
+        f"/context/search?q=secret&source={ids['source_id']}",
+        f"/policies/audit?user_id={ids['user_id']}",
+    ):
+        answer = await other.get(path)
+        shown = answer.json().get("items") or answer.json().get("hits")
+        assert answer.status_code in (404, 422) or not shown, (path, answer.text)
+    tools = (await other.get("/catalog/tools?realm=hidden")).json()["items"]
+    assert "private" not in {tool["source"] for tool in tools}
+    for after in ("0", "1", "999999"):
+        resumed = await other.get(
+            f"/runs/{ids['run_id']}/events",
+            headers={"last-event-id": after, "accept": "text/event-stream"},
+        )
+        assert resumed.status_code == 404, after
+
+
+@pytest.mark.attack
+@pytest.mark.requirement("TEN-04")
+async def test_a_cursor_of_another_org_leads_into_ones_own_lists_only(
+    platform: Platform, things: Things
+) -> None:
+    owner, other = await platform.as_("owner"), await platform.as_("other")
+    spec = platform.app.openapi()["paths"]
+    lists = [
+        path.removeprefix(PREFIX) for path, item in spec.items()
+        if "{" not in path and any(p["name"] == "cursor" for p in item.get("get", {})
+                                   .get("parameters", ()))
+    ]  # fmt: skip
+    assert len(lists) > 12
+    used = 0
+    for path in lists:
+        first = await owner.get(path, params={"limit": 1})
+        cursor = first.json()["next_cursor"]
+        if cursor is None:
+            continue
+        everything = await owner.get(path, params={"limit": 200})
+        theirs = {item["id"] for item in everything.json()["items"] if "id" in item}
+        page = await other.get(path, params={"cursor": cursor, "limit": 200})
+        assert page.status_code in (200, 400), (path, page.text)
+        shown = {item["id"] for item in page.json().get("items", ()) if "id" in item}
+        assert not shown & theirs, path
+        used += 1
+    assert used > 4
+
+
+@pytest.mark.attack
+@pytest.mark.requirement("TEN-04")
+async def test_an_idempotency_key_of_another_org_replays_nothing(platform: Platform) -> None:
+    owner, other = await platform.as_("owner"), await platform.as_("other")
+    head, body = {"idempotency-key": "the-same-word"}, {"name": "one-key"}
+    first = await owner.post("/agents", json=body, headers=head)
+    second = await other.post("/agents", json=body, headers=head)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert "idempotent-replay" not in second.headers
+    assert first.json()["id"] != second.json()["id"]
+
+
+@pytest.mark.attack
+@pytest.mark.requirement("TEN-04")
+async def test_a_stream_of_the_audit_log_resumes_in_ones_own_log(
+    platform: Platform, things: Things
+) -> None:
+    other, theirs = await platform.as_("other"), encode("usr", platform.users["owner"])
+    await other.post("/agents", json={"name": "for-the-log"})
+    seen: list[Event] = []
+    async with asyncio.timeout(20):
+        async for event in events(
+            other, "GET", "/policies/audit/stream", headers={"last-event-id": "0"}
+        ):
+            seen.append(event)
+            if event.data.get("action") == "agent.write" or len(seen) > 50:
+                break
+    assert seen
+    assert not [event for event in seen if theirs in repr(event.data)]
+
+
+@pytest.mark.attack
+def test_no_body_of_a_request_names_a_tenant(platform: Platform) -> None:
+    spec = platform.app.openapi()
+    named: set[str] = set()
+
+    def walk(node: Any, where: str, seen: frozenset[str]) -> None:
+        if isinstance(node, list):
+            for one in node:
+                walk(one, where, seen)
+        elif isinstance(node, dict):
+            if (ref := node.get("$ref")) and ref not in seen:
+                walk(spec["components"]["schemas"][ref.rpartition("/")[2]], where, seen | {ref})
+            for name in node.get("properties", {}):
+                if name in ("org", "org_id", "tenant", "tenant_id", "principal"):
+                    named.add(f"{where} {name}")
+            for value in node.values():
+                walk(value, where, seen)
+
+    for path, item in spec["paths"].items():
+        for method, route in item.items():
+            where = f"{method.upper()} {path.removeprefix(PREFIX)}"
+            walk(route.get("requestBody", {}), where, frozenset())
+            named |= {
+                f"{where} {one['name']}" for one in route.get("parameters", ())
+                if one["name"] in ("org", "org_id", "tenant", "tenant_id", "organization")
+            }  # fmt: skip
+    # Which of several accounts of one e-mail wants to log in; its password decides.
+    assert named == {"POST /auth/login org"}
