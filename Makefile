@@ -70,6 +70,18 @@ $(VLLM)/.done: pyproject.toml constraints.txt
 test-vllm: $(VLLM)/.done ## Serve a model by vLLM on the CPU, in an environment of its own (5 GB).
 	@$(VLLM)/bin/python -m pytest tests/vllm -m vllm $(ARGS)
 
+# The certified provider of npm, for one more run of the test that logs in at a provider.
+OIDC := .oidc-provider
+
+$(OIDC)/.done: Makefile
+	@command -v npm > /dev/null || { echo "make test-oidc needs node 20 or later with npm; install it from https://nodejs.org" >&2; exit 1; }
+	@npm install --prefix $(OIDC) --no-save --no-audit --no-fund --silent oidc-provider@9.13.3
+	@touch $@
+
+.PHONY: test-oidc
+test-oidc: $(VENV)/.dev $(OIDC)/.done ## Log in at the certified OIDC provider of npm (needs node).
+	@$(BIN)/python -m pytest tests/e2e/test_identity_provider.py -m oidc $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the floors of the house.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -102,4 +114,4 @@ constraints: $(VENV)/.bench ## Write the versions of this environment into const
 
 .PHONY: clean
 clean: ## Remove the environment and caches; data in the state folder stays.
-	@rm -rf $(VENV) $(VLLM) $(PEERS) .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VLLM) $(PEERS) $(OIDC) .pytest_cache .ruff_cache .hypothesis

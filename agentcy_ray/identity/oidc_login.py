@@ -175,7 +175,8 @@ class OidcLogin:
         ):
             raise _not_valid()
         person = person_of(claims, metadata.issuer, self._settings)
-        if person.email is None and metadata.userinfo_url and isinstance(access_token, str):
+        lacks = person.email is None or person.org is None
+        if lacks and metadata.userinfo_url and isinstance(access_token, str):
             told = await self._issuer.get_json(metadata.userinfo_url, bearer=access_token)
             if told.get("sub") != person.subject:
                 raise _not_valid()

@@ -1,0 +1,1 @@
+"""Identity providers that are processes of their own, written by others."""
