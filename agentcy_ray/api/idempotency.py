@@ -1,7 +1,8 @@
 """``Idempotency-Key``: a repeated POST gets the first answer and has no second effect.
 
 The key's row is taken before the handler runs, so two that race for it cannot both run; it is kept
-for 24 hours per (organisation, route, key).
+for 24 hours per (organisation, route, key). An answer is given again to its own caller alone: what
+one may see, another of the same organisation may not.
 """
 
 from __future__ import annotations
@@ -84,15 +85,15 @@ async def replied(
     has happened and the key may be used again.
 
     Raises:
-        ConflictError: ``idempotency_mismatch`` for another body; ``conflict`` while the first
-            request is still running.
+        ConflictError: ``idempotency_mismatch`` for another body, query or caller; ``conflict``
+            while the first request is still running.
     """
     key = key_of(request)
     if key is None:
         return _reply(await handler(), status), False
     db: Database = services_of(request).db
     route = f"{request.method} {request.url.path}"
-    digest, now = sha256(await request.body()).digest(), SystemClock().now()
+    digest, now = await _digest(request, caller), SystemClock().now()
     async with db.tenant(caller.org_id) as connection:
         fresh = await connection.fetchval(
             _TAKE, caller.org_id, route, key, digest, now + RUNNING, now
@@ -111,6 +112,14 @@ async def replied(
     return reply, False
 
 
+async def _digest(request: Request, caller: Allowed) -> bytes:
+    """What a repeated request must have in common with the first: its caller, query and body."""
+    query: bytes = request.scope["query_string"]
+    asked = sha256(caller.principal.user_id.bytes + len(query).to_bytes(8) + query)
+    asked.update(await request.body())
+    return asked.digest()
+
+
 def _reply(answer: Any, status: int) -> Reply:
     """The answer as JSON values."""
     reply = answer if isinstance(answer, Reply) else Reply(answer, status)
@@ -120,7 +129,7 @@ def _reply(answer: Any, status: int) -> Reply:
 def _replay(found: Any, digest: bytes) -> Reply:
     if found["body_sha256"] != digest:
         raise ConflictError(
-            "this Idempotency-Key was used with another body; use a new key",
+            "this Idempotency-Key was used with another body, query or caller; use a new key",
             code="idempotency_mismatch",
         )
     if found["status"] is None:

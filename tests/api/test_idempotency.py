@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
 from tests.api.platform import Platform
+
+NATURALLY = {
+    # A second request finds it done, or is refused by the state.
+    "/chat/conversations/{conversation_id}/cancel", "/runs/{run_id}/cancel",
+    "/sync-runs/{sync_run_id}/cancel", "/rag/spaces/{space_id}/backfill",
+    "/rag/swaps/{swap_id}/check",
+    # What it answers is shown once, so that it cannot be kept; each makes another one.
+    "/context/pipelines/{pipeline_id}/tokens", "/auth/register",
+}  # fmt: skip
+"""Routes that create or start something, and take no key for a reason."""
+TAKES = ("once", "replied", "key_of")
 
 
 @pytest.mark.requirement("API-05")
@@ -95,3 +108,30 @@ async def test_keys_of_two_organisations_do_not_meet(platform: Platform) -> None
         assert answer.status_code == 201
         ids.add(answer.json()["id"])
     assert len(ids) == 2
+
+
+def test_every_post_that_creates_or_starts_something_takes_a_key(platform: Platform) -> None:
+    without = {
+        route.path_format.removeprefix("/api/v1")
+        for route in platform.app.routes
+        if isinstance(route, APIRoute) and "POST" in route.methods
+        if route.status_code in (201, 202)
+        if not any(f"{name}(" in inspect.getsource(route.endpoint) for name in TAKES)
+    }
+    assert without <= NATURALLY
+
+
+@pytest.mark.attack
+async def test_an_answer_is_given_again_to_its_own_caller_alone(platform: Platform) -> None:
+    owner, admin = await platform.as_("owner"), await platform.as_("admin")
+    key, body = {"idempotency-key": "somebody-elses"}, {"title": "mine"}
+    first = await owner.post("/chat/conversations", json=body, headers=key)
+    assert first.status_code == 201
+    for path in ("/chat/conversations", "/chat/conversations?x=1"):
+        client = admin if path.endswith("s") else owner
+        answer = await client.post(path, json=body, headers=key)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (
+            409,
+            "idempotency_mismatch",
+        )
+        assert first.json()["id"] not in answer.text
