@@ -193,13 +193,18 @@ class ConversationStore:
     ) -> Conversation:
         """Change ``title``, ``realm``, ``agent_id``, ``model`` or ``archived``; absent ones stay.
 
+        None takes a choice back; a title becomes empty, and ``archived`` stays.
+
         Raises:
             NotFoundError: no such conversation.
             InvalidError: the realm or the agent does not exist.
         """
         current = await self.get(principal, conversation_id, permission="chat.write")
         rest = dict(changes)
-        archived = bool(rest.pop("archived", current.archived))
+        if rest.get("title", "") is None:
+            rest["title"] = ""
+        archived = rest.pop("archived", None)
+        archived = current.archived if archived is None else archived
         kept = {name: getattr(current, name) for name in ConversationSettings.model_fields}
         wanted = ConversationSettings.model_validate({**kept, **rest})
         await self._write(

@@ -105,7 +105,7 @@ class RegoEngine:
         found, key, document = self._known(question)
         if found is not None:
             return found
-        if self._sandbox is None or self._here:
+        if self._sandbox is None or (self._here and not _large(document)):
             return self._remember(key, self._evaluate(question, document))
         decision = await self._sandbox.in_turn(self._evaluate, question, document)
         return self._remember(key, decision)
@@ -193,6 +193,12 @@ class RegoEngine:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise explain(self._names, error) from None
+        finally:
+            self.leave_thread()
+
+    def leave_thread(self) -> None:
+        """Drop what this thread keeps, which no other thread can: for one that decides no more."""
+        self._local.engine = None
 
     def _engine(self) -> Any:
         engine = getattr(self._local, "engine", None)
@@ -285,6 +291,13 @@ def _module(policy: PolicyText, shipped: bool, sandbox: Sandbox | None) -> Modul
     known = shipped or sandbox is None or is_short(policy.rego)
     read = read_here if known or sandbox is None else sandbox.read
     return parse(policy.policy_id, policy.name, policy.rego, read)
+
+
+def _large(document: Mapping[str, Any]) -> bool:
+    try:
+        return len(orjson.dumps(document, default=str)) > HERE_BYTES
+    except TypeError:
+        return False  # a fault, which the evaluation tells
 
 
 def denied_by_error(error: PolicyInvalidError) -> Decision:

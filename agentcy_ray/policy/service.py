@@ -146,4 +146,7 @@ class PolicyService:
 
 
 def _explained(engine: RegoEngine, questions: Sequence[PolicyInput]) -> list[Explanation]:
-    return [explain(engine, question) for question in questions]
+    try:
+        return [explain(engine, question) for question in questions]
+    finally:
+        engine.leave_thread()

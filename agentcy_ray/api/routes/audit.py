@@ -101,19 +101,24 @@ async def verify_audit(
     return await _log(request).verify(caller.org_id, from_seq, to_seq)
 
 
-@router.get("/audit.csv")
+def _file_of(form: Form) -> dict[int | str, dict[str, Any]]:
+    """What the document says of an export."""
+    return {200: {"description": "A file.", "content": {MEDIA_TYPES[form]: {}}}}
+
+
+@router.get("/audit.csv", response_class=Response, responses=_file_of("csv"))
 async def export_csv(caller: Reader, request: Request, where: Where) -> Response:
     """All matching entries as CSV, oldest first, streamed."""
     return _export(caller, request, where, "csv")
 
 
-@router.get("/audit.ndjson")
+@router.get("/audit.ndjson", response_class=Response, responses=_file_of("ndjson"))
 async def export_ndjson(caller: Reader, request: Request, where: Where) -> Response:
     """All matching entries as NDJSON, oldest first, streamed."""
     return _export(caller, request, where, "ndjson")
 
 
-@router.get("/audit.parquet")
+@router.get("/audit.parquet", response_class=Response, responses=_file_of("parquet"))
 async def export_parquet(caller: Reader, request: Request, where: Where) -> Response:
     """All matching entries as a Parquet file, oldest first, streamed; JSON columns are texts."""
     return _export(caller, request, where, "parquet")

@@ -1,0 +1,147 @@
+"""Requests drawn from the OpenAPI document by schemathesis, and what an answer must be.
+
+Cases are drawn once and sent as every caller: most that are found depend on the request, and
+drawing takes longer than answering.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+TIMEOUT_SECS = 30
+
+OUT_OF_REACH = {
+    "POST /api/v1/auth/logout": "ends the login of the one who fuzzes",
+    "POST /api/v1/auth/password": "ends the login of the one who fuzzes",
+    "DELETE /api/v1/org": "ends the organisation of the one who fuzzes",
+    "GET /api/v1/policies/audit/stream": "never ends by itself",
+}
+"""Operation → why it is not fuzzed; each has tests of its own, named in ``test_fuzz.py``."""
+
+
+@dataclass
+class Drawn:
+    """A request that was drawn: its operation, and what to send."""
+
+    name: str
+    case: schemathesis.Case
+    real: bool
+    """Whether ids in the path stand for what is there."""
+
+    def send(self, session: requests.Session, url: str, ids: Mapping[str, str]) -> Any:
+        """Send it; with real ids where it takes some."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            request = self.case.as_transport_kwargs(base_url=url)
+        if self.real:
+            path = self.case.path
+            for name, value in ids.items():
+                path = path.replace("{" + name + "}", quote(value, safe=""))
+            if "{" not in path:
+                request["url"] = url + path
+        headers = {k: v for k, v in (request.pop("headers", None) or {}).items()
+                   if k.lower() != "authorization"}  # fmt: skip
+        request.setdefault("params", None)
+        request.pop("cookies", None)
+        return session.request(
+            **request, headers=headers, timeout=TIMEOUT_SECS, allow_redirects=False
+        )
+
+
+@dataclass
+class Findings:
+    """What was sent, and what should not have been answered."""
+
+    sent: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def look(self, drawn: Drawn, answer: requests.Response) -> None:
+        """Hold an answer against the document."""
+        self.sent += 1
+        self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
+        try:
+            drawn.case.validate_response(answer, checks=CHECKS)
+        except BaseExceptionGroup as fault:  # what schemathesis found, one by one
+            sent = answer.request
+            body = (sent.body or b"")[:300]
+            self.faults.append(
+                f"{drawn.name} {sent.url} {body!r} → {answer.status_code}"
+                f" {answer.text[:300]!r}: {_said(fault)}"
+            )
+
+
+def _said(fault: BaseException) -> str:
+    inner = getattr(fault, "exceptions", None)
+    if inner:
+        return "; ".join(_said(each) for each in inner)
+    return f"{type(fault).__name__}: {str(fault)[:400]}"
+
+
+def draw(document: dict[str, Any], examples: int, number: int) -> list[Drawn]:
+    """Some valid and some invalid requests of each operation.
+
+    Args:
+        document: the OpenAPI document.
+        examples: requests of each operation; a third of them do not fit the document.
+        number: another one draws other requests.
+    """
+    schema: Any = schemathesis.openapi.from_dict(document)
+    drawn: list[Drawn] = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        name = f"{operation.method.upper()} {operation.path}"
+        if name in OUT_OF_REACH:
+            continue
+        wrong = max(1, examples // 3)
+        for mode, many in ((GenerationMode.POSITIVE, max(1, examples - wrong)),
+                           (GenerationMode.NEGATIVE, wrong)):  # fmt: skip
+            cases = list(_cases(operation, mode, many, number))
+            drawn += [Drawn(name, case, index % 2 == 0) for index, case in enumerate(cases)]
+    return drawn
+
+
+def _cases(operation: Any, mode: GenerationMode, many: int, number: int) -> Iterator[Any]:
+    cases: list[Any] = []
+
+    @seed(number)
+    @settings(
+        max_examples=many,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def collect(case: Any) -> None:
+        cases.append(case)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            collect()
+    except Exception as error:
+        if type(error).__name__ not in ("Unsatisfiable", "SkipTest"):
+            raise  # an operation without parameters has no request that does not fit
+    return iter(cases[:many])
