@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -20,12 +21,15 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import (
+    AgentcyError,
     BadRequestError,
+    ConflictError,
     InvalidError,
+    RefusedError,
     UnauthenticatedError,
 )
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.identity.local import Client, LocalIdentity, Login
+from agentcy_ray.identity.local import Account, Client, LocalIdentity, Login
 from agentcy_ray.identity.oauth_state import OAuthStates, Pending
 from agentcy_ray.identity.oidc import ALGORITHMS, signed_claims
 from agentcy_ray.identity.oidc_claims import Person, person_of
@@ -36,6 +40,7 @@ from agentcy_ray.identity.token_form import check_times, header_of, names_audien
 SCOPE = "openid email profile"
 CALLBACK = "/api/v1/auth/oidc/callback"
 MAX_RETURN_LENGTH = 512
+OnRefusal = Callable[[Account, AgentcyError], None]
 _TYPES = frozenset({"jwt", ""})
 
 
@@ -104,8 +109,15 @@ class OidcLogin:
         )
         return Started(url, begun.browser)
 
-    async def finish(self, arrival: Arrival, client: Client) -> tuple[Login, str]:
+    async def finish(
+        self, arrival: Arrival, client: Client, refused: OnRefusal | None = None
+    ) -> tuple[Login, str]:
         """The session of who has logged in, and the path where the browser goes.
+
+        Args:
+            arrival: what came back, and from which browser.
+            client: where the login comes from.
+            refused: told whom a refusal is about, once the issuer has said who it is.
 
         Raises:
             BadRequestError: ``oauth_state_invalid``.
@@ -126,7 +138,13 @@ class OidcLogin:
             )
         answer = await self._exchange(metadata, arrival.code, pending.verifier)
         person = await self._identify(metadata, answer, pending.nonce)
-        admitted = await self._users.admit(person, store_role=True)
+        try:
+            admitted = await self._users.admit(person, store_role=True)
+        except (RefusedError, ConflictError) as error:
+            account = await self._users.account_of(person)
+            if refused is not None and account is not None:
+                refused(account, error)
+            raise
         return await self._sessions.open_session(admitted.user, client), pending.return_to
 
     async def _exchange(self, metadata: Metadata, code: str, verifier: str) -> dict[str, Any]:

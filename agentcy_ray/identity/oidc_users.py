@@ -17,6 +17,7 @@ import structlog
 from agentcy_ray.core.errors import ConflictError, NotFoundError, RefusedError
 from agentcy_ray.core.ids import decode
 from agentcy_ray.core.tenancy import Principal, Role, highest
+from agentcy_ray.identity.local import Account
 from agentcy_ray.identity.members import NewUser, add_user
 from agentcy_ray.identity.oidc_claims import Person
 from agentcy_ray.stores.postgres import Database
@@ -107,17 +108,22 @@ class OidcUsers:
                 role = await _store_role(connection, user, role)
         return Admitted(user, role)
 
+    async def account_of(self, person: Person) -> Account | None:
+        """Whose log a refused login belongs into: that of the organisation it was for."""
+        async with self._db.system() as connection:
+            org_id = None if person.org is None else await _org_of(connection, person.org)
+            user = await _find(connection, person, org_id)
+        if user is not None:
+            return Account(user["org_id"], user["id"])
+        return None if org_id is None else Account(org_id, None)
+
     async def _named(self, connection: Any, person: Person) -> UUID | None:
         """The organisation that the claim names; None when there is none and none is needed."""
         if person.org is None:
             if self._found_org is None:
                 raise _nowhere()
             return None
-        try:
-            by_id = decode("org", person.org)
-        except NotFoundError:
-            by_id = None
-        found: UUID | None = await connection.fetchval(_ORG, by_id, person.org)
+        found = await _org_of(connection, person.org)
         if found is None:
             raise RefusedError(
                 "the organisation that the identity provider names for you is not here; ask its "
@@ -147,6 +153,16 @@ class OidcUsers:
                 "this e-mail already has an account here that logs in another way; log in that "
                 "way, or ask an admin to delete that account or to change its e-mail"
             ) from error
+
+
+async def _org_of(connection: Any, text: str) -> UUID | None:
+    """The organisation of a name or a public id; those two cannot be mistaken for each other."""
+    try:
+        by_id = decode("org", text)
+    except NotFoundError:
+        by_id = None
+    found: UUID | None = await connection.fetchval(_ORG, by_id, text)
+    return found
 
 
 async def _find(connection: Any, person: Person, org_id: UUID | None) -> Any:

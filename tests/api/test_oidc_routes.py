@@ -148,6 +148,21 @@ async def test_an_access_token_of_the_issuer_is_a_bearer_token(house: House) -> 
         assert (await client.get("/auth/me")).status_code == 401
 
 
+async def test_a_refused_login_is_in_the_log_of_its_organisation(house: House) -> None:
+    house.issuer.person["email"] = "member@acme.test"
+    async with house.platform.client() as browser:
+        answer = await browser.get(await at_callback(house, browser))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+        assert "agentcy_refresh" not in browser.cookies
+    await house.platform.services.gates.audit.settle()
+    owner = await house.platform.as_("owner")
+    page = await owner.get("/policies/audit", params={"category": "auth", "decision": "deny"})
+    entry = page.json()["items"][0]
+    assert (entry["action"], entry["user_id"], entry["reasons"][0]) == (
+        "auth.login", None, "conflict",
+    )  # fmt: skip
+
+
 @pytest.mark.requirement("AUTH-07")
 async def test_whom_the_issuer_sends_without_an_organisation_is_told_what_is_missing(
     house: House,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from agentcy_ray.api import cookies
-from agentcy_ray.api.logins import client_of, note_login
+from agentcy_ray.api.logins import client_of, note_login, note_refusal
 from agentcy_ray.api.services import services_of
 from agentcy_ray.identity.oidc_login import Arrival, require_login
 
@@ -44,9 +46,9 @@ async def callback(
     services = services_of(request)
     login = require_login(services.access.oidc and services.access.oidc.login)
     await services.access.session_limit.check(f"oidc:{client_of(request).ip}")
-    mark = cookies.browser_of(request, services.settings)
+    arrival = Arrival(state, code, error, iss, cookies.browser_of(request, services.settings))
     session, return_to = await login.finish(
-        Arrival(state, code, error, iss, mark), client_of(request)
+        arrival, client_of(request), partial(note_refusal, request, "auth.login")
     )
     await note_login(request, "auth.login", session.org_id, session.user_id)
     response = RedirectResponse(services.settings.public_url.rstrip("/") + return_to, 302)
