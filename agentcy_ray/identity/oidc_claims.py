@@ -95,6 +95,8 @@ def _org(value: Any, settings: Settings) -> str | None:
 def _role(value: Any, settings: Settings) -> Role | None:
     if value is None:
         return None
+    if isinstance(value, list) and len(value) == 1:  # as issuers with many roles send one
+        value = value[0]
     try:
         return Role(value)
     except ValueError:
