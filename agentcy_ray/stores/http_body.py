@@ -67,9 +67,15 @@ class _Inflater:
         self._gzip = gzip
         self._object = zlib.decompressobj(_GZIP_BITS if gzip else zlib.MAX_WBITS)
         self._fed = False
+        self._head = b""
+        """Input held back until the two bytes are there that tell zlib from bare deflate."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        first, self._fed = not self._fed, self._fed or bool(data)
+        data = self._head + data
+        if not self._fed and len(data) < 2:
+            self._head = data
+            return
+        first, self._fed, self._head = not self._fed, True, b""
         while data:
             if self._object.eof:
                 if not self._gzip:
@@ -95,7 +101,7 @@ class _Inflater:
             data = self._object.unused_data if ended else self._object.unconsumed_tail
 
     def finish(self) -> None:
-        if self._fed and not self._object.eof:
+        if self._head or (self._fed and not self._object.eof):
             raise httpx2.DecodingError("the compressed answer ended too early")
 
 

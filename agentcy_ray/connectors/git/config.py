@@ -108,7 +108,8 @@ class Place:
         user = f"{self.user}@" if self.user else ""
         if self.short:
             return f"[{user}127.0.0.1:{port}]:{self.path}"
-        return f"{self.scheme}://{user}127.0.0.1:{port}{self.path}"
+        scheme = "ssh" if self.scheme == "ssh" else "http"
+        return f"{scheme}://{user}127.0.0.1:{port}{self.path}"
 
 
 def place_of(url: str) -> Place | None:
@@ -170,8 +171,6 @@ def _remote(config: GitConfig, url: str, scheme: str, host: str, guard: Guard) -
         raise fault("config", "auth of kind ssh_key goes with an ssh URL", loc="auth")
     if scheme == "http" and kind == "https_token" and host not in _LOOPBACK:
         raise fault("config", "a token is sent over https only; change the URL", loc="url")
-    if guard.pins.tls_sha256:
-        raise fault("config", "git cannot pin a certificate; drop egress.tls_sha256", loc="url")
     try:
         place = place_of(url)
     except ValueError as error:

@@ -152,8 +152,8 @@ class Mirror:
         """
         repo, url = self._open(), self._remote.url
         with Gate(self._guard, url) as way, talking(url):
-            remote = repo.remotes.create_anonymous(way.url)
-            remote.list_heads(callbacks=Callbacks(self._config), proxy=way.proxy)
+            remote = repo.remotes.create_anonymous(way)
+            remote.list_heads(callbacks=Callbacks(self._config))
 
     def repository(self) -> pygit2.Repository:
         """The mirror as it is on disk."""
@@ -192,13 +192,12 @@ class Mirror:
         with locked(self._lock):
             repo, url = self._open(), self._remote.url
             with Gate(self._guard, url) as way, talking(url):
-                remote = repo.remotes.create_anonymous(way.url)
-                heads = remote.list_heads(callbacks=Callbacks(self._config), proxy=way.proxy)
+                remote = repo.remotes.create_anonymous(way)
+                heads = remote.list_heads(callbacks=Callbacks(self._config))
                 remote.fetch(
                     list(REFSPECS),
                     callbacks=callbacks,
                     prune=enums.FetchPrune.PRUNE,
-                    proxy=way.proxy,
                     depth=1 if self._config.shallow else 0,
                 )
             for head in heads:

@@ -199,9 +199,9 @@ class WriteTools:
         outgoing = "refs/outgoing"
         clone.references.create(outgoing, pygit2.Oid(hex=sha), force=True)
         with Gate(self._guard, place.url) as way, talking(place.url):
-            remote = clone.remotes.create_anonymous(way.url)
+            remote = clone.remotes.create_anonymous(way)
             try:
-                remote.push([f"{outgoing}:{there}"], callbacks=callbacks, proxy=way.proxy)
+                remote.push([f"{outgoing}:{there}"], callbacks=callbacks)
             except pygit2.GitError as error:
                 if any(sign in str(error).lower() for sign in _BEHIND):
                     raise ConnectorError(_not_forward(there)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,17 +13,24 @@ from urllib.parse import urlsplit
 
 
 class GitServer:
-    """Serves the repositories of a folder; user ``git``, password ``token``."""
+    """Serves the repositories of a folder; user ``git``, password ``token`` (None = to anybody)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", password: str | None = "token"
+    ) -> None:
         self.folder = folder
+        self._password = password
         self.requests = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((host, 0), self._handler())
         self._thread = Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/{name}"
+    def url(self, name: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self._server.server_port}/{name}"
+
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -37,8 +45,9 @@ class GitServer:
 
             def answer(self) -> None:
                 server.requests += 1
-                expected = "Basic " + base64.b64encode(b"git:token").decode()
-                if self.headers.get("Authorization") != expected:
+                pair = f"git:{server._password}".encode()
+                expected = "Basic " + base64.b64encode(pair).decode()
+                if server._password and self.headers.get("Authorization") != expected:
                     self._answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
                     return
                 self._answer(*server.backend(self))
