@@ -12,6 +12,7 @@ from agentcy_ray.api.founding import found_org
 from agentcy_ray.api.registration import Registrar
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.identity.activity import Activities
 from agentcy_ray.identity.api_keys import ApiKeys
 from agentcy_ray.identity.buckets import Buckets
 from agentcy_ray.identity.invites import Invites
@@ -52,6 +53,7 @@ class Access:
     invites: Invites
     orgs: Orgs
     registrar: Registrar
+    activities: Activities
 
 
 def open_access(
@@ -104,6 +106,7 @@ def open_access(
         invites=invites,
         orgs=Orgs(db, bell, clock, revocations),
         registrar=Registrar(db, settings, invites),
+        activities=Activities(db, clock),
     )
 
 

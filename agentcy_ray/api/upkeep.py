@@ -16,6 +16,7 @@ from agentcy_ray.budgets.recovery import Recovery
 from agentcy_ray.core.clock import Clock, SystemClock
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.identity.activity import KEPT as ACTIVITY_KEPT
 from agentcy_ray.ingest.retention import PRUNE_KIND, PRUNE_PRIORITY, prune_job
 from agentcy_ray.ingest.swap.expiry import drop_expired
 from agentcy_ray.jobs.queue import JobQueue
@@ -52,6 +53,10 @@ _QUERIES = """
 DELETE FROM rag_queries WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM rag_queries WHERE last_at < $1 LIMIT $2))
 """
+_ACTIVITY = """
+DELETE FROM ui_events WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM ui_events WHERE created_at < $1 LIMIT $2))
+"""
 _NOT_ASKED = """
   AND NOT EXISTS (
     SELECT 1 FROM jobs j WHERE j.org_id = o.id AND j.dedupe_key = $1 AND j.created_at > $2)
@@ -83,6 +88,8 @@ class Done:
     """Of budgets, that their processes left."""
     queries: int = 0
     """Sampled queries that were asked too long ago."""
+    activity: int = 0
+    """What people did in the console, too long ago."""
     spaces: int = 0
     """Embedding spaces that could be gone back to, until their grace was over."""
 
@@ -127,6 +134,7 @@ class Upkeep:
                     shortened=len(done.shortened),
                     reservations=done.reservations,
                     queries=done.queries,
+                    activity=done.activity,
                     spaces=done.spaces,
                 )
 
@@ -140,6 +148,7 @@ class Upkeep:
         keys = await self._delete(_KEYS, now) + await self._delete(_REPLAYS, now)
         events = await self._delete(_EVENTS, now - self._kept)
         queries = await self._delete(_QUERIES, now - self._queries_kept)
+        activity = await self._delete(_ACTIVITY, now - ACTIVITY_KEPT)
         spaces = await self._drop_expired()
         await self._audit_months.tend()
         async with self._db.system() as connection:
@@ -153,7 +162,7 @@ class Upkeep:
         for org_id in shortened:
             await self._queue.enqueue(_shorten_job(org_id))
         left = 0 if self._reservations is None else await self._reservations.sweep()
-        return Done(keys, events, asked, shortened, left, queries, spaces)
+        return Done(keys, events, asked, shortened, left, queries, activity, spaces)
 
     async def _drop_expired(self) -> int:
         backends = VectorBackends(self._settings)

@@ -9,6 +9,7 @@ from agentcy_ray.api.error_shapes import V1
 from agentcy_ray.api.openapi import PING
 from agentcy_ray.api.routes import (
     access_requests,
+    activity,
     agents,
     api_keys,
     approvals,
@@ -48,7 +49,7 @@ def all_routers() -> list[APIRouter]:
         auth, oidc, registration, org, invites, users, api_keys, sources, realms, context,
         context_query, context_pipelines, migrations, rag, spaces, swaps, conversations, runs,
         tools, approvals, agents, audit, budgets, jobs, policies, settings, access_requests,
-        artifacts,
+        artifacts, activity,
     )  # fmt: skip
     return [area.router for area in areas]
 
