@@ -14,7 +14,7 @@ import asyncio
 from typing import Any
 
 import uvicorn.config
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _NAME = f"{__name__}:OneWriteProtocol"
@@ -28,8 +28,15 @@ def install() -> None:
     http_util.RequestIdMiddleware = _NoLayer
 
 
-def _NoLayer(app: ASGIApp) -> ASGIApp:  # noqa: N802 - it stands in for a class
-    return app
+class _NoLayer:
+    """Stands where Serve's layer would; uvicorn knows an ASGI 3 application by its ``__call__``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        await self._app(scope, receive, send)
 
 
 class OneWriteProtocol(HttpToolsProtocol):
