@@ -74,6 +74,7 @@ class Issuer:
         self._redis = redis
         self._clock = clock
         self._seal_key = seal_key
+        self._name: str | None = None  # it never changes, so requests do not wait for it again
         self._metadata: tuple[float, Metadata] | None = None
         self._failed: tuple[float, str] | None = None
         self._ring: KeyRing | None = None
@@ -85,7 +86,9 @@ class Issuer:
         Raises:
             StoreUnavailableError: it is not configured, and cannot be read.
         """
-        return self._settings.jwt_issuer or (await self.metadata()).issuer
+        if self._name is None:
+            self._name = self._settings.jwt_issuer or (await self.metadata()).issuer
+        return self._name
 
     async def keys(self) -> KeyRing:
         """Its keys.
