@@ -39,6 +39,7 @@ from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.context.migration.opening import has_both, open_context
 from agentcy_ray.core.clock import SystemClock
 from agentcy_ray.core.errors import AgentcyError, InvalidError, NotFoundError
+from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
@@ -235,6 +236,7 @@ async def open_services(
     Raises:
         ConfigError, StoreUnavailableError: a store cannot be used; the message says which.
     """
+    set_up_logs(settings)
     async with AsyncExitStack() as opening:
         db = await open_database(
             endpoints.database_url,

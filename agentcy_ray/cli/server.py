@@ -29,6 +29,7 @@ from agentcy_ray.cli.output import (
 from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
+from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.settings import Settings, child_environment, export_environment, unclaimed
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.runtime.listener import require_guarded
@@ -59,6 +60,7 @@ def up(
         path = str(Path(cluster).expanduser().absolute())
         export_environment({"AGENTCY_CLUSTER_CONFIG": path}, override=True)
     settings = Settings.load()
+    set_up_logs(settings)
     # Faults show before anything starts.
     load_cluster_config(settings.agentcy_cluster_config)
     require_guarded(settings)

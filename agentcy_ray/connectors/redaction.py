@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import orjson
+from pydantic import BaseModel
 
-from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.connectors.secrets import secret_values
+from agentcy_ray.core.errors import AgentcyError, ConnectorError
 
 REDACTED = "[redacted]"
 _SHORTEST = 4
@@ -22,11 +27,14 @@ class Redactor:
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST)
         self._encoded = tuple(orjson.dumps(secret)[1:-1] for secret in self._secrets)
+        self._spellings = tuple(
+            dict.fromkeys(each for secret in self._secrets for each in _spellings(secret))
+        )
 
     def text(self, text: str) -> str:
         """``text`` with every secret replaced."""
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
+        for spelling in self._spellings:
+            text = text.replace(spelling, REDACTED)
         return text
 
     def json(self, encoded: bytes) -> Any:
@@ -63,3 +71,39 @@ class Redactor:
             return value
         shown = str(value)
         return value if self.text(shown) == shown else REDACTED
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """A secret as it stands in text, in JSON, in a ``repr``, and in a URL."""
+    return secret, orjson.dumps(secret)[1:-1].decode(), repr(secret)[1:-1], quote(secret, safe="")
+
+
+@contextmanager
+def without_secrets(config: BaseModel) -> Generator[None]:
+    """Keeps the secrets of a config out of every error that leaves the block.
+
+    An error that tells none passes as it is. One of a kind that we do not know becomes ours, since
+    nothing else is sure to be without them: its arguments, its cause, the frames of its traceback.
+
+    Raises:
+        ConnectorError: in place of an error that is not ours and told a secret.
+    """
+    redactor = Redactor(secret_values(config))
+    try:
+        yield
+    except AgentcyError as error:
+        clean = redactor.error(error)
+        if clean is error and not _tells(redactor, error):
+            raise
+        raise clean from None
+    except Exception as error:
+        if not _tells(redactor, error):
+            raise
+        said = redactor.text(f"{type(error).__name__}: {error}")
+        raise ConnectorError(f"the connector failed: {said}") from None
+
+
+def _tells(redactor: Redactor, error: BaseException) -> bool:
+    """Whether a traceback of the error would hold a secret, its causes included."""
+    text = "".join(format_exception(error))
+    return redactor.text(text) != text

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from agentcy_ray.connectors.base import Connector
 from agentcy_ray.connectors.config import fault
+from agentcy_ray.connectors.redaction import without_secrets
 from agentcy_ray.connectors.registry import Registry
 from agentcy_ray.connectors.secrets import Secrets, put_secrets, take_secrets
 from agentcy_ray.connectors.source_records import NewSource, Source, SourceChange
@@ -285,14 +286,16 @@ class SourceStore:
         pins: Pins,
     ) -> None:
         context = self.registry.context(org_id, source_id, pins=pins)
-        session = await connector.open(config, context)
         try:
-            await session.check()
+            with without_secrets(config):
+                session = await connector.open(config, context)
+                try:
+                    await session.check()
+                finally:
+                    await session.close()
         except AgentcyError:  # there will be no source whose folder this is
             await asyncio.to_thread(rmtree, context.work_dir, ignore_errors=True)
             raise
-        finally:
-            await session.close()
 
     async def _seal(
         self, org_id: UUID, source_id: UUID, version: int, secrets: Secrets

@@ -13,13 +13,11 @@ from agentcy_ray.audit.retention import KIND as AUDIT_KIND
 from agentcy_ray.audit.retention import AuditRetention
 from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.connectors.continuous import READER as SEGMENTS
-from agentcy_ray.connectors.redaction import Redactor
+from agentcy_ray.connectors.redaction import without_secrets
 from agentcy_ray.connectors.registry import Registry, builtin_registry
-from agentcy_ray.connectors.secrets import secret_values
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.context.migration.opening import has_both, open_router
-from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.backfill.finish import IndexFinisher
 from agentcy_ray.ingest.backfill.records import Engine
@@ -237,22 +235,16 @@ def source_opener(
     @asynccontextmanager
     async def open_source(org_id: UUID, source_id: UUID) -> AsyncGenerator[OpenedSource]:
         source, connector, config = await store.open_config(org_id, source_id)
-        redactor = Redactor(secret_values(config))
         context = replace(
             registry.context(org_id, source_id, objects, pins=source.egress),
             extra={SEGMENTS: SourceSegments(db, objects, org_id, source_id)},
         )
-        try:
+        with without_secrets(config):  # what leaves here is stored with the run
             context.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             session = await connector.open(config, context)
             try:
                 yield OpenedSource(connector.spec, source.realm, session)
             finally:
                 await session.close()
-        except AgentcyError as error:  # what leaves here is stored with the run: no secret in it
-            clean = redactor.error(error)
-            if clean is error:
-                raise
-            raise clean from None
 
     return open_source

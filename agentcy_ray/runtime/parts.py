@@ -12,6 +12,7 @@ from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.factory import open_kyma
 from agentcy_ray.context.kyma.writer import Ingested
 from agentcy_ray.core import garbage
+from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.service import open_ingest
@@ -55,6 +56,7 @@ class Workers:
 
 async def open_sources(settings: Settings) -> SourceStore:
     """The sources of a session host. Hosts and ingest workers alone open credentials."""
+    set_up_logs(settings)
     endpoints = await resolve_endpoints(settings)
     db = await open_database(
         endpoints.database_url,
@@ -69,6 +71,7 @@ async def open_ingest_worker(
     settings: Settings, name: str, embedders: Sequence[str], kyma_writers: Sequence[str]
 ) -> tuple[Workers, Callable[[], Awaitable[None]]]:
     """Job workers for syncs, replays of policies and migrations, and what closes them."""
+    set_up_logs(settings)
     endpoints = await resolve_endpoints(settings)
     metrics = Metrics()
     sink = KymaWriterPool(kyma_writers) if kyma_writers else None
@@ -114,6 +117,7 @@ async def open_kyma_writer(
     settings: Settings,
 ) -> tuple[Callable[[str, str, pa.RecordBatch, str], Awaitable[Ingested]], asyncio.Task[None]]:
     """What stores batches in a writer actor, and the task that hands its metrics in."""
+    set_up_logs(settings)
     endpoints = await resolve_endpoints(settings)
     metrics = Metrics()
     client = open_kyma(settings, endpoints, metrics=metrics)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agentcy_ray.core import errors
 from agentcy_ray.core.errors import AgentcyError, StoreUnavailableError
+from agentcy_ray.core.settings import plain_environment
 from agentcy_ray.stores.embedded import record
 from agentcy_ray.stores.embedded.kyma import Kyma, choose_place
 from agentcy_ray.stores.embedded.layout import Layout, open_log, tail
@@ -162,6 +163,7 @@ def _start_supervisor(layout: Layout, want: frozenset[str], until_exit_of: int |
             stdout=log,
             stderr=log,
             cwd="/",
+            env=plain_environment(),  # which the servers inherit
             start_new_session=True,
             timeout=START_SECS,
             check=False,
