@@ -98,6 +98,8 @@ class BasicEngine:
     ) -> Written:
         """Write a batch of schema ``EDGES``; rows whose ends are not both there are left out.
 
+        With ``fresh`` the batch is one transaction, however long it is, unless that is too much.
+
         Raises:
             InvalidError: a type or the properties of a row cannot be stored.
         """
@@ -105,10 +107,15 @@ class BasicEngine:
         total = 0
         async with self._writing:
             await self._schema.entities()
-            for type_, rows in groups.items():
+            for type_ in groups:
                 await self._schema.edges(type_)
+            if fresh:
+                lists = {type_: list(rows.values()) for type_, rows in groups.items()}
+                count = await writes.load_edges(self._bolt, org_id, lists, self._batch_rows)
+                return Written(rows=count)
+            for type_, rows in groups.items():
                 total += await writes.write_edges(
-                    self._bolt, org_id, type_, list(rows.values()), self._batch_rows, fresh=fresh
+                    self._bolt, org_id, type_, list(rows.values()), self._batch_rows
                 )
         return Written(rows=total)
 

@@ -14,6 +14,9 @@ HEAP_SHARE = 6
 """A sixth of the machine's memory may be the server's: pages of a graph that does not fit are read
 again and again, and writing a million nodes takes hours instead of minutes."""
 HEAP_LEAST_MIB, HEAP_MOST_MIB = 1_024, 16_384
+FLUSH_QUEUE = 4
+"""Transactions whose pages wait for the disk, before a commit waits too. Each may hold hundreds of
+MiB; the 512 that the server allows by itself fill its heap when a large graph is loaded."""
 
 
 def main() -> None:
@@ -32,7 +35,9 @@ def main() -> None:
     # The library takes these from the environment only, when it is loaded.
     export_environment({
         "ARCADEDB_LOG_DIR": str(given.root / "log"),
-        "ARCADEDB_NATIVE_ISOLATE_ARGS": f"-Xmx{_heap_mib()}m",
+        "ARCADEDB_NATIVE_ISOLATE_ARGS": (
+            f"-Xmx{_heap_mib()}m -Darcadedb.pageFlushQueue={FLUSH_QUEUE}"
+        ),
     })
     import arcadedb
 
