@@ -73,7 +73,8 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT or agk_…"},
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         ingest_paths.SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "ctx_…"},
     }
     needed = permissions(app) | v1_permissions(app)
@@ -91,7 +92,7 @@ def _complete(operation: dict[str, Any], permission: str | None, error: str) -> 
     """Put error body and permission into an operation."""
     operation["responses"].pop("422", None)
     operation["responses"]["4XX"] = operation["responses"]["5XX"] = _error(error)
-    operation["security"] = [] if permission is None else [{"bearer": []}]
+    operation["security"] = [] if permission is None else [{"bearer": []}, {"api_key": []}]
     if permission not in (None, ANY):
         operation["x-permission"] = permission
 

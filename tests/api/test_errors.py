@@ -154,7 +154,7 @@ async def test_the_document_describes_every_route_with_its_errors(platform: Plat
             assert schema["$ref"].endswith(f"/{ERRORS[dialect]}")
             permission = needed.get((method.upper(), path))
             asked = [scheme for each in operation["security"] for scheme in each]
-            assert (asked == ["bearer"]) == (permission is not None)
+            assert (asked == ["bearer", "api_key"]) == (permission is not None)
             assert set(asked) <= document["components"]["securitySchemes"].keys()
             if permission not in (None, "any"):
                 assert operation["x-permission"] == permission

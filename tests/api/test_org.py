@@ -47,6 +47,11 @@ async def test_who_may_register_is_the_installs_to_say(platform: Platform) -> No
         with pytest.raises(RefusedError) as refused:
             await registrar(platform, mode).join(wanted)
         assert refused.value.code == "registration_closed"
+    services = platform.services
+    elsewhere = {"auth_registration": "open", "auth_provider": ("oidc",)}
+    by_oidc = services.settings.model_copy(update=elsewhere)
+    with pytest.raises(RefusedError):
+        await Registrar(services.db, by_oidc, services.access.invites).join(wanted)
 
 
 async def test_an_organisation_says_about_itself_what_others_read(platform: Platform) -> None:
