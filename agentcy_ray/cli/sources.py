@@ -41,10 +41,26 @@ def add(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A JSON file with the config.")] = None,
     realm: Annotated[str | None, typer.Option(help="Realm; default: the connector's.")] = None,
+    pin_host: Annotated[
+        list[str] | None,
+        typer.Option(help="The only hosts that it may connect to; *.example.com for a domain."),
+    ] = None,
+    pin_port: Annotated[list[int] | None, typer.Option(help="The only ports.")] = None,
+    pin_cidr: Annotated[list[str] | None, typer.Option(help="The only address ranges.")] = None,
+    pin_tls_sha256: Annotated[
+        str | None, typer.Option(help="SHA-256 of the server's certificate, hexadecimal.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Add a source."""
-    body = {"name": name, "connector": connector, "realm": realm, "config": _config(config, option)}
+    pins = {"hosts": pin_host, "ports": pin_port, "cidrs": pin_cidr, "tls_sha256": pin_tls_sha256}
+    body = {
+        "name": name,
+        "connector": connector,
+        "realm": realm,
+        "config": _config(config, option),
+        "egress": {key: value for key, value in pins.items() if value} or None,
+    }
     body = {key: value for key, value in body.items() if value is not None}
     source = call(lambda client: client.post("/sources", body))
     if json:

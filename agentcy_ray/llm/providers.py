@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentcy_ray.core.errors import ModelError
-from agentcy_ray.stores.egress import Egress
+from agentcy_ray.stores.egress import Egress, proxy_of
 from agentcy_ray.stores.http_client import open_http
 
 if TYPE_CHECKING:
@@ -124,12 +124,19 @@ def _bedrock(settings: Settings, model: str) -> LibraryModel[Any]:
     from pydantic_ai.models.bedrock import BedrockConverseModel
     from pydantic_ai.providers.bedrock import BedrockProvider
 
+    # Its own connections, to hosts of AWS or to LLM_BASE_URL; AWS_REGION is the operator's.
+    host = base_url_of(settings, "bedrock") or "https://bedrock-runtime.amazonaws.com"
+    proxy = proxy_of(settings, host)
     client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType]
         "bedrock-runtime",
         region_name=settings.aws_region,
         endpoint_url=base_url_of(settings, "bedrock"),
         # Our own retries know what was streamed; two layers of them would multiply.
-        config=Config(read_timeout=settings.llm_timeout_secs, retries={"total_max_attempts": 1}),
+        config=Config(
+            read_timeout=settings.llm_timeout_secs,
+            retries={"total_max_attempts": 1},
+            proxies={"http": proxy, "https": proxy} if proxy else {},
+        ),
     )
     return BedrockConverseModel(model, provider=BedrockProvider(bedrock_client=client))
 

@@ -31,6 +31,7 @@ from agentcy_ray.retrieval.embedder import Vectors, matrix_of
 from agentcy_ray.retrieval.index import Neighbour
 from agentcy_ray.retrieval.space import Distance, Space
 from agentcy_ray.retrieval.vector_store import EARLIEST, Criteria, Payload, Vector, payloads
+from agentcy_ray.stores.egress import proxy_of
 
 MAX_BYTES = 2_000_000
 """Of a write."""
@@ -40,6 +41,7 @@ FETCH_ROWS = 100
 """Ids travel in the address of a read."""
 AT_ONCE = 4
 TIMEOUT_SECS = 30.0
+_CONTROL = "api.pinecone.io"
 
 _NUMBER_BYTES = 14
 """A float32 as JSON with its comma, at most, but for rare exponents; ``_SPARE`` covers those."""
@@ -50,8 +52,11 @@ _METRICS: Mapping[Distance, str] = {"cosine": "cosine", "l2": "euclidean", "ip":
 class PineconeStore:
     """The ``VectorStore`` of a Pinecone index; see the protocol for what its methods do."""
 
-    def __init__(self, key: str, host: str | None, name: str | None) -> None:
+    def __init__(
+        self, key: str, host: str | None, name: str | None, proxy: str | None = None
+    ) -> None:
         self._key = key
+        self._proxy = proxy
         self._host = host
         self._name = name
         self._index: AsyncIndex | None = None
@@ -71,7 +76,9 @@ class PineconeStore:
                 "vectors are to lie in Pinecone; set PINECONE_API_KEY, and PINECONE_INDEX or "
                 "PINECONE_HOST"
             )
-        return cls(key.get_secret_value(), host, name)
+        address = host or _CONTROL
+        proxy = proxy_of(settings, address if "://" in address else f"https://{address}")
+        return cls(key.get_secret_value(), host, name, proxy)
 
     async def upsert(self, space: Space, chunks: pa.RecordBatch, vectors: Vectors) -> None:
         """Write the vectors of rows of ``CHUNKS``; returns once the store has them."""
@@ -194,11 +201,13 @@ class PineconeStore:
             if self._index is None:
                 async with _told():
                     host = self._host or await self._address()
-                self._index = AsyncIndex(host=host, api_key=self._key, timeout=TIMEOUT_SECS)
+                self._index = AsyncIndex(
+                    host=host, api_key=self._key, timeout=TIMEOUT_SECS, proxy_url=self._proxy
+                )
             return self._index
 
     async def _address(self) -> str:
-        async with AsyncPinecone(self._key, timeout=TIMEOUT_SECS) as control:
+        async with AsyncPinecone(self._key, timeout=TIMEOUT_SECS, proxy_url=self._proxy) as control:
             found = await control.indexes.describe(self._name or "")
         return str(found.host)
 

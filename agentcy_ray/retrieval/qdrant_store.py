@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from agentcy_ray.retrieval.embedder import Vectors, matrix_of
 from agentcy_ray.retrieval.index import Neighbour
 from agentcy_ray.retrieval.space import Distance, Space
 from agentcy_ray.retrieval.vector_store import EARLIEST, Criteria, Payload, Vector, payloads
+from agentcy_ray.stores.egress import proxy_of
 
 BATCH = 256
 """Points a request: a megabyte or two of JSON at 384 numbers each."""
@@ -65,6 +67,9 @@ class QdrantStore:
             api_key=None if key is None else key.get_secret_value(),
             timeout=TIMEOUT_SECS,
             check_compatibility=False,
+            proxy=proxy_of(settings, settings.qdrant_url),
+            trust_env=False,
+            verify=ssl.create_default_context(),
         )
         return cls(client, settings)
 

@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 import httpx2
 
 from agentcy_ray.core.access_settings import AccessSettings
-from agentcy_ray.core.errors import EgressDeniedError, StoreUnavailableError
+from agentcy_ray.core.errors import ConfigError, EgressDeniedError, StoreUnavailableError
 from agentcy_ray.stores.addresses import (
     METADATA_NAMES,
     OWN_NETWORK,
@@ -200,6 +200,22 @@ class Guard:
         if not is_open:
             # Which address it is stays unsaid: a tenant could map the inner network by its names.
             raise _denied(f"{what} {'an' if kind[0] in 'aeiou' else 'a'} {kind} address", host)
+
+
+def proxy_of(settings: AccessSettings, url: str) -> str | None:
+    """The proxy before a URL of the settings, for a library that brings its own connections.
+
+    Raises:
+        ConfigError: the URL, or a proxy's, is malformed.
+        EgressDeniedError: the URL's host is closed even to operators.
+    """
+    guard = Egress(settings).guard("operator")
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise ConfigError(f"{url!r} is no URL: {error}; correct the setting") from error
+    guard.check_url(parsed)
+    return guard.proxy(parsed.scheme, parsed.raw_host.decode("ascii"), port_of(parsed))
 
 
 def port_of(url: httpx2.URL) -> int:

@@ -35,6 +35,7 @@ from agentcy_ray.core.errors import (
     StoreUnavailableError,
 )
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.stores.egress import proxy_of
 
 Chunks = AsyncIterator[bytes]
 
@@ -287,9 +288,15 @@ class BucketObjects(_Objects):
             "region": settings.s3_region,
             "virtual_hosted_style_request": not settings.s3_path_style,
         }
+        client: dict[str, Any] = {}
         if settings.s3_endpoint is not None:
             options["endpoint"] = settings.s3_endpoint
-            options["client_options"] = {"allow_http": settings.s3_endpoint.startswith("http://")}
+            client["allow_http"] = settings.s3_endpoint.startswith("http://")
+        proxy = proxy_of(settings, settings.s3_endpoint or "https://s3.amazonaws.com")
+        if proxy is not None:
+            client["proxy_url"] = proxy
+        if client:
+            options["client_options"] = client
         for name in ("access_key_id", "secret_access_key"):
             secret = getattr(settings, f"s3_{name}")
             if secret is not None:

@@ -66,10 +66,30 @@ async def test_secrets_go_in_and_never_come_out(
     config = {"url": "https://127.0.0.1:9/x.git", "auth": auth}
     body = {"name": "sealed", "connector": "git", "config": config}
     answer = await owner.post("/sources", json=body)
-    assert answer.status_code == 422  # nobody answers there
+    assert error_of(answer) == (403, "egress_denied")
     assert "s3cr3t" not in answer.text
     audit = await owner.get("/policies/audit", params={"action": "source.create", "limit": 200})
     assert "s3cr3t" not in audit.text
+
+
+@pytest.mark.requirement("CON-05")
+async def test_what_a_source_may_reach_is_set_shown_and_kept(
+    platform: Platform, owner: httpx.AsyncClient
+) -> None:
+    pins = {"hosts": ["*.example.com"], "ports": [443]}
+    body = {"name": "pinned", "connector": "demo", "egress": pins}
+    made = await owner.post("/sources", json=body)
+    assert made.status_code == 201, made.text
+    shown = {"hosts": ["*.example.com"], "ports": [443], "cidrs": [], "tls_sha256": None}
+    assert made.json()["egress"] == shown
+    config = {"url": "https://example.org/t.csv", "node_label": "Row"}
+    other = {"name": "other", "connector": "csv", "config": config, "egress": pins}
+    assert error_of(await owner.post("/sources", json=other)) == (403, "egress_denied")
+    path = f"/sources/{made.json()['id']}"
+    assert error_of(await owner.patch(path, json={"egress": {"hosts": ["a/b"]}}))[0] == 422
+    changed = await owner.patch(path, json={"egress": {"cidrs": ["10.0.0.0/8"]}})
+    assert changed.json()["egress"]["cidrs"] == ["10.0.0.0/8"]
+    assert (await owner.get(path)).json()["egress"] == changed.json()["egress"]
 
 
 async def test_an_older_state_is_published_again_and_a_purge_hides_everything(
