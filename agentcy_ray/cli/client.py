@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -51,7 +52,9 @@ class Client:
         key = settings.agentcy_api_key
         self._key = None if key is None else key.get_secret_value()
         self._login = {"token": self._key} if self._key else saved_login(settings, self.url)
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(60, connect=5))
+        self._http = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(60, connect=5), verify=_trusted(settings)
+        )
 
     async def __aenter__(self) -> Client:
         return self
@@ -363,6 +366,16 @@ def _given(query: dict[str, Any]) -> dict[str, Any]:
 
 def _away(url: str) -> str:
     return f"no answer at {url}; start the platform with `agentcy up`, or set AGENTCY_URL"
+
+
+def _trusted(settings: Settings) -> ssl.SSLContext | bool:
+    """Whom to believe: the usual issuers, and the certificate that this install shows itself."""
+    if settings.agentcy_tls_cert is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(Path(settings.agentcy_tls_cert).expanduser())
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _error(answer: httpx.Response) -> AgentcyError:
