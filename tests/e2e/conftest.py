@@ -18,6 +18,15 @@ import pygit2
 import pytest
 
 WAIT_SECS = 240
+PLUGINS = Path(__file__).parent / "plugins"
+"""A connector from outside, installed by lying on the path."""
+
+CANARY = "Kanarienvogel0verTheMine"
+"""A part of every secret of a test: wherever it is found, one has got out."""
+SECRETS = {
+    "OPENAI_API_KEY": f"sk-proj-{CANARY}-of-openai",
+    "JWT_SECRET": f"{CANARY}-signs-access-tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,9 @@ def environment(state_dir: Path) -> dict[str, str]:
     ours = ("AGENTCY_", *stores, "LLM_", "RAY_", "PYTHONDONTWRITE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     # A dead worker is missed after seconds instead of a minute.
-    short = {"JOB_LEASE_SECS": "6", "JOB_HEARTBEAT_SECS": "1"}
-    return {**kept, **short, "AGENTCY_STATE_DIR": str(state_dir), "AGENTCY_PORT": "0"}
+    short = {"JOB_LEASE_SECS": "6", "JOB_HEARTBEAT_SECS": "1", "LLM_MAX_RETRIES": "0"}
+    more = {**SECRETS, "PYTHONPATH": str(PLUGINS)}
+    return {**kept, **short, **more, "AGENTCY_STATE_DIR": str(state_dir), "AGENTCY_PORT": "0"}
 
 
 @pytest.fixture(scope="session")
