@@ -21,7 +21,7 @@ from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.oidc_opening import Oidc, open_oidc
 from agentcy_ray.identity.orgs import Orgs
 from agentcy_ray.identity.provider import IdentityProvider, Providers
-from agentcy_ray.identity.revocation import Revocations
+from agentcy_ray.identity.revocation import OpenStreams, Revocations
 from agentcy_ray.identity.stream_slots import StreamSlots
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
@@ -48,6 +48,7 @@ class Access:
     limits: RateLimits
     streams: StreamSlots
     revocations: Revocations
+    open_streams: OpenStreams
     api_keys: ApiKeys
     users: Users
     invites: Invites
@@ -101,6 +102,7 @@ def open_access(
         ),
         streams=StreamSlots(redis, clock, settings.sse_streams_per_user),
         revocations=revocations,
+        open_streams=OpenStreams(),
         api_keys=api_keys,
         users=Users(db, clock, revocations),
         invites=invites,

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentcy_ray.api.errors import error_response, internal_response
-from agentcy_ray.api.sse import HELD, OUTSIDE, EventStream
+from agentcy_ray.api.sse import ENDING, HELD, OUTSIDE, EventStream
 from agentcy_ray.core.errors import BadRequestError
 from agentcy_ray.core.ids import base32, new_id
 
@@ -105,6 +105,8 @@ class Frame:
                 time.perf_counter() - began,
             )  # fmt: skip
         for stream in streams:
+            if (ending := scope["state"].get(ENDING)) is not None:
+                held.append(ending(stream.stop))
             _forget_request(scope)
             await _run_stream(stream, request_id, receive, send)
 

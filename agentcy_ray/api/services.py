@@ -257,9 +257,8 @@ async def open_services(
             check_cluster, metrics, local_models, has_both(endpoints), opening,
         )  # fmt: skip
         access = services.access
-        await opening.enter_async_context(
-            access.revocations.followed_by(access.authenticator.forget)
-        )
+        for forget in (access.authenticator.forget, access.open_streams.end):
+            await opening.enter_async_context(access.revocations.followed_by(forget))
         opening.push_async_callback(access.streams.close)
         if access.oidc is not None:
             opening.push_async_callback(access.oidc.aclose)

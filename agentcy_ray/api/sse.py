@@ -33,6 +33,8 @@ OUTSIDE = "streams"
 """Key of the request's state: a list that takes the stream to send after the handler is done."""
 HELD = "held"
 """Key of the request's state: a list of what to call once the request and its stream have ended."""
+ENDING = "ending"
+"""Key of the request's state: takes what stops the stream, gives what takes that back."""
 SLOW_READER_SECS = 30.0
 """A client that takes nothing for so long is cut off; it may resume."""
 
@@ -87,6 +89,7 @@ class EventStream(Response):
         self._on_leave = on_leave
         self._slow_secs = slow_secs
         self._lead = lead
+        self._leaving: asyncio.Task[None] | None = None
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -105,7 +108,7 @@ class EventStream(Response):
     async def run(self, receive: Receive, send: Send) -> None:
         """Send what follows the head, watching for the client's leave."""
         sending = asyncio.create_task(self._send_all(send))
-        leaving = asyncio.create_task(left(receive))
+        leaving = self._leaving = asyncio.create_task(left(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -116,6 +119,11 @@ class EventStream(Response):
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End the stream as if its client had left, and close the connection."""
+        if self._leaving is not None:
+            self._leaving.cancel()
 
     async def _send_all(self, send: Send) -> None:
         async def write(body: bytes, *, more: bool = True) -> None:

@@ -1,14 +1,16 @@
-"""A stream counts against its user's limit from before its first effect until it has ended."""
+"""A stream counts against its user's limit from before its first effect until it has ended, and it
+ends with the credential that opened it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from fastapi import Request
 
 from agentcy_ray.api.permit import Allowed
 from agentcy_ray.api.services import services_of
-from agentcy_ray.api.sse import HELD
+from agentcy_ray.api.sse import ENDING, HELD
 
 
 async def hold_stream(request: Request, caller: Allowed) -> None:
@@ -17,6 +19,8 @@ async def hold_stream(request: Request, caller: Allowed) -> None:
     Raises:
         RateLimitedError: ``quota_exceeded``: the caller holds as many as allowed.
     """
-    held: list[Callable[[], None]] | None = request.scope["state"].get(HELD)
+    access, state = services_of(request).access, request.scope["state"]
+    held: list[Callable[[], None]] | None = state.get(HELD)
     if held is not None:
-        held.append(await services_of(request).access.streams.take(caller.principal.user_id))
+        held.append(await access.streams.take(caller.principal.user_id))
+        state[ENDING] = partial(access.open_streams.add, caller.principal)

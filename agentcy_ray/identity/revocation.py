@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from agentcy_ray.core.tenancy import Principal
@@ -21,6 +22,15 @@ LISTEN_SECS = 600.0
 _FIELDS = ("session_id", "api_key_id", "user_id", "org_id")
 
 
+class Holder(NamedTuple):
+    """What is kept of somebody who holds a stream."""
+
+    session_id: UUID | None
+    api_key_id: UUID | None
+    user_id: UUID
+    org_id: UUID
+
+
 @dataclass(frozen=True)
 class Revoked:
     """What has ended or changed: all credentials that have the one id that is given."""
@@ -30,12 +40,11 @@ class Revoked:
     user_id: UUID | None = None
     org_id: UUID | None = None
 
-    def concerns(self, principal: Principal) -> bool:
-        """Whether a remembered principal is one of them."""
+    def concerns(self, holder: Principal | Holder) -> bool:
+        """Whether somebody who was let in is one of them."""
         return any(
-            wanted is not None and wanted == getattr(principal, field)
+            (wanted := getattr(self, field)) is not None and wanted == getattr(holder, field)
             for field in _FIELDS
-            if (wanted := getattr(self, field)) is not None
         )
 
 
@@ -79,3 +88,39 @@ class Revocations:
                     known = {}
                 # What cannot be read, and what may have been missed, may be about anybody.
                 forget(Revoked(**known) if known else None)
+
+
+class OpenStreams:
+    """The event streams of this process, each of which ends with the credential that opened it.
+
+    Who is changed and not ended resumes with what they have now. A ring that is lost ends none:
+    every stream would go with every loss, and what they ask for next is refused anyway.
+    """
+
+    def __init__(self) -> None:
+        self._stops: dict[int, tuple[Holder, Callable[[], None]]] = {}
+        self._count = 0
+
+    def add(self, principal: Principal, stop: Callable[[], None]) -> Callable[[], None]:
+        """Have ``stop`` called when the principal's credential ends; gives what takes that back."""
+        key = self._count = self._count + 1
+        holder = Holder(
+            principal.session_id, principal.api_key_id, principal.user_id, principal.org_id
+        )
+        self._stops[key] = (holder, stop)
+
+        def release() -> None:
+            self._stops.pop(key, None)
+
+        return release
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def end(self, revoked: Revoked | None) -> None:
+        """Stop the streams that a revocation concerns."""
+        if revoked is None:
+            return
+        for holder, stop in list(self._stops.values()):
+            if revoked.concerns(holder):
+                stop()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha256
 
+import httpx2 as httpx
 import pytest
 
 from agentcy_ray.api.access import open_access
@@ -126,6 +128,27 @@ async def test_a_deleted_key_is_refused_at_once_here_and_by_other_processes(
     finally:
         await bell.aclose()
     assert (await owner.delete(f"/api-keys/{made['id']}")).status_code == 404
+
+
+async def test_a_stream_ends_with_the_credential_that_opened_it(platform: Platform) -> None:
+    owner = await platform.as_("owner")
+    made, kept = await make_key(owner, "audit.read"), await make_key(owner, "audit.read")
+    open_streams = platform.services.access.open_streams
+    async with with_key(owner, made["key"]) as ending, with_key(owner, kept["key"]) as staying:
+        path = "/policies/audit/stream"
+        async with ending.stream("GET", path) as first, staying.stream("GET", path) as second:
+            before, after = first.aiter_bytes(), second.aiter_bytes()
+            for pieces in (before, after):
+                assert await anext(pieces)  # it is open
+            open_before = len(open_streams)
+            assert (await owner.delete(f"/api-keys/{made['id']}")).status_code == 204
+            async with asyncio.timeout(10):
+                with suppress(httpx.TransportError):
+                    async for _ in before:
+                        pass
+            assert len(open_streams) == open_before - 1  # the other one goes on
+            assert await anext(after)
+    await owner.delete(f"/api-keys/{kept['id']}")
 
 
 @pytest.mark.requirement("AUTH-09")
