@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -77,7 +78,15 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-async def make_database(settings: Settings, endpoints: Endpoints) -> AsyncIterator[MakeDatabase]:
+def superuser_of(settings: Settings) -> Callable[[str], str]:
+    """The same database as the embedded server's superuser, for what no login of ours may do."""
+    return partial(superuser_url, Layout(settings.state_dir).data("postgres"), USER)
+
+
+@pytest.fixture(scope="session")
+async def make_database(
+    endpoints: Endpoints, superuser_of: Callable[[str], str]
+) -> AsyncIterator[MakeDatabase]:
     """Make a fresh database: ``await make_database()`` gives its URL.
 
     It has the extensions, and its login is the product's own: an owner without other rights.
@@ -85,8 +94,7 @@ async def make_database(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     ``await make_database(template=url)`` copies another one, to which nobody is connected. All
     are dropped at the end of the session.
     """
-    data = Layout(settings.state_dir).data("postgres")
-    all_powerful = superuser_url(data, USER, endpoints.database_url)
+    all_powerful = superuser_of(endpoints.database_url)
     admin = await asyncpg.connect(all_powerful)
     made: list[str] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -165,7 +166,11 @@ async def test_publishes_go_on_while_the_graph_is_built_and_their_rows_are_in_it
 
 
 async def test_a_build_that_was_cut_short_is_made_anew_and_a_complete_one_left_alone(
-    org: UUID, db: Database, spaces: SpaceStore, builder: IndexBuilder
+    org: UUID,
+    db: Database,
+    spaces: SpaceStore,
+    builder: IndexBuilder,
+    superuser_of: Callable[[str], str],
 ) -> None:
     space = await spaces.create(org, INFO)
     await _fill(db, space, Points(9))
@@ -183,11 +188,12 @@ async def test_a_build_that_was_cut_short_is_made_anew_and_a_complete_one_left_a
     standing = await _indexes(db, space)
     assert standing.get("embedding_idx") is not True
     # What Postgres leaves behind when it is interrupted late.
-    async with db.owner() as connection:
-        await connection.execute(
-            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass",
-            f"vectors.{space.table_name}_text_idx",
-        )
+    admin = await asyncpg.connect(superuser_of(db._pool._connect_args[0]))
+    await admin.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass",
+        f"vectors.{space.table_name}_text_idx",
+    )
+    await admin.close()
     again = await builder.build(space)
     assert {name.rpartition("_idx")[0].rpartition("_")[2] for name in again.built} == {
         "text", "embedding",

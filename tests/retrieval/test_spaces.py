@@ -216,7 +216,7 @@ async def test_only_rows_of_the_owner_by_the_owner_get_past_the_fence_of_a_table
 async def test_tables_of_the_former_version_become_partitions_with_their_rows_and_indexes(
     make_database: MakeDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, org, space_id = await make_database(), new_id(), new_id()
+    url, org, space_id = await make_database(superuser=True), new_id(), new_id()
     table = f"vec_{space_id.hex}"
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "shipped", lambda: [m for m in shipped() if m.version <= 12])

@@ -123,3 +123,64 @@ def test_the_api_asks_nobody_but_the_principal_for_the_organisation() -> None:
             if isinstance(node, ast.Attribute) and node.attr == "org_id":
                 base = ast.unparse(node.value)
                 assert base.split(".")[0] not in ASKERS, f"{name}: {base}.org_id"
+
+
+BINDERS = {
+    "stores/postgres.py": "the only two ways to a row",
+    "context/advanced/databases.py": "asks which organisation was first, with a text of its own",
+}
+"""Modules that take a role or name a tenant to Postgres."""
+BINDS = re.compile(r"app\.org_id|SET (LOCAL |SESSION )?(ROLE|SESSION)\b(?!`)|set_config\('role'")
+LASTS = re.compile(r"\bWITH HOLD\b|\bSET SESSION\b|'LISTEN |\bNOTIFY \w|pg_advisory_lock\(")
+"""What would outlast its transaction on a connection that changes hands."""
+SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|MERGE INTO|SET|WHERE)\b")
+OUTSIDE = re.compile(
+    r"\b(body|request|caller|principal|payload|args|params|question|value|query|header|cookie)\b"
+)
+FRONT_ENDS = ("context/languages/", "devkyma/")
+"""They make statements out of statements that they have parsed; tests of their own attack them."""
+
+
+def _texts(name: str) -> Iterator[str]:
+    """The strings of a module that are no docstrings."""
+    tree = ast.parse((ROOT / name).read_text())
+    said = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body and isinstance(node.body[0], ast.Expr)
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in said:
+            yield node.value
+
+
+@pytest.mark.requirement("TEN-03")
+def test_one_module_takes_roles_and_nothing_outlasts_its_transaction() -> None:
+    bound: set[str] = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        name, text = str(path.relative_to(ROOT)), path.read_text()
+        if BINDS.search(text) and any(BINDS.search(one) for one in _texts(name)):
+            bound.add(name)
+        if name != "stores/migrate.py":  # on a connection of its own, which it closes
+            assert not LASTS.search(text), name
+    assert bound == set(BINDERS)
+
+
+def test_no_statement_is_made_of_what_came_from_outside() -> None:
+    made = 0
+    for name, tree in modules("", SQL):
+        if name.startswith(FRONT_ENDS):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            parts = [one.value for one in node.values if isinstance(one, ast.Constant)]
+            if not SQL.search("".join(str(part) for part in parts)):
+                continue
+            made += 1
+            for one in node.values:
+                if isinstance(one, ast.FormattedValue):
+                    text = ast.unparse(one.value)
+                    assert not OUTSIDE.search(text), f"{name}:{node.lineno}: {text}"
+    assert made > 50
