@@ -6,7 +6,6 @@ Whoever is disabled here is out within seconds; whoever is disabled at the issue
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -187,7 +186,7 @@ class OidcLogin:
             claims.get("iss") != metadata.issuer
             or not names_audience(claims, self._client_id)
             or not self._is_for_us(claims)
-            or not hmac.compare_digest(str(claims.get("nonce")).encode(), nonce.encode())
+            or claims.get("nonce") != nonce
             or claims.get("typ", "ID") != "ID"
             or not _matches(claims, access_token)
         ):

@@ -69,6 +69,9 @@ class Issuer:
     redirect_change: dict[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     away: bool = False
+    document_change: dict[str, Any] = field(default_factory=dict)
+    keys_answer: Response | None = None
+    """Instead of the published keys."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add_key(self, kid: str, key: PrivateKey, **more: Any) -> None:
@@ -119,11 +122,13 @@ class Issuer:
             "token_endpoint": f"{self.url}/token",
             "userinfo_endpoint": f"{self.url}/userinfo",
             "code_challenge_methods_supported": ["S256"],
-        })  # fmt: skip
+        } | self.document_change)  # fmt: skip
 
     async def jwks(self, request: Request) -> Response:
         self.asked["jwks"] += 1
-        return Response(status_code=503) if self.away else JSONResponse({"keys": self.published})
+        if self.away:
+            return Response(status_code=503)
+        return self.keys_answer or JSONResponse({"keys": self.published})
 
     async def authorize(self, request: Request) -> Response:
         """Nobody is asked anything: the browser goes back with a code."""
@@ -170,9 +175,11 @@ class Issuer:
 
     def reset(self) -> None:
         """As it was when it began."""
-        for thing in (self.id_token_change, self.redirect_change, self.told, self.asked):
+        for thing in (
+            self.id_token_change, self.redirect_change, self.document_change, self.told, self.asked,
+        ):  # fmt: skip
             thing.clear()
-        self.away = False
+        self.away, self.keys_answer = False, None
         for kid in list(self.keys):
             if kid not in ("r1", "e1"):
                 del self.keys[kid]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from agentcy_ray.core.errors import StoreUnavailableError, UnauthenticatedError
 from agentcy_ray.identity.jwks import UNSEEN_SECS
+from agentcy_ray.identity.oidc_issuer import MAX_BYTES
 from tests.identity.conftest import OidcDesk
 
 pytestmark = pytest.mark.requirement("AUTH-06")
@@ -146,3 +150,36 @@ async def test_a_document_of_another_issuer_is_not_believed(oidc_desk: OidcDesk)
         await other.login.start("/")
     with pytest.raises(StoreUnavailableError):
         await other.provider.verify(oidc_desk.issuer.token())
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("answer", [
+    RedirectResponse("/trap"), JSONResponse({"keys": [{"pad": "x" * MAX_BYTES}]}),
+    JSONResponse([]), Response(b"<html>"), Response(b""), Response(b"{}", 500),
+    Response(zlib.compress(bytes(50_000_000)), headers={"content-encoding": "deflate"}),
+], ids=["redirect", "huge", "a list", "no JSON", "nothing", "failure", "deflate bomb"])  # fmt: skip
+async def test_an_answer_that_holds_no_keys_lets_nobody_in(
+    oidc_desk: OidcDesk, answer: Response
+) -> None:
+    issuer, provider = oidc_desk.issuer, oidc_desk.open().provider
+    issuer.keys_answer = answer
+    with pytest.raises(StoreUnavailableError):
+        await provider.verify(issuer.token())
+    assert not issuer.asked["trap"]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("change", [
+    {"jwks_uri": "http://169.254.169.254/latest/meta-data/"}, {"jwks_uri": "file:///etc/passwd"},
+    {"jwks_uri": "http://metadata.google.internal/"}, {"jwks_uri": None}, {"jwks_uri": 7},
+    {"jwks_uri": "//elsewhere"}, {"issuer": "https://attacker.test"}, {"issuer": None},
+    {"token_endpoint": "gopher://127.0.0.1/"}, {"authorization_endpoint": "javascript:alert(1)"},
+    {"userinfo_endpoint": "ftp://127.0.0.1/"},
+], ids=str)  # fmt: skip
+async def test_a_document_that_points_where_it_must_not_is_not_followed(
+    oidc_desk: OidcDesk, change: dict[str, Any]
+) -> None:
+    issuer, provider = oidc_desk.issuer, oidc_desk.open().provider
+    issuer.document_change.update(change)
+    with pytest.raises(StoreUnavailableError):
+        await provider.verify(issuer.token())
