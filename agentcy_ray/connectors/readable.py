@@ -1,7 +1,8 @@
 """The text that people read in a file: as it is, or converted to Markdown.
 
 HTML, PDF and Office files are converted by markitdown's converters, called one by one: its front
-door would load a model to guess what the name says already.
+door would load a model to guess what the name says already. PDF and Office files are converted in
+a process of their own, see ``conversion.py``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.text import decode_text, file_type
+from agentcy_ray.stores.killable import KillableError
 
 UNPACKED_BYTES = 64 * 1024 * 1024
 """An Office file that unpacks to more is refused: a few bytes can hold gigabytes."""
+UNPACKED_ENTRIES = 10_000
+HTML_BYTES = 8 * 1024 * 1024
 TEXT_CHARS = 4 * 1024 * 1024
 """Longer text is cut."""
 _TITLE_CHARS = 200
@@ -43,12 +48,13 @@ class Readable:
     title: str | None = None
 
 
-def readable(path: str, data: bytes) -> Readable | None:
+def readable(path: str, data: bytes, conversion: Conversion | None = None) -> Readable | None:
     """The text of a file, or None when it is binary or blank.
 
     Args:
         path: its name decides how it is read.
         data: the whole file.
+        conversion: what PDF and Office files are converted by; without it they are binary.
 
     Raises:
         UnreadableError: a converter cannot read it.
@@ -62,19 +68,28 @@ def readable(path: str, data: bytes) -> Readable | None:
         title = _heading(text) if kind.language == "Markdown" else None
         return Readable(text[:TEXT_CHARS], kind.media_type, title)
     if kind.language == "HTML":
+        if len(data) > HTML_BYTES:
+            raise UnreadableError(f"a page of more than {HTML_BYTES >> 20} MiB is not converted")
         source = decode_text(data)
         if source is None:
             return None
-        data = source.encode()
-    elif kind.language in _ZIPPED:
-        _check_unpacked(data)
-    text, title = _converted(converter, path, data)
+        text, title = _html(converter, path, source.encode())
+    elif conversion is None:
+        return None
+    else:
+        if kind.language in _ZIPPED:
+            _check_unpacked(data)
+        try:
+            text, title = conversion.convert(converter, path[path.rfind(".") :].lower(), data)
+        except KillableError as error:
+            raise UnreadableError(f"its text cannot be extracted: {str(error)[:300]}") from error
+        title = title.strip()[:_TITLE_CHARS] if title else None
     if not text.strip():
         return None
     return Readable(text[:TEXT_CHARS], "text/markdown", title or _heading(text))
 
 
-def _converted(converter: str, path: str, data: bytes) -> tuple[str, str | None]:
+def _html(converter: str, path: str, data: bytes) -> tuple[str, str | None]:
     suffix = path[path.rfind(".") :].lower()
     markitdown: Any = import_module("markitdown")
     converters: Any = import_module("markitdown.converters")
@@ -91,9 +106,12 @@ def _converted(converter: str, path: str, data: bytes) -> tuple[str, str | None]
 def _check_unpacked(data: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile:
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError):
         raise UnreadableError("it is no Office file: the archive is damaged") from None
+    if len(entries) > UNPACKED_ENTRIES:
+        raise UnreadableError(f"it holds {len(entries)} files; at most {UNPACKED_ENTRIES} are read")
     if size > UNPACKED_BYTES:
         raise UnreadableError(f"it unpacks to {size} bytes; at most {UNPACKED_BYTES} are read")
 

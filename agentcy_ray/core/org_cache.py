@@ -87,6 +87,11 @@ class OrgCache(Generic[T]):
         if entry := self._entries.get(org_id):
             entry.fresh_until = 0.0
 
+    @property
+    def values(self) -> list[T]:
+        """What is kept now."""
+        return [entry.value for entry in self._entries.values() if entry.value is not None]
+
     async def close(self) -> None:
         """Stop listening."""
         watchers = [entry.watcher for entry in self._entries.values() if entry.watcher]

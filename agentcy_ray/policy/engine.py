@@ -182,6 +182,7 @@ class RegoEngine:
             PolicyInvalidError: a variable is unsafe, rules contradict each other, and the like.
         """
         texts = [(module.name, module.text, module.v0) for module in self._modules]
+        failure: PolicyInvalidError | None = None
         try:
             if not self._here and self._sandbox is not None:
                 self._sandbox.load(texts, self._data, self._query)
@@ -189,12 +190,14 @@ class RegoEngine:
             self._engine()
             if self._sandbox is not None:
                 self._sandbox.keep(texts, self._data, self._query)
-        except BaseException as error:
+        except BaseException as error:  # a panic of regorus is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            raise explain(self._names, error) from None
+            failure = explain(self._names, error)
         finally:
             self.leave_thread()
+        if failure is not None:  # and not its cause, whose frames hold an engine of this thread
+            raise failure
 
     def leave_thread(self) -> None:
         """Drop what this thread keeps, which no other thread can: for one that decides no more."""

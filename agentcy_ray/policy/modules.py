@@ -15,7 +15,7 @@ import orjson
 import regorus
 
 from agentcy_ray.core.errors import PolicyInvalidError
-from agentcy_ray.policy.sandbox import SandboxEndedError
+from agentcy_ray.stores.killable import EndedError
 
 # The wheel carries no types.
 Engine: Any = regorus.Engine  # pyright: ignore[reportAttributeAccessIssue]
@@ -149,7 +149,7 @@ def _tree(name: str, text: str, read: Reader) -> tuple[dict[str, Any], bool]:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             failures.append(explain(name, error))
-            if isinstance(error, SandboxEndedError):
+            if isinstance(error, EndedError):
                 break
     raise max(failures, key=lambda e: (e.details["line"] or 0, e.details["column"] or 0))
 

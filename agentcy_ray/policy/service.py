@@ -125,7 +125,10 @@ class PolicyService:
         return (await self._active.get(org_id)).version
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and drop what only this thread can."""
+        for active in self._active.values:
+            if active.engine is not None:
+                active.engine.leave_thread()
         await self._active.close()
 
     async def _load(self, org_id: UUID, previous: _Active | None) -> _Active:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from agentcy_ray.connectors.base import ConnectorSpec, Cursors, ExtractItem, SessionContext
 from agentcy_ray.connectors.config import fault, file_within
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.files.config import FilesConfig, read_files_config
 from agentcy_ray.connectors.files.extract import STREAM, Extraction
 from agentcy_ray.connectors.files.places import FolderPlace, ObjectPlace
@@ -59,11 +60,12 @@ class FilesConnector:
 
 
 class FilesSession:
-    """One folder or prefix; nothing stays open between calls."""
+    """One folder or prefix; only a process that converts files stays open between calls."""
 
     def __init__(self, config: FilesConfig, context: SessionContext) -> None:
         self._config = config
         self._context = context
+        self._conversion = Conversion()
 
     async def check(self) -> None:
         """List the place.
@@ -86,7 +88,9 @@ class FilesSession:
         cursor = None if full else cursors.get(STREAM)
         manifests = self._context.work_dir / "manifests"
         known = dict(cursor) if cursor else None
-        async for item in pull(Extraction(place, self._config, manifests, known).run()):
+        async for item in pull(
+            Extraction(place, self._config, manifests, known, self._conversion).run()
+        ):
             yield item
 
     async def call(
@@ -94,7 +98,7 @@ class FilesSession:
     ) -> Any:
         """Execute one tool on a thread. Writing the same text again is the same as writing it."""
         place, root = self._place()
-        tools = Tools(place, self._config, root)
+        tools = Tools(place, self._config, root, self._conversion)
         if tool not in tools.names:
             raise ToolNotFoundError(
                 f"files offers no tool {tool!r}; its tools are {', '.join(tools.names)}"
@@ -112,4 +116,5 @@ class FilesSession:
         return ObjectPlace(context.objects, config.object_prefix, loop), None
 
     async def close(self) -> None:
-        """Nothing stays open between calls."""
+        """End the process that converts."""
+        self._conversion.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcy_ray.connectors.base import Checkpoint, ExtractItem, Mode, Progress, Rejected
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.files.config import FilesConfig
 from agentcy_ray.connectors.files.manifest import (
     ManifestWriter,
@@ -40,11 +41,18 @@ class Extraction:
         config: which of them are read.
         manifests: folder of the manifests.
         cursor: where the last published extract ended; None = read everything.
+        conversion: what PDF and Office files are converted by.
     """
 
     def __init__(
-        self, place: Place, config: FilesConfig, manifests: Path, cursor: dict[str, Any] | None
+        self,
+        place: Place,
+        config: FilesConfig,
+        manifests: Path,
+        cursor: dict[str, Any] | None,
+        conversion: Conversion,
     ) -> None:
+        self._conversion = conversion
         self._place = place
         self._config = config
         self._manifests = manifests
@@ -123,7 +131,7 @@ class Extraction:
             return replace(now, text=seen.text), None
         rejected = None
         try:
-            text = readable(decoded(entry.path), data)
+            text = readable(decoded(entry.path), data, self._conversion)
         except UnreadableError as error:
             text, rejected = None, Rejected(decoded(entry.path), str(error))
         self._write(entry, seen, len(data), text)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.files.beneath import replace_beneath
 from agentcy_ray.connectors.files.config import FilesConfig
 from agentcy_ray.connectors.files.places import Entry, Keep, Place
@@ -31,7 +32,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Tools:
     """The tools of one source; they see just the files that an extract sees."""
 
-    def __init__(self, place: Place, config: FilesConfig, root: Path | None) -> None:
+    def __init__(
+        self, place: Place, config: FilesConfig, root: Path | None, conversion: Conversion
+    ) -> None:
+        self._conversion = conversion
         self._place = place
         self._config = config
         self._root = root
@@ -84,7 +88,7 @@ class Tools:
         data = self._content(path)
         answer: dict[str, Any] = {"path": key_of(path)}
         try:
-            found = readable(decoded(path), data) if data is not None else None
+            found = readable(decoded(path), data, self._conversion) if data is not None else None
         except UnreadableError as error:
             raise ConnectorError(f"{args['path']!r}: {error}; ask for another file") from error
         if found is None:
