@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from agentcy_ray.api.errors import request_id
 from agentcy_ray.api.services import services_of
@@ -28,10 +28,10 @@ class UserView(BaseModel):
 class Tokens(BaseModel):
     """What a login answers; ``refresh_token`` is null for a browser, which has it as a cookie."""
 
-    token: str
+    token: str = Field(repr=False)
     token_type: str = "bearer"  # noqa: S105 - the name of a scheme
     expires_in: int
-    refresh_token: str | None
+    refresh_token: str | None = Field(repr=False)
     user: UserView
 
 

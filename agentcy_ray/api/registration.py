@@ -33,10 +33,10 @@ class Registration(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     email: str = Field(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")
-    password: str = Field(min_length=1, max_length=256)
+    password: str = Field(min_length=1, max_length=256, repr=False)
     name: str = Field(default="", max_length=200)
     org_name: str | None = Field(default=None, min_length=1, max_length=200)
-    invite_token: str | None = Field(default=None, min_length=8, max_length=256)
+    invite_token: str | None = Field(default=None, min_length=8, max_length=256, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ class Pending:
     """A login that has begun. ``verifier`` is PKCE's, ``return_to`` a path of ours."""
 
     nonce: str
-    verifier: str
+    verifier: str = field(repr=False)
     return_to: str
 
 

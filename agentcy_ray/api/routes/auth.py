@@ -26,14 +26,14 @@ class Credentials(BaseModel):
     """E-mail and password; ``org`` when the e-mail exists in several organisations."""
 
     email: str = Field(min_length=3, max_length=254, examples=["admin@localhost"])
-    password: str = Field(min_length=1, max_length=256)
+    password: str = Field(min_length=1, max_length=256, repr=False)
     org: str | None = None
 
 
 class RefreshToken(BaseModel):
     """A refresh token; it works once."""
 
-    refresh_token: str = Field(min_length=8, max_length=256)
+    refresh_token: str = Field(min_length=8, max_length=256, repr=False)
 
 
 class AuthConfig(BaseModel):

@@ -135,9 +135,9 @@ class MadeToken(BaseModel):
     """A token as it is shown once."""
 
     id: IngestTokenId
-    token: str
-    secret: str | None = None
-    url: str
+    token: str = Field(repr=False)
+    secret: str | None = Field(default=None, repr=False)
+    url: str = Field(repr=False)
     """Where records are posted."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -59,7 +59,7 @@ class Ticket:
 
     token_id: UUID
     pipeline: Pipeline
-    secret: bytes | None
+    secret: bytes | None = field(repr=False)
 
 
 class Tokens:
