@@ -42,11 +42,13 @@ LOCK_WAIT = "SET LOCAL lock_timeout = '5s'"
 
 _CLOSED = "SELECT deleted_at IS NOT NULL FROM organizations WHERE id = $1"
 _SOURCES = "SELECT id FROM sources WHERE org_id = $1"
+# Tables of vectors belong to one space each and go with its row, which is among the first.
 _TABLES = """
 SELECT c.relname AS name, has_table_privilege(c.oid, 'DELETE') AS ours
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'org_id'
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
   AND NOT c.relispartition AND NOT a.attisdropped
+  AND NOT EXISTS (SELECT 1 FROM embedding_spaces s WHERE s.table_name = c.relname)
 ORDER BY c.relname <> 'jobs', c.relname <> 'embedding_spaces', c.relname
 """
 # An address of a row is unique in its partition alone, so the organisation is asked for twice.
@@ -154,7 +156,7 @@ class Erasure:
                 async with self._db.system() as connection:
                     await connection.execute(LOCK_WAIT)
                     gone = _count(await connection.execute(statement, org_id, ROWS))
-            except (asyncpg.LockNotAvailableError, asyncpg.UndefinedTableError) as error:
+            except asyncpg.LockNotAvailableError as error:
                 raise StoreUnavailableError(f"{table} is still in use: {error}") from error
             total += gone
             beat.progress(Progress(done=before + total, unit="rows", note=f"deleting {table}"))

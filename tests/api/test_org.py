@@ -95,6 +95,11 @@ async def test_a_deleted_organisation_leaves_its_audit_log_and_nothing_else(
     await owner.post("/org/invites", json={"email": "friend@new.test"})
     source = {"name": "demo", "connector": "demo", "realm": "data", "config": {}}
     made = (await owner.post("/sources", json=source)).json()
+    await _synced(platform, org_id, owner, made["id"])
+    assert await services.engine.holds(org_id, decode("src", made["id"]))
+    (space,) = await platform.sql(
+        "SELECT table_name FROM embedding_spaces WHERE org_id = $1", org_id
+    )
     pipeline = (
         await owner.post(
             "/context/pipelines", json={"name": "hooks", "kind": "webhook", "realm": "data"}
@@ -102,11 +107,6 @@ async def test_a_deleted_organisation_leaves_its_audit_log_and_nothing_else(
     ).json()
     token = (await owner.post(f"/context/pipelines/{pipeline['id']}/tokens", json={})).json()
     key = await make_key(owner, "graph.read")
-    tables = await platform.sql(
-        "SELECT c.relname AS name FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-        " WHERE a.attname = 'org_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-        " AND c.relnamespace = 'public'::regnamespace"
-    )
 
     assert (await owner.request("DELETE", "/org", json={"confirm": "no"})).status_code == 422
     assert (await owner.get("/auth/me")).status_code == 200
@@ -121,9 +121,16 @@ async def test_a_deleted_organisation_leaves_its_audit_log_and_nothing_else(
     assert posted.status_code == 401
 
     await _erased(platform, org_id, decode("job", gone.json()["job_id"]))
+    tables = await platform.sql(
+        "SELECT c.relname AS name FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE a.attname = 'org_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+        " AND c.relnamespace = 'public'::regnamespace"
+    )
     for table in {row["name"] for row in tables} - KEPT:
         left = await platform.sql(f'SELECT 1 FROM "{table}" WHERE org_id = $1', org_id)
         assert not left, table
+    (vectors,) = await platform.sql("SELECT to_regclass($1) AS here", space["table_name"])
+    assert vectors["here"] is None
     for prefix in PREFIXES:
         assert await services.objects.list(f"{prefix}/{org_id.hex}/") == []
     assert not await services.engine.holds(org_id, decode("src", made["id"]))
@@ -131,6 +138,21 @@ async def test_a_deleted_organisation_leaves_its_audit_log_and_nothing_else(
     assert row["name"] == f"deleted-{org_id.hex}"
     actions = await platform.sql("SELECT action FROM audit_log WHERE org_id = $1", org_id)
     assert {"org.delete", "org.erase"} <= {row["action"] for row in actions}
+
+
+async def _synced(
+    platform: Platform, org_id: UUID, owner: httpx.AsyncClient, source_id: str
+) -> None:
+    """Sync a source and wait for the end of it."""
+    async with (
+        asyncio.timeout(60),
+        platform.services.bell.listen(f"ch:jobs:{org_id.hex}") as ear,
+    ):
+        asked = (await owner.post(f"/sources/{source_id}/sync", json={})).json()
+        path = f"/sync-runs/{asked['sync_run_id']}"
+        while not (run := (await owner.get(path)).json())["ended_at"]:
+            await ear.next(5)
+    assert run["status"] == "synced", run
 
 
 async def _erased(platform: Platform, org_id: UUID, job_id: UUID) -> None:
