@@ -117,7 +117,7 @@ async def open_session(
 ) -> Any:
     """A session of a connector with a work folder."""
     work.mkdir(parents=True, exist_ok=True)
-    surroundings = SessionContext("0" * 32, work, roots, guard=loopback_guard(), **context)
+    surroundings = SessionContext("0" * 32, work, roots, **{"guard": loopback_guard(), **context})
     return await connector.open(connector.validate(config, surroundings), surroundings)
 
 
