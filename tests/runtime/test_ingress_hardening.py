@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +22,7 @@ from agentcy_ray.api.origin import Origin
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime import haproxy, listener
+from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.stores.embedded.ports import choose
 from tests.api.platform import serve
 from tests.runtime.test_haproxy import ingress, running, whoami
@@ -112,6 +114,34 @@ async def test_without_a_replica_the_answer_is_unavailable_and_says_when_to_come
     assert answer.headers["retry-after"] == "1"
 
 
+def test_the_head_of_a_request_has_a_time_to_arrive_in(tmp_path: Path) -> None:
+    lines = [line.strip() for line in ingress(tmp_path).edited().splitlines()]
+    assert lines.count(f"timeout http-request {haproxy.HEAD_SECS}s") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "good"),
+    [
+        ({}, False),
+        ({"AGENTCY_BEHIND_TLS_PROXY": "false"}, False),
+        ({"AGENTCY_PUBLIC_URL": "http://a.example.com"}, False),
+        ({"AGENTCY_BEHIND_TLS_PROXY": "true"}, True),
+        ({"AGENTCY_PUBLIC_URL": "https://a.example.com"}, True),
+    ],
+)
+def test_a_cluster_config_that_listens_beyond_a_machine_says_who_has_the_tls(
+    tmp_path: Path, said: dict[str, str], good: bool
+) -> None:
+    config = {"serve": {"host": "0.0.0.0"}, "environment": said}
+    if good:
+        assert ClusterConfig.model_validate(config).serve.host == "0.0.0.0"
+    else:
+        path = tmp_path / "agentcy.yaml"
+        path.write_bytes(orjson.dumps(config))  # JSON is YAML
+        with pytest.raises(ConfigError, match="AGENTCY_BEHIND_TLS_PROXY"):
+            load_cluster_config(str(path))
+
+
 @pytest.mark.requirement("SEC-01")
 async def test_the_admin_socket_and_the_key_are_the_owners_alone(tmp_path: Path) -> None:
     made = ingress(tmp_path)
@@ -196,6 +226,7 @@ def test_tls_files_that_cannot_be_used_are_a_fault_of_the_settings(tmp_path: Pat
     other = tmp_path / "other"
     other.mkdir()
     _, key = certificate(other)
+    given: dict[str, Any]
     for given in (
         {"agentcy_tls_cert": "/nowhere.pem"},
         {"agentcy_tls_cert": str(cert), "agentcy_tls_key": str(key)},
