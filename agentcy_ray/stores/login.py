@@ -66,10 +66,11 @@ def login_check(login: Login) -> Check:
     """Advisory: a start is not refused, since the transaction's role binds every request."""
     needed = "no superuser, no BYPASSRLS, no inherited role"
     if login.superuser:
+        how = "WITH ADMIN TRUE, INHERIT FALSE" if login.per_grant else "WITH ADMIN OPTION"
         return Check(
             "login", False, f"{login.name} is a superuser", needed,
             "give the product a user of its own: as an administrator run CREATE ROLE agentcy_owner"
-            " LOGIN PASSWORD '…'; " + " ".join(f"GRANT {r} TO agentcy_owner;" for r in ROLES)
+            " LOGIN PASSWORD '…'; " + " ".join(f"GRANT {r} TO agentcy_owner {how};" for r in ROLES)
             + " make it the owner of the database and of what is in it, and name it in"
             " DATABASE_URL", advisory=True,
         )  # fmt: skip
