@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
@@ -71,7 +71,7 @@ def _fresh(make: Callable[[], httpx2.AsyncClient], url: str) -> Callable[[], Awa
 
 
 @contextmanager
-def _server() -> Iterator[int]:
+def _server() -> Generator[int]:
     ready: Future[int] = Future()
     stopped: Future[Callable[[], object]] = Future()
 

@@ -248,7 +248,7 @@ async def _context_store(
         given = settings.kyma_base_url
         token = running.kyma_token if given is None else _given(settings.kyma_token, "")
         return await _store(
-            "kyma", ours, given or running.kyma_url, lambda url: check_kyma(url, token)
+            "kyma", ours, given or running.kyma_url, lambda url: check_kyma(url, token, settings)
         )
     endpoints = running
     if settings.neo4j_uri is not None:

@@ -17,7 +17,8 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from ipaddress import ip_address
 from typing import Literal, Protocol
 
@@ -41,6 +42,8 @@ from agentcy_ray.stores.proxies import Proxies
 
 Purpose = Literal["tenant", "operator"]
 RESOLVE_SECS = 10.0
+RESOLVING = 16
+"""Names that one process resolves at a time, for each ``Egress``."""
 DEFAULT_PORTS = {"http": 80, "https": 443, "ssh": 22}
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 _INNER_SUFFIXES = (
@@ -62,13 +65,22 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The resolver of the operating system."""
+    """The resolver of the operating system.
+
+    It blocks, so it has threads of its own: names whose servers never answer hold up other names at
+    most, and nothing else that the process does in threads.
+    """
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(RESOLVING, thread_name_prefix="resolve")
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """As the protocol says; in a thread, since the system's resolver blocks."""
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        """As the protocol says."""
+        ask = partial(
+            socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
 
 
@@ -151,7 +163,8 @@ class Guard:
         """URL of the proxy that stands before a place; None = connect to it directly.
 
         Raises:
-            EgressDeniedError: the proxy would resolve a name of an inner network for a tenant.
+            EgressDeniedError: the proxy would resolve a name of an inner network for a tenant, or
+                one whose addresses are pinned.
         """
         literal = _literal(host)
         # A loopback address means this machine, which no proxy knows.
@@ -163,6 +176,8 @@ class Guard:
             inner = "." not in name or name.endswith(_INNER_SUFFIXES)
             if inner and not host_matches(name, self.egress.allowed_hosts):
                 raise _denied(f"{host} is a name of an inner network", host)
+        if found is not None and literal is None and self._cidrs:
+            raise _denied("this source pins ranges, and a proxy resolves its names", host)
         return found
 
     # -- inside --------------------------------------------------------------------------------

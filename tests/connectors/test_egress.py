@@ -292,6 +292,9 @@ async def test_connectors_go_out_by_the_proxy(sources_of, org, tls, served, tmp_
         pinned = csv(f"https://{name}/", egress={"hosts": ["x.example"]})
         with pytest.raises(EgressDeniedError):
             await store.create(org.owner, pinned, check=True)
+        ranged = csv(f"https://{name}/", egress={"cidrs": ["93.184.216.0/24"]})
+        with pytest.raises(EgressDeniedError, match="proxy resolves"):
+            await store.create(org.owner, ranged, check=True)
         assert len(proxy.lines()) == seen
 
 

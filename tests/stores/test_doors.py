@@ -109,6 +109,12 @@ def test_connections_are_opened_where_it_is_written_down_and_nowhere_else() -> N
     assert listed() == found.keys()
 
 
+def test_no_client_trusts_any_certificate_or_follows_redirects_by_itself() -> None:
+    loose = re.compile(r"verify=False|CERT_NONE|check_hostname ?= ?False|follow_redirects=True")
+    ours = (path for path in CODE.rglob("*.py") if loose.search(path.read_text()))
+    assert not list(ours)
+
+
 @pytest.mark.parametrize(
     "code",
     [

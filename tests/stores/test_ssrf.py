@@ -14,6 +14,7 @@ from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.errors import EgressDeniedError, SourceConfigError, TooLargeError
 from agentcy_ray.stores.egress import Egress, Guard
 from agentcy_ray.stores.http import fetch
+from agentcy_ray.stores.http_body import decoder_of
 from agentcy_ray.stores.http_client import open_http
 from tests.egress import loopback_guard, strict_guard
 from tests.wire import DnsResolver, DnsServer, dns_server, names_of, redirect, reply, wire
@@ -294,6 +295,23 @@ async def test_what_is_compressed_in_good_faith_arrives(encoding, bits):
         server.answers["/"] = reply(_deflated(text, bits), f"Content-Encoding: {encoding}")
         async with open_http(loopback_guard()) as client:
             assert (await client.get(server.url())).content == text
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 5_000, 10_000_000])
+@pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15), ("deflate", -15)])
+def test_compressed_data_may_come_in_pieces_of_any_size(encoding, bits, step):
+    text = bytes(600_000) + bytes(range(256)) * 10
+    packed = _deflated(text, bits)
+    if encoding == "gzip":
+        text, packed = text * 2, packed * 2  # members follow one another
+    decoder, found = decoder_of(encoding), bytearray()
+    assert decoder is not None
+    for at in range(0, len(packed), step):
+        for piece in decoder.feed(packed[at : at + step]):
+            assert len(piece) <= 256 * 1024
+            found += piece
+    decoder.finish()
+    assert found == text
 
 
 async def test_connections_are_kept_and_cookies_are_not():
