@@ -41,39 +41,40 @@ METADATA_NAMES = frozenset({
 })  # fmt: skip
 """Names of the same places, for when a proxy resolves."""
 
-_RANGES: tuple[tuple[str, str], ...] = (
-    ("0.0.0.0/8", "unspecified"),
-    ("10.0.0.0/8", "private"),
-    ("100.64.0.0/10", "carrier-grade NAT"),
-    ("127.0.0.0/8", "loopback"),
-    ("169.254.0.0/16", "link-local"),
-    ("172.16.0.0/12", "private"),
-    ("192.0.0.0/24", "reserved"),
-    ("192.0.2.0/24", "reserved"),
-    ("192.31.196.0/24", "reserved"),
-    ("192.52.193.0/24", "reserved"),
-    ("192.88.99.0/24", "reserved"),
-    ("192.168.0.0/16", "private"),
-    ("192.175.48.0/24", "reserved"),
-    ("198.18.0.0/15", "reserved"),
-    ("198.51.100.0/24", "reserved"),
-    ("203.0.113.0/24", "reserved"),
-    ("224.0.0.0/4", "multicast"),
-    ("240.0.0.0/4", "reserved"),
-    ("::/128", "unspecified"),
-    ("::1/128", "loopback"),
-    ("fc00::/7", "private"),
-    ("fe80::/10", "link-local"),
-    ("fec0::/10", "private"),
-    ("ff00::/8", "multicast"),
-    ("100::/64", "reserved"),
-    ("2001::/23", "reserved"),  # Teredo, ORCHID, benchmarking
-    ("2001:db8::/32", "reserved"),
-    ("2002::/16", "reserved"),  # 6to4
-    ("2620:4f:8000::/48", "reserved"),
-    ("3fff::/20", "reserved"),
-)
-_NETWORKS = tuple((ip_network(text), why) for text, why in _RANGES)
+RANGES: dict[str, str] = {
+    "0.0.0.0/8": "unspecified",
+    "10.0.0.0/8": "private",
+    "100.64.0.0/10": "carrier-grade NAT",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "link-local",
+    "172.16.0.0/12": "private",
+    "192.0.0.0/24": "reserved",
+    "192.0.2.0/24": "reserved",
+    "192.31.196.0/24": "reserved",
+    "192.52.193.0/24": "reserved",
+    "192.88.99.0/24": "reserved",
+    "192.168.0.0/16": "private",
+    "192.175.48.0/24": "reserved",
+    "198.18.0.0/15": "reserved",
+    "198.51.100.0/24": "reserved",
+    "203.0.113.0/24": "reserved",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "reserved",
+    "::/128": "unspecified",
+    "::1/128": "loopback",
+    "fc00::/7": "private",
+    "fe80::/10": "link-local",
+    "fec0::/10": "private",
+    "ff00::/8": "multicast",
+    "100::/64": "reserved",
+    "2001::/23": "reserved",  # Teredo, ORCHID, benchmarking
+    "2001:db8::/32": "reserved",
+    "2002::/16": "reserved",  # 6to4
+    "2620:4f:8000::/48": "reserved",
+    "3fff::/20": "reserved",
+}
+"""Networks that are not on the public Internet, each with what it is."""
+_NETWORKS = tuple((ip_network(text), why) for text, why in RANGES.items())
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import zlib
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentcy_ray.core.access_settings import AccessSettings
 from agentcy_ray.core.errors import EgressDeniedError, SourceConfigError, TooLargeError
+from agentcy_ray.stores.addresses import RANGES, kind_of, parse_literal, unwrap
 from agentcy_ray.stores.egress import Egress, Guard
 from agentcy_ray.stores.http import fetch
 from agentcy_ray.stores.http_body import decoder_of
@@ -322,3 +328,42 @@ async def test_connections_are_kept_and_cookies_are_not():
                 assert (await client.get(server.url())).text == "ok"
         assert (len(server.heads), server.connections) == (5, 1)
         assert names_of(server.heads, "cookie") == [None] * 5
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["{}", "::ffff:{}", "64:ff9b::{}"]))
+def test_what_counts_as_public_is_public_to_others_too(number: int, form: str) -> None:
+    plain = IPv4Address(number)
+    kind = kind_of(ip_address(form.format(plain)))
+    assert kind == kind_of(plain)
+    assert kind is not None or plain.is_global
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_an_ipv6_address_is_public_only_among_the_global_ones(number: int) -> None:
+    for address in (IPv6Address(number), IPv6Address(number >> 3 | 1 << 125)):
+        if kind_of(address) is None:
+            assert unwrap(address).is_global
+            assert address in IPv6Network("2000::/3") or unwrap(address) != address
+
+
+@pytest.mark.parametrize("network", RANGES, ids=str)
+def test_a_range_is_closed_up_to_its_edges(network: str) -> None:
+    place = ip_network(network)
+    edges = place.network_address, place.broadcast_address, place[place.num_addresses // 2]
+    assert all(kind_of(address) is not None for address in edges)
+
+
+@given(st.integers(0, 2**32 - 1), st.data())
+def test_no_number_that_a_resolver_reads_as_an_address_is_a_name(number: int, data: Any) -> None:
+    """Every spelling that ``inet_aton`` takes is an address to us, or is refused."""
+    count = data.draw(st.integers(1, 4))
+    parts = [number >> 24 & 255, number >> 16 & 255, number >> 8 & 255][: count - 1]
+    parts.append(number & (1 << 8 * (5 - count)) - 1)
+    spell = st.sampled_from(["{}", "0{:o}", "0x{:x}", "0X{:X}", "00{:o}"])
+    text = ".".join(data.draw(spell).format(part) for part in parts)
+    assert socket.inet_aton(text) == IPv4Address(number).packed
+    try:
+        found = parse_literal(text)
+    except ValueError:
+        return
+    assert found == IPv4Address(number)
