@@ -50,7 +50,7 @@ def _text(value: Any) -> str:
 def _facts(properties: Mapping[str, Any]) -> str:
     """Key properties as ``k=v``, by name, at most ``MAX_PROPERTIES``."""
     facts: list[str] = []
-    for key in sorted(key for key in properties if key not in _APART):
+    for key in sorted(properties.keys() - _APART):
         value = _short(properties[key])
         if value:
             facts.append(f"{key}={value}")

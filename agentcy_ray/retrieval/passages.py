@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -17,6 +18,9 @@ from agentcy_ray.retrieval.chunking import Chunker
 
 MAX_HIT_VALUE_CHARS = 400
 """Longer property values are not repeated beside every chunk; the Context Engine has them."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 Document = dict[str, Any]
 
@@ -40,15 +44,15 @@ def chunk_batch(
     bodies: defaultdict[str, list[Document]] = defaultdict(list)
     for document in documents.to_pylist() if documents is not None else ():
         bodies[document["node_id"]].append(document)
-    made = _Made()
-    of_node = nodes.select(["id", "labels", "name", "properties"]).to_pydict()
-    for place, (node_id, labels, name, properties) in enumerate(
-        zip(*of_node.values(), strict=True)
+    made = _Made(default=_micros(seen_at))
+    own = nodes.select(["id", "name", "properties"]).to_pydict()
+    for place, (labels, node_id, name, properties) in enumerate(
+        zip(_lists(nodes.column("labels")), *own.values(), strict=True)
     ):
         values: dict[str, Any] = orjson.loads(properties)
         made.shown.append(_shown(properties, values))
         documents_of = bodies.get(node_id)
-        _cut(made, place, node_id, labels, name, values, documents_of, chunker, seen_at)
+        _cut(made, place, node_id, labels, name, values, documents_of, chunker)
     return made.batch(nodes)
 
 
@@ -61,13 +65,28 @@ def chunk_key(node_id: str, ordinal: int, text: str) -> str:
 class _Made:
     """Chunks as columns; what they share with their node is taken from it at the end."""
 
+    default: int
+    """Time of what has none of its own: microseconds of Unix time."""
     places: list[int] = field(default_factory=lambda: list[int]())
     keys: list[str] = field(default_factory=lambda: list[str]())
     texts: list[str] = field(default_factory=lambda: list[str]())
     urls: list[str | None] = field(default_factory=lambda: list[str | None]())
-    times: list[datetime] = field(default_factory=lambda: list[datetime]())
+    times: list[int] = field(default_factory=lambda: list[int]())
     shown: list[str] = field(default_factory=lambda: list[str]())
     """Properties of each node, as a hit shows them."""
+
+    def add(
+        self, place: int, node_id: str, first: int, texts: list[str], url: str | None, at: int
+    ) -> int:
+        """Add chunks of one text of a node, numbered from ``first``; returns the next number."""
+        for text in texts:
+            self.places.append(place)
+            self.keys.append(chunk_key(node_id, first, text))
+            self.texts.append(text)
+            self.urls.append(url)
+            self.times.append(at)
+            first += 1
+        return first
 
     def batch(self, nodes: pa.RecordBatch) -> pa.RecordBatch:
         """The rows of ``CHUNKS``."""
@@ -76,7 +95,7 @@ class _Made:
             "chunk_key": pa.array(self.keys, pa.string()),
             "text": pa.array(self.texts, pa.string()),
             "url": pa.array(self.urls, pa.string()),
-            "seen_at": pa.array(self.times, CHUNKS.field("seen_at").type),
+            "seen_at": pa.array(self.times, pa.int64()).cast(CHUNKS.field("seen_at").type),
             "properties": pa.array(self.shown, pa.string()).take(at),
         }
         columns = [
@@ -95,24 +114,30 @@ def _cut(
     properties: dict[str, Any],
     documents: list[Document] | None,
     chunker: Chunker,
-    seen_at: datetime,
 ) -> None:
     """Add the chunks of one node: of its canonical text, then of its documents."""
     own_url = properties.get("url")
     url = own_url if isinstance(own_url, str) else None
-    pieces = [
-        (text, url, seen_at) for text in chunker.chunk(canonical_text(labels, name, properties))
-    ]
+    texts = chunker.chunk(canonical_text(labels, name, properties))
+    ordinal = made.add(place, node_id, 0, texts, url, made.default)
     for document in documents or ():
-        at = document["modified_at"] or seen_at
-        chunks = chunker.chunk(document["text"], document["media_type"])
-        pieces += [(text, document["url"] or url, at) for text in chunks]
-    for ordinal, (text, at_url, at) in enumerate(pieces):
-        made.places.append(place)
-        made.keys.append(chunk_key(node_id, ordinal, text))
-        made.texts.append(text)
-        made.urls.append(at_url)
-        made.times.append(at)
+        changed = document["modified_at"]
+        at = made.default if changed is None else _micros(changed)
+        texts = chunker.chunk(document["text"], document["media_type"])
+        ordinal = made.add(place, node_id, ordinal, texts, document["url"] or url, at)
+
+
+def _lists(column: pa.ListArray) -> list[list[str]]:
+    """The lists of a column; a fifth of the time that Arrow takes for the same."""
+    values: list[str] = column.flatten().to_pylist()
+    ends: list[int] = column.offsets.to_pylist()
+    first = ends[0] if ends else 0
+    return [values[start - first : end - first] for start, end in pairwise(ends)]
+
+
+def _micros(moment: datetime) -> int:
+    """Microseconds of Unix time, without the rounding of a float."""
+    return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
 
 
 def _shown(raw: str, properties: dict[str, Any]) -> str:

@@ -44,15 +44,15 @@ STATES_KEPT = 4
 NO_USAGE = EmbedUsage()
 
 _LOCK_SOURCE = "SELECT current_package_id FROM sources WHERE id = $1 FOR SHARE"
-_PUBLISHING = """
-SELECT package_id FROM sync_runs WHERE source_id = $1 AND status = 'publishing'
-"""
 # A run that is publishing, or has ended since publishes write the space, may have written it.
-_PUBLISHED_SINCE = """
-SELECT EXISTS (SELECT 1 FROM sync_runs r, embed_backfills b JOIN embedding_spaces s
-    ON s.id = b.space_id
-  WHERE b.id = $1 AND r.source_id = $2
-    AND (r.status = 'publishing' OR r.ended_at > least(b.started_at, s.written_since)))
+_PUBLISHED = """
+SELECT
+  (SELECT package_id FROM sync_runs WHERE source_id = $2 AND status = 'publishing' LIMIT 1)
+    AS publishing,
+  EXISTS (SELECT 1 FROM sync_runs r, embed_backfills b JOIN embedding_spaces s
+      ON s.id = b.space_id
+    WHERE b.id = $1 AND r.source_id = $2
+      AND (r.status = 'publishing' OR r.ended_at > least(b.started_at, s.written_since))) AS met
 """
 _THERE = "SELECT chunk_key FROM {table} WHERE chunk_key = ANY($1) AND archived_at IS NULL"
 _CLEAR = """
@@ -274,12 +274,11 @@ class Sink:
         row = await connection.fetchrow(_LOCK_SOURCE, source_id)
         if row is None:
             return _Standing(gone=True, current=None, publishing=None, met=False)
-        # Statements of their own, to see what was committed while the lock was waited for.
-        publishing = await connection.fetchval(_PUBLISHING, source_id)
-        met = cut.block.again or bool(
-            await connection.fetchval(_PUBLISHED_SINCE, self._backfill.id, source_id)
-        )
-        return _Standing(gone=False, current=row[0], publishing=publishing, met=met)
+        # A statement of its own, to see what was committed while the lock was waited for.
+        seen = await connection.fetchrow(_PUBLISHED, self._backfill.id, source_id)
+        assert seen is not None
+        met = cut.block.again or bool(seen["met"])
+        return _Standing(gone=False, current=row[0], publishing=seen["publishing"], met=met)
 
     async def _live(self, connection: Connection, keys: Sequence[str]) -> frozenset[str]:
         sql = _THERE.format(table=self._space.table_name)
