@@ -1,4 +1,5 @@
-"""``vs_bare_encode``, ``vs_llamaindex``, ``vs_langchain``, ``pipeline_rows``, ``resume_repeat``.
+"""``vs_bare_encode``, ``vs_llamaindex``, ``vs_langchain``, ``pipeline_rows``, ``resume_repeat``;
+and what questions wait for beside a backfill (``benchmarks.backfill_queries``).
 
 A backfill from a package to the rows of a vector table: planned, read, cut, embedded, copied, each
 block with its cursor. The three first embed with the same weights on the CPU, one process each, the
@@ -45,6 +46,7 @@ from agentcy_ray.retrieval.embedder import (
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.retrieval.space import Space
 from agentcy_ray.retrieval.spaces import SpaceStore
+from benchmarks.backfill_queries import query_figures
 from benchmarks.backfill_space import attempt, begun, dropped, forget, packaged
 from benchmarks.figures import Figure, absolute, alternate, compared, machine
 from benchmarks.fixtures import paragraphs
@@ -80,6 +82,7 @@ async def run(size: int = SIZE) -> list[Figure]:
     async with fresh_stores() as bench:
         figures = [await _pipeline(bench, size), await _resumed(bench, size)]
         figures += await _embedding(bench)
+        figures += await query_figures(bench)
     return figures
 
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.ingest.addressing import PACKAGE_NODES
 from agentcy_ray.ingest.backfill.records import Backfill, BackfillOptions
-from agentcy_ray.ingest.backfill.runner import Backfiller
+from agentcy_ray.ingest.backfill.runner import Backfiller, no_probe
 from agentcy_ray.ingest.backfill.store import BackfillStore
+from agentcy_ray.ingest.backfill.work import Probe
 from agentcy_ray.ingest.chains import Totals, insert_package
 from agentcy_ray.ingest.manifest import Manifest
 from agentcy_ray.ingest.packages import upload
@@ -27,7 +28,7 @@ from agentcy_ray.retrieval.chunkers import Chunkers
 from agentcy_ray.retrieval.embedder import EmbedderInfo, MeteredEmbedder
 from agentcy_ray.retrieval.local_embedder import bundled_tokenizer
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
-from agentcy_ray.retrieval.space import Space
+from agentcy_ray.retrieval.space import Space, Storage
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.objects import open_objects
 from benchmarks.stores import Bench
@@ -87,17 +88,19 @@ async def forget(bench: Bench, source_id: UUID) -> None:
 
 
 async def begun(
-    bench: Bench, info: EmbedderInfo, options: BackfillOptions
+    bench: Bench, info: EmbedderInfo, options: BackfillOptions, storage: Storage | None = None
 ) -> tuple[Space, Backfill]:
     """A new space, and the backfill that is asked for it."""
     spaces = SpaceStore(bench.db, bench.settings)
     org_id = bench.owner.org_id
-    space = await spaces.create(org_id, info)
+    space = await spaces.create(org_id, info, storage=storage)
     store = BackfillStore(bench.db, PostgresQueue(bench.settings, bench.db), spaces)
     return space, await store.start(org_id, space.id, options=options)
 
 
-async def attempt(bench: Bench, backfill: Backfill, embedder: MeteredEmbedder) -> None:
+async def attempt(
+    bench: Bench, backfill: Backfill, embedder: MeteredEmbedder, probe: Probe = no_probe
+) -> None:
     """Carry a backfill out, or go on with it, without indexes."""
     assert backfill.job_id is not None
     queue = PostgresQueue(bench.settings, bench.db)
@@ -106,6 +109,7 @@ async def attempt(bench: Bench, backfill: Backfill, embedder: MeteredEmbedder) -
         bench.db, open_objects(bench.settings), SpaceStore(bench.db, bench.settings),
         OneEmbedder(embedder),
         Chunkers(bundled_tokenizer(), bench.settings), NoFinish(), bench.settings, {},
+        probe=probe,
     )  # fmt: skip
     await filler.handle(job, Beat(1, last_attempt=False))
 
