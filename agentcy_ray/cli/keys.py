@@ -19,8 +19,20 @@ from agentcy_ray.core.errors import ConflictError, SealBrokenError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.postgres import Database, open_database
-from agentcy_ray.stores.rewrap import KeyUse, Rewrapped, Rewrapper, key_uses
-from agentcy_ray.stores.secrets import forget_previous_key, keeps_own_key, renew_install_key
+from agentcy_ray.stores.rewrap import (
+    LEARN_SECS,
+    SETTLE_SECS,
+    KeyUse,
+    Rewrapped,
+    Rewrapper,
+    key_uses,
+)
+from agentcy_ray.stores.secrets import (
+    forget_previous_key,
+    keeps_own_key,
+    keys_may_change,
+    renew_install_key,
+)
 from agentcy_ray.stores.vault import Vault
 
 app = typer.Typer(help="The key of stored secrets: status, rotate, forget.", no_args_is_help=True)
@@ -57,7 +69,8 @@ def rotate(
     async def work(db: Database, vault: Vault) -> tuple[Rewrapped, dict[str, Any]]:
         before = await _status(settings, db, vault)
         with bar("re-wrapping", unit="secrets", total=before["other"], quiet=json) as progress:
-            done = await Rewrapper(db, vault, progress=progress).run()
+            settle = LEARN_SECS if keys_may_change(settings) else SETTLE_SECS
+            done = await Rewrapper(db, vault, progress=progress, settle_secs=settle).run()
         return done, await _status(settings, db, vault)
 
     done, found = _with_vault(settings, work)

@@ -287,13 +287,18 @@ def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> lis
     return rows
 
 
+def in_files(*fields: str) -> bool:
+    """Whether one of these settings is read from a file, which may change while we run."""
+    return any(f"{field.upper()}_FILE" in os.environ for field in fields)
+
+
 def reread(settings: Settings, *fields: str) -> Settings:
     """Settings with the named ones read anew where they lie in files, which may change.
 
     Raises:
         ConfigError: a file cannot be read.
     """
-    asked = {field for field in fields if f"{field.upper()}_FILE" in os.environ}
+    asked = {field for field in fields if in_files(field)}
     if not asked:
         return settings
     values, faults = _collect(os.environ)

@@ -23,6 +23,8 @@ BATCH = 200
 """Rows of a transaction."""
 AT_ONCE = 8
 """Requests to a key service under way."""
+SETTLE_SECS = 0.5
+LEARN_SECS = 2 * FRESH_SECS
 PASSES = 20
 """Others seal too while we go through; after as many passes something is amiss."""
 
@@ -105,7 +107,7 @@ class Rewrapper:
         vault: Vault,
         *,
         progress: Callable[[int], None] = nothing,
-        settle_secs: float = 2 * FRESH_SECS,
+        settle_secs: float = SETTLE_SECS,
         batch: int = BATCH,
     ) -> None:
         """Take what it needs.
@@ -114,8 +116,8 @@ class Rewrapper:
             db: the database.
             vault: with the keys to move to, and those to move from.
             progress: told how many were moved so far, after each batch.
-            settle_secs: pause before the last pass. Until it is over, processes that find a new
-                key in a file have found it, and what they sealed before is committed.
+            settle_secs: pause before the last pass, until what others had sealed when we began is
+                committed; ``LEARN_SECS`` where they find a new key in a file meanwhile.
             batch: rows of a transaction.
         """
         self._db = db

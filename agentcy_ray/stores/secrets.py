@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from agentcy_ray.core.errors import ConfigError, ConflictError
-from agentcy_ray.core.settings import Settings, reread
+from agentcy_ray.core.settings import Settings, in_files, reread
 from agentcy_ray.stores.keys.install import InstallKeys, key_id_of
 from agentcy_ray.stores.keys.source import KEY_BYTES
 
@@ -82,6 +82,11 @@ def install_keys(settings: Settings) -> InstallKeys:
 def keeps_own_key(settings: Settings) -> bool:
     """Whether the install's key is one that was made here."""
     return settings.encryption_key is None and settings.kms_key_uri is None
+
+
+def keys_may_change(settings: Settings) -> bool:
+    """Whether running processes may find another install key in a file."""
+    return keeps_own_key(settings) or in_files("encryption_key", "encryption_key_previous")
 
 
 def renew_install_key(settings: Settings) -> str:
