@@ -8,12 +8,18 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from pydantic import SecretStr
 
+from agentcy_ray.ingest.backfill.finish import IndexFinisher
+from agentcy_ray.retrieval.vector_backends import VectorBackends
 from agentcy_ray.runtime.backfill_data import RayDataDriver
 from agentcy_ray.runtime.cluster_config.parts import EmbeddingActors
+from tests.conformance.pinecone_double import KEY, PineconeDouble
 from tests.ingest.backfill.conftest import MakeFilling
 from tests.ingest.backfill.filling import Filling
 from tests.ingest.backfill.test_killed import killed_at
+from tests.ingest.conftest import MakeHouse
+from tests.ingest.memory_source import MemorySource, chain
 
 pytestmark = pytest.mark.chaos
 BLOCK = 16
@@ -70,3 +76,35 @@ async def test_a_killed_pipeline_is_completed_by_the_next_one(
     assert (ended.status, await filling.status()) == ("done", "ready")
     await filling.assert_complete()
     assert ended.chunks == 300
+
+
+async def test_a_pipeline_writes_vectors_into_another_store_once(
+    make_house: MakeHouse, ray_cluster: None
+):
+    index = PineconeDouble(16)
+    there = {"pinecone_api_key": SecretStr(KEY), "pinecone_host": index.host}
+    filling = await Filling.of(
+        await make_house(MemorySource(graph=chain(100)), **there), backend="pinecone"
+    )
+    drivers = {"ray-data": driver(filling)}
+    house = filling.house
+    backends = VectorBackends(house.settings)
+    finisher = IndexFinisher(house.db, house.stores.spaces, house.settings, backends)
+    killed: list[str] = []
+
+    def probe(name: str) -> None:
+        if name == "written" and not killed:
+            killed.append(name)
+            kill_an_embedding_actor()
+
+    backfill = await filling.start("ray-data", block_chunks=BLOCK)
+    ended = await filling.attempt(
+        backfill, drivers=drivers, probe=probe, finisher=finisher, backends=backends
+    )
+    await backends.close()
+    assert (ended.status, ended.chunks, len(killed)) == ("done", 100, 1)
+    await filling.assert_complete()
+    async with house.db.tenant(house.org_id) as connection:
+        rows = await connection.fetch(f"SELECT chunk_key FROM {filling.space.table_name}")
+    assert [set(space) for space in index.spaces.values()] == [{row[0] for row in rows}]
+    await index.close()
