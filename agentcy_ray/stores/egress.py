@@ -187,7 +187,7 @@ class Guard:
         literal = _literal(name)
         if literal is not None:
             self._address(literal, f"{host} is", host)
-        elif not _NAME.fullmatch(name) or len(name) > 253:
+        elif len(name) > 253 or not _NAME.fullmatch(name):
             raise _denied("the host is no name that a server can have", host)
         elif name in METADATA_NAMES:
             raise _denied(f"{host} is the metadata service of a cloud", host)

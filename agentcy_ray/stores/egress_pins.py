@@ -15,6 +15,7 @@ from agentcy_ray.stores.addresses import Network
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9])?|\[?[0-9a-f:]+(?:\.[0-9.]+)?\]?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+Host = Annotated[str, Field(min_length=1, max_length=255)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -26,7 +27,7 @@ class Pins(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         default=(), max_length=100, description="hosts; *.example.com for all below a domain"
     )
     ports: tuple[Port, ...] = Field(default=(), max_length=100, description="ports")

@@ -19,17 +19,24 @@ from agentcy_ray.connectors.config import fault
 from agentcy_ray.connectors.git.bridge import Bridge
 from agentcy_ray.connectors.git.config import Place, place_of
 from agentcy_ray.connectors.git.known_hosts import Introduced
-from agentcy_ray.core.errors import AgentcyError, StoreUnavailableError
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    ConnectorUnavailableError,
+    StoreUnavailableError,
+)
 from agentcy_ray.stores.egress import Guard
 
 _CONNECT_SECS = 15.0
 _CHUNK = 64 * 1024
-_START_SECS = 10.0
+_START_SECS = 30.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Gate:
     """A context manager that yields the URL to give to libgit2; no proxy belongs before it.
+
+    Raises, on entering: EgressDeniedError, or ConnectorUnavailableError when this machine can open
+    no gate.
 
     Raises, on leaving with an error: EgressDeniedError or SourceConfigError (``unreachable``) in
     place of what libgit2 made of a connection that was refused or could not be opened.
@@ -49,6 +56,7 @@ class Gate:
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._closed = False
         self._refused: AgentcyError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._introduced = Introduced()
@@ -60,9 +68,16 @@ class Gate:
         self._guard.check(place.scheme, place.host, place.port)
         self._thread = Thread(target=self._run, args=[place], name="git-gate", daemon=True)
         self._thread.start()
-        port = self._port.result(_START_SECS)
-        if place.scheme == "ssh":
-            self._introduced.add(place.host, place.port, port)
+        try:
+            port = self._port.result(_START_SECS)
+            if place.scheme == "ssh":
+                self._introduced.add(place.host, place.port, port)
+        except OSError as error:  # a timeout is one
+            self._close()
+            raise ConnectorUnavailableError(
+                f"this machine could not open a gate for git ({error or 'it takes too long'});"
+                " try again when it has less to do, or raise its limit of open files"
+            ) from error
         return place.at_gate(port)
 
     def __exit__(
@@ -71,14 +86,18 @@ class Gate:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+        if error is not None and self._refused is not None:
+            raise self._refused from error
+
+    def _close(self) -> None:
+        self._closed = True
         if self._thread is not None:
             if self._loop is not None and self._stop is not None:
                 with suppress(RuntimeError):  # its loop has ended already
                     self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+            self._thread.join(_START_SECS)
         self._introduced.close()
-        if error is not None and self._refused is not None:
-            raise self._refused from error
 
     # -- in the thread -------------------------------------------------------------------------
 
@@ -91,7 +110,9 @@ class Gate:
             self._port.set_exception(error)  # raised where the port is waited for
 
     async def _serve(self, place: Place) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        if self._closed:  # nobody waited for so long
+            return
         bridge = None if place.scheme == "ssh" else Bridge(self._guard, place)
         server = await asyncio.start_server(
             lambda reader, writer: self._take(place, bridge, (reader, writer)), "127.0.0.1", 0
