@@ -48,6 +48,8 @@ def open_keys(settings: Settings) -> KeyRing:
 def _service(uri: str, settings: Settings) -> KeySource:
     for scheme, opened in _SCHEMES.items():
         if uri.startswith(scheme):
+            if not (settings.kms_key_uri or uri).startswith(scheme):  # another cloud's address
+                settings = settings.model_copy(update={"kms_endpoint": None})
             return opened(uri.removeprefix(scheme), settings)
     raise ConfigError(f"no key service is called {uri}; use one of {', '.join(_SCHEMES)}")
 
