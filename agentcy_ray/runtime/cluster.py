@@ -105,7 +105,15 @@ def prepare(settings: Settings, port: int) -> Prepared:
             )
         log.warning("no HAProxy found; requests go through Serve's slower built-in proxy")
     else:
-        values |= haproxy.environment(home, real, ports, listener.certificate(settings, home))
+        # Serve would put its replicas and its own proxy beside HAProxy at the public address, in
+        # clear text; on one machine they stay on loopback, and HAProxy alone goes there.
+        values |= haproxy.environment(
+            home,
+            real,
+            ports,
+            listener.certificate(settings, home),
+            settings.agentcy_host if settings.ray_address is None else None,
+        )
         reserved.hold(settings.agentcy_host, port)
         for name in ("stats", "metrics"):
             reserved.hold("127.0.0.1", ports[name])

@@ -7,9 +7,9 @@ is marked as one whose replica need not watch for a disconnect in a task of its 
 streams watch for it themselves; it is told who connected, whatever the client says of itself; a
 head must arrive in time; the admin socket is its owner's alone; what it answers for replicas that
 cannot has the shape of our errors (what it cannot read as a request, it answers in words of its
-own, which no setting changes); and where the install has a certificate, the public listener speaks TLS only.
-It inherits no variable of ours.
-On a node that allows fewer open files than its config asks for, the wrapper lowers the connections.
+own, which no setting changes); it alone goes to the public address, and speaks TLS there where the
+install has a certificate. It inherits no variable of ours. On a node that allows fewer open files
+than its config asks for, the wrapper lowers the connections.
 A driver that is killed leaves HAProxy running with the port; its pid is found by the config folder
 that only we use.
 """
@@ -97,9 +97,9 @@ s/^\\( *stats socket .*\\)mode 666/\\1mode 600/
     http-request set-header {PEER_HEADER.decode()} %[src]
 """
 
-_TLS = "alpn h2,http/1.1 ssl-min-ver TLSv1.2"
-_TLS_EDIT = """\
-/^frontend http_frontend/,/^backend /s|^\\( *bind [^ ]*\\).*|\\1 ssl crt {pem} {how}|
+_TLS = " ssl crt {pem} alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+_PUBLIC_EDIT = """\
+/^frontend http_frontend/,/^backend /s|^\\( *bind \\)\\([^ ]*\\):\\([0-9]*\\).*|\\1{where}:\\3{tls}|
 """
 
 _SOCKET_ROOM = 60
@@ -132,10 +132,16 @@ def folder_for(state_dir: Path) -> Path:
     return home
 
 
-def install(home: Path, real: str, certificate: Path | None = None) -> Path:
+def install(
+    home: Path, real: str, certificate: Path | None = None, listen: str | None = None
+) -> Path:
     """Write the wrapper around ``real`` into the folder ``home``; returns its path.
 
-    With a ``certificate``, a file of chain and key, the public listener speaks TLS.
+    Args:
+        home: where it lies, with all that it needs.
+        real: the HAProxy itself.
+        certificate: a file of chain and key, with which the public listener speaks TLS.
+        listen: where the public listener is; None = where Serve has put it.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     wrapper = home / "haproxy"
@@ -146,8 +152,11 @@ def install(home: Path, real: str, certificate: Path | None = None) -> Path:
         page = home / f"refusal-{status}.http"
         page.write_bytes(_refusal(status))
         lines.append(f"    errorfile {status} {page}")
-    tls = "" if certificate is None else _TLS_EDIT.format(pem=certificate, how=_TLS)
-    (home / "config.sed").write_text(_EDITS.format(defaults="\\\n".join(lines)) + tls)
+    public = _PUBLIC_EDIT.format(
+        where=r"\2" if listen is None else f"[{listen}]" if ":" in listen else listen,
+        tls="" if certificate is None else _TLS.format(pem=certificate),
+    )
+    (home / "config.sed").write_text(_EDITS.format(defaults="\\\n".join(lines)) + public)
     return wrapper
 
 
@@ -156,10 +165,14 @@ def _digest(path: Path) -> str:
 
 
 def environment(
-    home: Path, real: str, ports: dict[str, int], certificate: Path | None = None
+    home: Path,
+    real: str,
+    ports: dict[str, int],
+    certificate: Path | None = None,
+    listen: str | None = None,
 ) -> dict[str, str]:
     """Serve's variables for an HAProxy in ``home``; ``ports`` holds ``stats`` and ``metrics``."""
-    wrapper = install(home, real, certificate)
+    wrapper = install(home, real, certificate, listen)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),

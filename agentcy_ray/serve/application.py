@@ -11,6 +11,7 @@ from ray.serve.schema import LoggingConfig
 
 from agentcy_ray.core.errors import ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings
+from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.deployment_options import agent_options, api_options
 from agentcy_ray.runtime.foreman import Foreman
@@ -22,8 +23,10 @@ from agentcy_ray.serve.models import build_model
 def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
     """Run both applications on the connected cluster; returns when they answer."""
     quiet = LoggingConfig(**QUIET)
+    # On one machine HAProxy is the only part of Serve that others may reach.
+    alone = settings.ray_address is None and haproxy.is_ingress()
     serve.start(
-        http_options=HTTPOptions(host=settings.agentcy_host, port=port),
+        http_options=HTTPOptions(host="127.0.0.1" if alone else settings.agentcy_host, port=port),
         logging_config=quiet,
     )
     targets = [

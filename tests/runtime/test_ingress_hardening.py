@@ -25,7 +25,7 @@ from agentcy_ray.runtime import haproxy, listener
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.stores.embedded.ports import choose
 from tests.api.platform import serve
-from tests.runtime.test_haproxy import ingress, running, whoami
+from tests.runtime.test_haproxy import binds, ingress, running, whoami
 
 
 def certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
@@ -117,6 +117,19 @@ async def test_without_a_replica_the_answer_is_unavailable_and_says_when_to_come
 def test_the_head_of_a_request_has_a_time_to_arrive_in(tmp_path: Path) -> None:
     lines = [line.strip() for line in ingress(tmp_path).edited().splitlines()]
     assert lines.count(f"timeout http-request {haproxy.HEAD_SECS}s") == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "bound"), [("0.0.0.0", "0.0.0.0"), ("::", "[::]"), ("127.0.0.1", "127.0.0.1")]
+)
+def test_haproxy_alone_goes_to_the_public_address(tmp_path: Path, listen: str, bound: str) -> None:
+    made = ingress(tmp_path)  # Serve is told loopback, and so are its replicas
+    real = haproxy.binary()
+    assert real is not None
+    haproxy.install(made.home, real, listen=listen)
+    once = made.edited()
+    assert binds(once) == {"prometheus": "127.0.0.1", "stats": "127.0.0.1", "http_frontend": bound}
+    assert made.edited() == once
 
 
 @pytest.mark.parametrize(
