@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -32,6 +32,8 @@ _BIND_TENANT = (
     + _PATH
 )
 _BIND_SYSTEM = f"BEGIN; SELECT set_config('role', 'agentcy_system', true), {_PATH}"
+REST_SECS = 5.0
+"""How long a connection may take to end its transaction once its user has gone."""
 _FORGET_SESSION = "SELECT pg_advisory_unlock_all(); RESET ALL"
 _AWAY = (
     OSError,
@@ -92,7 +94,7 @@ class Database:
                     except BaseException:
                         # Also when it was cancelled while it began or committed: it may be open.
                         if not _lost(connection):
-                            await asyncio.shield(connection.execute("ROLLBACK"))
+                            await _at_rest(connection, "ROLLBACK")
                         raise
                 except asyncpg.InterfaceError:
                     lost = _lost(connection)
@@ -137,7 +139,7 @@ class Database:
                 finally:
                     lost = _lost(connection)
                     if not lost:
-                        await asyncio.shield(connection.execute(_FORGET_SESSION))
+                        await _at_rest(connection, _FORGET_SESSION)
         except asyncpg.InterfaceError as error:
             if lost or self._pool.is_closing():
                 raise _away() from error
@@ -201,6 +203,24 @@ async def open_database(url: str, *, pool_max: int = 20, statement_cache: bool =
             f"cannot connect to Postgres: {error}; check DATABASE_URL", store="postgres"
         ) from error
     return Database(pool)
+
+
+async def _at_rest(connection: PoolConnectionProxy[asyncpg.Record], statement: str) -> None:
+    """Run the last statement on a connection before it goes back, to its end.
+
+    A caller that is cancelled meanwhile waits for it too: the pool would meet a connection that is
+    still at work. One that does not come to rest is cut.
+    """
+    task = asyncio.ensure_future(connection.execute(statement))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=REST_SECS)
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            connection.terminate()
+        raise
 
 
 def _lost(connection: PoolConnectionProxy[asyncpg.Record]) -> bool:

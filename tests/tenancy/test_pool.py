@@ -99,9 +99,29 @@ async def test_no_org_leaks_over_pooled_connections_under_random_cancels(
     await db.close()
 
 
-async def _left(db: Database) -> list[tuple[object, ...]]:
+@pytest.mark.attack
+@pytest.mark.requirement("TEN-03")
+async def test_a_task_that_is_cancelled_while_it_ends_leaves_its_connection_at_rest(
+    tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = await open_database(tenants.url, pool_max=1)
+    crowd = Crowd(db, [tenants.ours, tenants.theirs], random.Random(SEED))
+    ends: set[type[BaseException]] = set()
+    for turns in range(60):  # at every point of begin, failure, rollback and release
+        task = asyncio.create_task(crowd.fail(tenants.ours))
+        await crowd.cut(task, turns)
+        (end,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(end, asyncio.CancelledError | asyncpg.PostgresError), turns
+        ends.add(type(end))
+        assert await _left(db, 1) == [(False, True, None, '"$user", public', 0, 0)], turns
+    await db.close()
+    assert asyncio.CancelledError in ends
+    assert "active transaction" not in caplog.text
+
+
+async def _left(db: Database, connections: int = POOL) -> list[tuple[object, ...]]:
     """What each connection of the pool still carries once nobody uses it."""
-    taken = [await db._pool.acquire() for _ in range(POOL)]
+    taken = [await db._pool.acquire() for _ in range(connections)]
     try:
         return [(one.is_in_transaction(), *(await one.fetchrow(_STATE)).values()) for one in taken]
     finally:
