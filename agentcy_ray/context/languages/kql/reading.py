@@ -117,7 +117,14 @@ def read(source: str) -> Statements:
     except VisitError as error:
         if isinstance(error.orig_exc, QueryRejectedError):
             raise error.orig_exc from None
+        if isinstance(error.orig_exc, ValueError | OverflowError):  # 4,300 digits, or no float
+            at = getattr(getattr(error.obj, "meta", None), "start_pos", 0)
+            refuse(
+                source, at, source[at : at + 20], "the value is too large", "write a smaller one"
+            )
         raise
+    except RecursionError:
+        refuse(source, 0, source[:20], "the query is nested too deeply", "split it by let")
     except UnexpectedInput as error:
         _explain(source, error)
 

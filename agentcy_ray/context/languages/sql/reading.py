@@ -80,6 +80,9 @@ _INSTEAD: dict[str, str] = {
 }
 
 
+_DIGITS = 400
+
+
 def read(source: str) -> exp.Query:
     """Parse one reading query.
 
@@ -123,6 +126,8 @@ def _check_tokens(source: str, tokens: list[Token]) -> None:
         advice = nearest(word, ("select", "with")) or "write select … or with …"
         refuse(source, first.start, first.text, "a query begins with select", advice)
     for token in tokens:
+        if token.token_type == TokenType.NUMBER and len(token.text) > _DIGITS:
+            refuse(source, token.start, token.text, "the number is too long", "write fewer digits")
         if token.token_type == TokenType.SEMICOLON:
             refuse(source, token.start, ";", "several statements", "send one query at a time")
         depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1, TokenType.CASE: 1,

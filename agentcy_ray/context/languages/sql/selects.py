@@ -20,6 +20,8 @@ from agentcy_ray.context.languages.sql.sources import Sources
 from agentcy_ray.context.languages.values import NUMERIC, Kind, Value, convert
 
 MAX_LIMIT = 5_000_000
+MAX_COLUMNS = 1000
+"""Of one SELECT; ``*`` over joins of parts with themselves doubles them with every part."""
 
 
 class Queries:
@@ -195,6 +197,8 @@ class Queries:
             self._sources.push(node, sight, condition)
             rows = rows.where(condition, copy=False)
         columns = self._items(node, lowering, sight)
+        if len(columns) > MAX_COLUMNS:
+            self.refuse(node, f"it has more than {MAX_COLUMNS} columns", "name those you need")
         keys, grouped = self._group(node, rows, lowering, columns)
         if (having := node.args.get("having")) is not None:
             named = replace(lowering, outputs=dict(columns))
