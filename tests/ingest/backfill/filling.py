@@ -57,6 +57,11 @@ class HookedEmbedder:
         return await self.inner.embed_metered(texts)
 
 
+def slow_model() -> HookedEmbedder:
+    """One that takes its time: a pipeline of another process is met while it works."""
+    return HookedEmbedder(ScriptedEmbedder(Script.read(f"{MODEL},ms=50")))
+
+
 @dataclass
 class Models:
     """The embedder of each space."""
@@ -94,9 +99,9 @@ class Filling:
     claims: int = 0
 
     @classmethod
-    async def of(cls, house: House, **how: Any) -> Filling:
+    async def of(cls, house: House, model: HookedEmbedder | None = None, **how: Any) -> Filling:
         """A space that is being built, beside the one that syncs made."""
-        model = HookedEmbedder()
+        model = model or HookedEmbedder()
         models = Models({"words": house.embedder, model.info.reference: model})
         house.settings = house.settings.model_copy(update={"embedding_model": "words"})
         house.stores = replace(house.stores, embedders=models, model="words")

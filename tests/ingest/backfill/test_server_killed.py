@@ -20,13 +20,14 @@ from agentcy_ray.runtime.cluster_config.parts import EmbeddingActors
 from agentcy_ray.stores.embedded import ensure_embedded, status, stop_embedded
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import open_database
-from tests.ingest.backfill.filling import Filling
+from tests.ingest.backfill.filling import Filling, slow_model
 from tests.ingest.conftest import build_house
 from tests.ingest.memory_source import MemorySource, chain
 
 pytestmark = pytest.mark.chaos
 
-SIZE, LANES, BLOCK = 200, 2, 16
+SIZE, LANES, BLOCK = 600, 2, 16
+"""Three stretches of a pipeline, which tells of one when all its blocks are written."""
 POSTGRES = frozenset({"postgres"})
 Kill = Callable[[], Awaitable[None]]
 
@@ -45,7 +46,7 @@ async def alone(
         db = await open_database(endpoints.database_url, pool_max=8)
         mine = own.model_copy(update={"pipeline_batch_size": 100, "agentcy_features_demo": True})
         house = await build_house(db, engine, chunkers, mine, MemorySource(graph=chain(SIZE)))
-        yield await Filling.of(house), own
+        yield await Filling.of(house, slow_model()), own
         await db.close()
     finally:
         await stop_embedded(own)
