@@ -49,6 +49,17 @@ def require_guarded(settings: Settings) -> None:
     )
 
 
+def serve_host(settings: Settings, *, ha_proxy: bool) -> str:
+    """Where Serve's own listeners go: those of the replicas, and of its proxy.
+
+    They speak clear text and believe who connects, so where HAProxy stands in front of all of them,
+    on one machine, it alone goes to the public address. Without it Serve's proxy is the listener;
+    in a cluster of several machines the ingress of each reaches the replicas of all.
+    """
+    alone = ha_proxy and settings.ray_address is None
+    return "127.0.0.1" if alone else settings.agentcy_host
+
+
 def certificate(settings: Settings, home: Path) -> Path | None:
     """Chain and key in one file, as HAProxy reads them; mode 0600. None without TLS.
 

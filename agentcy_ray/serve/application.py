@@ -15,6 +15,7 @@ from agentcy_ray.runtime import haproxy
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from agentcy_ray.runtime.deployment_options import agent_options, api_options
 from agentcy_ray.runtime.foreman import Foreman
+from agentcy_ray.runtime.listener import serve_host
 from agentcy_ray.runtime.render.serve import AGENT_APP, API_APP, QUIET
 from agentcy_ray.serve.deployments import Agent, Api
 from agentcy_ray.serve.models import build_model
@@ -23,10 +24,9 @@ from agentcy_ray.serve.models import build_model
 def deploy(settings: Settings, config: ClusterConfig, port: int) -> None:
     """Run both applications on the connected cluster; returns when they answer."""
     quiet = LoggingConfig(**QUIET)
-    # On one machine HAProxy is the only part of Serve that others may reach.
-    alone = settings.ray_address is None and haproxy.is_ingress()
+    host = serve_host(settings, ha_proxy=haproxy.is_ingress())
     serve.start(
-        http_options=HTTPOptions(host="127.0.0.1" if alone else settings.agentcy_host, port=port),
+        http_options=HTTPOptions(host=host, port=port),
         logging_config=quiet,
     )
     targets = [

@@ -132,6 +132,20 @@ def test_haproxy_alone_goes_to_the_public_address(tmp_path: Path, listen: str, b
     assert made.edited() == once
 
 
+@pytest.mark.requirement("SEC-01")
+@pytest.mark.parametrize(
+    ("ha_proxy", "joined", "host"),
+    [(True, None, "127.0.0.1"), (False, None, "0.0.0.0"), (True, "10.0.0.5:6379", "0.0.0.0")],
+)
+def test_serves_own_listeners_stay_on_loopback_behind_haproxy(
+    ha_proxy: bool, joined: str | None, host: str
+) -> None:
+    settings = Settings.load(
+        {}, agentcy_host="0.0.0.0", agentcy_behind_tls_proxy=True, ray_address=joined
+    )
+    assert listener.serve_host(settings, ha_proxy=ha_proxy) == host
+
+
 @pytest.mark.parametrize(
     ("said", "good"),
     [
