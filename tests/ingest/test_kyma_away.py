@@ -11,10 +11,12 @@ import pytest
 
 from agentcy_ray.context.engine import ContextEngine
 from agentcy_ray.context.factory import open_engine
+from agentcy_ray.core.errors import StoreUnavailableError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import ensure_embedded, status
 from tests.ingest.conftest import MakeHouse
 from tests.ingest.memory_source import MemorySource, chain
+from tests.stores.embedded.probing import until
 
 
 @pytest.fixture
@@ -45,4 +47,14 @@ async def test_a_publish_goes_on_when_the_engine_comes_back(
 
     assert killed == ["nodes_batch", "edges_batch"]
     assert (run.status, run.error) == ("synced", None)
+    # Nothing may be left to write after the second death: then nobody has waited for the server.
+    await until(lambda: answers(advanced))
     await house.assert_holds(house.source.graph)
+
+
+async def answers(engine: ContextEngine) -> bool:
+    try:
+        await engine.ping()
+    except StoreUnavailableError:
+        return False
+    return True

@@ -99,15 +99,17 @@ async def test_a_database_that_drops_its_connections_costs_an_attempt_at_most(
     backfill = await filling.start(lanes=LANES)
     admin = await asyncpg.connect(endpoints.database_url)
     name = filling.house.db._pool._connect_args[0].rpartition("/")[2]
-    drops = iter((60, 100, 140))
+    drops, one_at_a_time = iter((60, 100, 140)), asyncio.Lock()
 
     async def drop(texts: Sequence[str]) -> None:
         nonlocal at
         if len(filling.model.texts) > at:
             at = next(drops, 1_000_000)
-            await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
-            )
+            async with one_at_a_time:
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+                    name,
+                )
 
     at, filling.model.hook = next(drops), drop
     while backfill.status != "done":
