@@ -9,7 +9,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from agentcy_ray.cli.client import Client, ServerEvent
+from agentcy_ray.cli.client import Client
+from agentcy_ray.cli.event_stream import ServerEvent
 from agentcy_ray.cli.output import (
     FAILED,
     JsonFlag,

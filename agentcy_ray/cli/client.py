@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx2 as httpx
 import orjson
 
+from agentcy_ray.cli.event_stream import ServerEvent, parse_events
 from agentcy_ray.cli.output import ServerUnreachableError
 from agentcy_ray.cli.patience import LOOK_EVERY_SECS, OUTAGE_SECS
 from agentcy_ray.cli.profile import read_json, save_login, saved_login, server_url
@@ -32,15 +32,6 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.core.settings import Settings
 
 API = "/api/v1"
-
-
-@dataclass(frozen=True)
-class ServerEvent:
-    """One event of a stream."""
-
-    id: int | None
-    type: str
-    data: dict[str, Any]
 
 
 class Client:
@@ -123,23 +114,26 @@ class Client:
                 return found
 
     async def ask(self, conversation: str, body: dict[str, Any]) -> AsyncIterator[ServerEvent]:
-        """Send a message and follow its run to the end, across dropped connections."""
+        """Send a message and follow its run to the end, across dropped connections.
+
+        Raises:
+            ServerUnreachableError: the message was not taken, or no answer for ``OUTAGE_SECS``.
+        """
         run_id: str | None = None
-        last = 0
+        last, heard = 0, time.monotonic()
         method, path, payload = "POST", f"/chat/conversations/{conversation}/messages", body
-        for attempt in range(20):
+        while True:
             try:
                 async for event in self._events(method, path, payload, last or None):
                     run_id = event.data.get("run_id", run_id)
-                    last = event.id or last
-                    attempt = 0
+                    last, heard = event.id or last, time.monotonic()
                     yield event
                     if event.type in {"message_end", "error"}:
                         return
-            except httpx.TransportError:
-                if run_id is None:
-                    raise ServerUnreachableError(_away(self.url)) from None
-            await asyncio.sleep(min(2.0, 0.2 * (attempt + 1)))
+            except (httpx.TransportError, BackendError) as error:
+                if run_id is None or time.monotonic() - heard > OUTAGE_SECS:
+                    raise self._given_up(error) from error
+            await asyncio.sleep(LOOK_EVERY_SECS)
             method, path, payload = "GET", f"/runs/{run_id}/events", None
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[ServerEvent]:
@@ -160,13 +154,17 @@ class Client:
                     after, heard = event.id or after, time.monotonic()
                     yield event
                 heard = time.monotonic()
-            except httpx.TransportError as error:
+            except (httpx.TransportError, BackendError) as error:
                 if time.monotonic() - heard > OUTAGE_SECS:
-                    raise ServerUnreachableError(_away(self.url)) from error
+                    raise self._given_up(error) from error
             except UnauthenticatedError:
                 if not await self._renew():
                     raise
             await asyncio.sleep(LOOK_EVERY_SECS)
+
+    def _given_up(self, error: httpx.TransportError | BackendError) -> BackendError:
+        """What to say of a stream that is not taken up again."""
+        return error if isinstance(error, BackendError) else ServerUnreachableError(_away(self.url))
 
     async def download(
         self,
@@ -338,26 +336,6 @@ def open_target(file: str) -> Generator[BinaryIO]:
             yield target
     except OSError as error:
         raise BadRequestError(f"cannot write {file}: {error.strerror or error}") from error
-
-
-async def parse_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
-    """Events of a ``text/event-stream`` (WHATWG HTML, "Server-sent events"), pings left out."""
-    event_id: int | None = None
-    name, data = "message", ""
-    async for line in lines:
-        if not line:
-            if data and name != "ping":
-                yield ServerEvent(event_id, name, orjson.loads(data))
-            event_id, name, data = None, "message", ""
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "id":
-            event_id = int(value)
-        elif field == "event":
-            name = value
-        elif field == "data":
-            data += value
 
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:

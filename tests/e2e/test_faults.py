@@ -11,7 +11,8 @@ import psutil
 import pygit2
 import pytest
 
-from agentcy_ray.cli.client import Client, ServerEvent
+from agentcy_ray.cli.client import Client
+from agentcy_ray.cli.event_stream import ServerEvent
 from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.server import healthy
 from agentcy_ray.core.settings import Settings
