@@ -27,6 +27,7 @@ import pyarrow.compute
 from sqlglot import Dialect, Expr
 
 from agentcy_ray.context.languages.facts import ITEM, MARK
+from agentcy_ray.core.errors import QueryTooCostlyError
 
 pc: Any = pyarrow.compute
 """Made at import, so a type checker cannot see its functions."""
@@ -111,6 +112,10 @@ def sql_name(position: int) -> str:
     return f"c{position}"
 
 
+MAX_PARTS = 100_000
+"""Names, constants and operators of a statement: several MB of text, seconds of planning."""
+
+
 class _DataFusion(Dialect):
     """The SQL of DataFusion: its defaults for nulls, no escapes in texts."""
 
@@ -118,8 +123,36 @@ class _DataFusion(Dialect):
 
 
 def to_sql(expression: Expr) -> str:
-    """An expression or statement as SQL text for DataFusion 44 and later."""
+    """An expression or statement as SQL text for DataFusion 44 and later.
+
+    Raises:
+        QueryTooCostlyError: it would be longer than ``MAX_PARTS`` allows, as what is nested in what
+            is written several times can be.
+    """
+    if _parts(expression) > MAX_PARTS:
+        raise QueryTooCostlyError(
+            "this query says too much at once; nest less in each other, or ask in several queries",
+            limit=MAX_PARTS,
+        )
     return str(expression.sql(dialect=_DataFusion, comments=False))
+
+
+def _parts(expression: Expr) -> int:
+    """How many parts the text of an expression has; one that stands in several places counts in
+    each, and is looked at once."""
+    known: dict[int, int] = {}
+    waiting: list[tuple[Expr, bool]] = [(expression, False)]
+    while waiting:
+        part, entered = waiting.pop()
+        if id(part) in known:
+            continue
+        below = list(part.iter_expressions())
+        if entered:
+            known[id(part)] = 1 + sum(known[id(child)] for child in below)
+        else:
+            waiting.append((part, True))
+            waiting += [(child, False) for child in below]
+    return known[id(expression)]
 
 
 # -- values -----------------------------------------------------------------------------------
