@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pyarrow as pa
+from neo4j import Record
 
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.events import EVENT
@@ -18,17 +20,26 @@ from agentcy_ray.context.engine import EntityKind, Node
 from agentcy_ray.context.migration.entities import MOMENT, SEEN, Entities
 from agentcy_ray.context.migration.tally import Group
 from agentcy_ray.core.batches import EDGES, EVENTS, NODES
+from agentcy_ray.core.ids import base32
 
 BATCH_ROWS = 10_000
 _BESIDE = ("body", "service", "severity", "trace_id", "span_id", "duration_ms")
 
+LAST = "\uffff"
+"""Above every id."""
+SLICE_ROWS = 200_000
+"""Entities that one query reads: servers stop a query at their time limit, streaming or not."""
+
 # Events have no content hash; they are no entities of the graph on the other engine.
-_NODES = """
-MATCH (n:{label}) WHERE n.org = $org AND n.archived_at IS NULL AND n.content_hash <> '' {realm}
+_NODES = (
+    "MATCH (n:{name}) WHERE n.org = $org AND n.archived_at IS {hidden} AND n.content_hash <> ''"
+)
+_EDGES = "MATCH (a)-[r:{name}]->(b) WHERE r.org = $org AND r.archived_at IS {hidden}"
+_SLICE = " AND {of}.id >= $low AND {of}.id < $high"
+_SEEN_NODE = """
 RETURN n.id, n.realm, n._labels, n.content_hash, n.source_id, n.first_seen, n.last_seen, true
 """
-_EDGES = """
-MATCH (a)-[r:{type}]->(b) WHERE r.org = $org AND r.archived_at IS NULL {realm}
+_SEEN_EDGE = """
 RETURN r.id, r.realm, '', r.content_hash, r.source_id, r.first_seen, r.last_seen,
   a.archived_at IS NULL AND b.archived_at IS NULL
 """
@@ -39,13 +50,6 @@ WHERE n.org = $org AND n.archived_at IS NULL RETURN n AS entity
 _EDGES_BY_ID = """
 MATCH ()-[r:{type}]->() WHERE r.id IN $ids AND r.org = $org AND r.archived_at IS NULL
 RETURN r AS entity
-"""
-_ARCHIVED_NODES = """
-MATCH (n:Entity) WHERE n.org = $org AND n.archived_at IS NOT NULL AND n.content_hash <> ''
-RETURN n AS entity
-"""
-_ARCHIVED_EDGES = """
-MATCH ()-[r:{type}]->() WHERE r.org = $org AND r.archived_at IS NOT NULL RETURN r AS entity
 """
 _HOURS = """
 MATCH (n:Event) WHERE n.org = $org AND n.content_hash = ''
@@ -60,8 +64,10 @@ RETURN n AS entity
 class Leaving:
     """One organisation's way out of Basic. Reads what is live, unless it says otherwise."""
 
-    def __init__(self, bolt: Bolt) -> None:
+    def __init__(self, bolt: Bolt, *, slice_rows: int = SLICE_ROWS) -> None:
+        """``slice_rows``: about how many entities one query reads."""
         self._bolt = bolt
+        self._slice_rows = slice_rows
 
     async def seen(self, org_id: UUID, kind: EntityKind) -> AsyncIterator[pa.RecordBatch]:
         """All entities of a kind as ``SEEN`` batches; events are none."""
@@ -102,17 +108,17 @@ class Leaving:
     async def archived(self, org_id: UUID, kind: EntityKind) -> AsyncGenerator[Entities]:
         """Whole entities that are archived, a part at a time; events are none."""
         schema = NODES if kind == "node" else EDGES
-        for name in [""] if kind == "node" else await edge_types(self._bolt):
-            text = _ARCHIVED_NODES if kind == "node" else _ARCHIVED_EDGES.format(type=name)
+        of = _variable(kind)
+        for name in [ENTITY] if kind == "node" else await edge_types(self._bolt):
+            text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NOT NULL")
             rows: list[dict[str, Any]] = []
-            async with self._bolt.cursor(text, {"org": org_id.hex}) as cursor:
-                async for record in cursor:
-                    stored = record["entity"]
-                    row = _node_row(stored) if kind == "node" else _edge_row(stored, _plain(name))
-                    rows.append({**row, "archived": moment(stored["archived_at"])})
-                    if len(rows) == LISTED:
-                        yield _entities(rows, schema)
-                        rows = []
+            async for record in self._sliced(org_id, kind, text, f" RETURN {of} AS entity"):
+                stored = record["entity"]
+                row = _node_row(stored) if kind == "node" else _edge_row(stored, _plain(name))
+                rows.append({**row, "archived": moment(stored["archived_at"])})
+                if len(rows) == LISTED:
+                    yield _entities(rows, schema)
+                    rows = []
             if rows:
                 yield _entities(rows, schema)
 
@@ -146,23 +152,46 @@ class Leaving:
     async def _scan(
         self, org_id: UUID, kind: EntityKind, name: str, realm: str | None
     ) -> AsyncIterator[pa.RecordBatch]:
-        variable = "n" if kind == "node" else "r"
-        only = "" if realm is None else f"AND {variable}.realm = $realm"
-        text = (
-            _NODES.format(label=name, realm=only)
-            if kind == "node"
-            else _EDGES.format(type=name, realm=only)
-        )
+        text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NULL")
+        if realm is not None:
+            text += f" AND {_variable(kind)}.realm = $realm"
+        shown = _SEEN_NODE if kind == "node" else _SEEN_EDGE
         rows: list[list[Any]] = []
         own = None if kind == "node" else [_plain(name)]
-        async with self._bolt.cursor(text, {"org": org_id.hex, "realm": realm}) as cursor:
-            async for record in cursor:
-                rows.append(record.values())
-                if len(rows) == BATCH_ROWS:
-                    yield _seen(rows, own)
-                    rows = []
+        async for record in self._sliced(org_id, kind, text, shown, realm):
+            rows.append(record.values())
+            if len(rows) == BATCH_ROWS:
+                yield _seen(rows, own)
+                rows = []
         if rows:
             yield _seen(rows, own)
+
+    async def _sliced(
+        self, org_id: UUID, kind: EntityKind, text: str, shown: str, realm: str | None = None
+    ) -> AsyncGenerator[Record]:
+        """What a query finds, by one query for each range of ids."""
+        given, of = {"org": org_id.hex, "realm": realm}, _variable(kind)
+        counted = await self._bolt.read(f"{text} RETURN count({of}) AS found", given)
+        whole = text + _SLICE.format(of=of) + shown
+        for low, high in _ranges(kind, -(-counted[0]["found"] // self._slice_rows)):
+            async with self._bolt.cursor(whole, {**given, "low": low, "high": high}) as cursor:
+                async for record in cursor:
+                    yield record
+
+
+def _variable(kind: EntityKind) -> str:
+    """What the queries call an entity."""
+    return "n" if kind == "node" else "r"
+
+
+def _ranges(kind: EntityKind, parts: int) -> Iterator[tuple[str, str]]:
+    """Ranges of ids, first in, last out, that hold about as many each: ids are hashes.
+
+    See ``core.ids``: a letter and base32 of 128 bits, whose order as text is that of the number.
+    """
+    letter = kind[0]
+    marks = [f"{letter}_{base32((at << 128) // parts)}" for at in range(1, parts)]
+    return pairwise(["", *marks, LAST])
 
 
 def _seen(rows: list[list[Any]], names: list[str] | None) -> pa.RecordBatch:
