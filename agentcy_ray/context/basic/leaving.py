@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -15,27 +14,21 @@ from neo4j import Record
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.events import EVENT
 from agentcy_ray.context.basic.layout import ENTITY, moment, name_of, stamp, to_edge, to_node
+from agentcy_ray.context.basic.slices import SLICE_ROWS, sliced, variable
 from agentcy_ray.context.basic.writes import LISTED, edge_types, erase
 from agentcy_ray.context.engine import EntityKind, Node
 from agentcy_ray.context.migration.entities import MOMENT, SEEN, Entities
 from agentcy_ray.context.migration.tally import Group
 from agentcy_ray.core.batches import EDGES, EVENTS, NODES
-from agentcy_ray.core.ids import base32
 
 BATCH_ROWS = 10_000
 _BESIDE = ("body", "service", "severity", "trace_id", "span_id", "duration_ms")
-
-LAST = "\uffff"
-"""Above every id."""
-SLICE_ROWS = 200_000
-"""Entities that one query reads: servers stop a query at their time limit, streaming or not."""
 
 # Events have no content hash; they are no entities of the graph on the other engine.
 _NODES = (
     "MATCH (n:{name}) WHERE n.org = $org AND n.archived_at IS {hidden} AND n.content_hash <> ''"
 )
 _EDGES = "MATCH (a)-[r:{name}]->(b) WHERE r.org = $org AND r.archived_at IS {hidden}"
-_SLICE = " AND {of}.id >= $low AND {of}.id < $high"
 _SEEN_NODE = """
 RETURN n.id, n.realm, n._labels, n.content_hash, n.source_id, n.first_seen, n.last_seen, true
 """
@@ -108,7 +101,7 @@ class Leaving:
     async def archived(self, org_id: UUID, kind: EntityKind) -> AsyncGenerator[Entities]:
         """Whole entities that are archived, a part at a time; events are none."""
         schema = NODES if kind == "node" else EDGES
-        of = _variable(kind)
+        of = variable(kind)
         for name in [ENTITY] if kind == "node" else await edge_types(self._bolt):
             text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NOT NULL")
             rows: list[dict[str, Any]] = []
@@ -154,7 +147,7 @@ class Leaving:
     ) -> AsyncIterator[pa.RecordBatch]:
         text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NULL")
         if realm is not None:
-            text += f" AND {_variable(kind)}.realm = $realm"
+            text += f" AND {variable(kind)}.realm = $realm"
         shown = _SEEN_NODE if kind == "node" else _SEEN_EDGE
         rows: list[list[Any]] = []
         own = None if kind == "node" else [_plain(name)]
@@ -166,32 +159,11 @@ class Leaving:
         if rows:
             yield _seen(rows, own)
 
-    async def _sliced(
+    def _sliced(
         self, org_id: UUID, kind: EntityKind, text: str, shown: str, realm: str | None = None
     ) -> AsyncGenerator[Record]:
-        """What a query finds, by one query for each range of ids."""
-        given, of = {"org": org_id.hex, "realm": realm}, _variable(kind)
-        counted = await self._bolt.read(f"{text} RETURN count({of}) AS found", given)
-        whole = text + _SLICE.format(of=of) + shown
-        for low, high in _ranges(kind, -(-counted[0]["found"] // self._slice_rows)):
-            async with self._bolt.cursor(whole, {**given, "low": low, "high": high}) as cursor:
-                async for record in cursor:
-                    yield record
-
-
-def _variable(kind: EntityKind) -> str:
-    """What the queries call an entity."""
-    return "n" if kind == "node" else "r"
-
-
-def _ranges(kind: EntityKind, parts: int) -> Iterator[tuple[str, str]]:
-    """Ranges of ids, first in, last out, that hold about as many each: ids are hashes.
-
-    See ``core.ids``: a letter and base32 of 128 bits, whose order as text is that of the number.
-    """
-    letter = kind[0]
-    marks = [f"{letter}_{base32((at << 128) // parts)}" for at in range(1, parts)]
-    return pairwise(["", *marks, LAST])
+        given = {"org": org_id.hex, "realm": realm}
+        return sliced(self._bolt, kind, text, shown, given, self._slice_rows)
 
 
 def _seen(rows: list[list[Any]], names: list[str] | None) -> pa.RecordBatch:

@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 from agentcy_ray.context.basic.engine import BasicEngine
-from agentcy_ray.context.basic.leaving import Leaving, _ranges
+from agentcy_ray.context.basic.leaving import Leaving
+from agentcy_ray.context.basic.slices import ranges
 from agentcy_ray.context.engine import EntityKind
 from agentcy_ray.core.ids import base32
 from tests.ingest.conftest import MakeHouse
@@ -38,13 +39,13 @@ async def test_slices_hold_each_entity_once(make_house: MakeHouse) -> None:
 
 
 def test_ranges_of_ids_meet_and_leave_nothing_out() -> None:
-    ranges = list(_ranges("edge", 16))
-    assert len(ranges) == 16
-    assert ranges[0][0] == ""
-    assert ranges[-1][1] > f"e_{base32((1 << 128) - 1)}"
-    assert all(one[1] == other[0] for one, other in pairwise(ranges))
-    assert [low for low, _ in ranges] == sorted(low for low, _ in ranges)
-    assert list(_ranges("node", 0)) == [("", "\uffff")]
+    found = list(ranges("edge", 16))
+    assert len(found) == 16
+    assert found[0][0] == ""
+    assert found[-1][1] > f"e_{base32((1 << 128) - 1)}"
+    assert all(one[1] == other[0] for one, other in pairwise(found))
+    assert [low for low, _ in found] == sorted(low for low, _ in found)
+    assert list(ranges("node", 0)) == [("", "\uffff")]
 
 
 async def ids(leaving: Leaving, org_id: Any, kind: EntityKind) -> list[str]:
