@@ -23,6 +23,8 @@ def refuse(source: str, at: int, token: str, reason: str, instead: str = "") -> 
     line = source.count("\n", 0, at) + 1
     column = at - source.rfind("\n", 0, at)
     shown = token if len(token) <= 40 else f"{token[:37]}..."
+    if token != shown:
+        reason, instead = (text.replace(token, shown) for text in (reason, instead))
     hint = f"; {instead}" if instead else ""
     raise QueryRejectedError(
         f"line {line}, column {column}, at {shown!r}: {reason}{hint}",

@@ -6,7 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from agentcy_ray.context.languages.cypher.tokens import Token, reject, tokenize
+from agentcy_ray.context.languages.cypher.tokens import Token, tokenize
+from agentcy_ray.context.languages.refusals import refuse
 
 MAX_DEPTH = 48
 """Nesting of expressions and subqueries; far above real queries, far below Python's stack."""
@@ -97,7 +98,7 @@ class Cursor:
         """
         found = self.token if token is None else token
         shown = found.text if found.kind != "end" else "end of the query"
-        reject(self.source, found.start, shown, reason, instead)
+        refuse(self.source, found.start, shown, reason, instead)
 
     @contextmanager
     def deeper(self) -> Generator[None]:

@@ -20,8 +20,8 @@ from agentcy_ray.context.languages.cypher.frames import Frame, Plan
 from agentcy_ray.context.languages.cypher.plan_grouping import row_count
 from agentcy_ray.context.languages.cypher.plan_queries import QueryPlanner
 from agentcy_ray.context.languages.cypher.refusal import UnplannableError
-from agentcy_ray.context.languages.cypher.tokens import reject
 from agentcy_ray.context.languages.planned import OutputColumn, Planned, sql_name, to_sql
+from agentcy_ray.context.languages.refusals import refuse
 
 
 def plan(
@@ -58,10 +58,10 @@ def plan(
         select, columns = _final(found, _names(query, found))
         return _written(steps, select, columns, skip, row_limit + 1 if limit is None else limit)
     except RecursionError:
-        reject(text, 0, text[:20], "the query is nested too deeply", "split it by WITH")
+        refuse(text, 0, text[:20], "the query is nested too deeply", "split it by WITH")
     except UnplannableError as error:
         at = _offset(parser, error.token)
-        reject(text, at, error.token or "query", error.reason, error.instead)
+        refuse(text, at, error.token or "query", error.reason, error.instead)
 
 
 def _written(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal
 
-from agentcy_ray.core.errors import QueryRejectedError
+from agentcy_ray.context.languages.refusals import check_length, refuse
 
-MAX_TEXT_BYTES = 64 * 1024
 MAX_INTEGER = 2**63 - 1
 
 Kind = Literal["name", "quoted", "string", "integer", "float", "parameter", "sign", "end"]
@@ -47,32 +46,13 @@ class Token:
         return self.start + len(self.text)
 
 
-def reject(source: str, at: int, token: str, reason: str, instead: str = "") -> NoReturn:
-    """Refuse a query at an offset.
-
-    Raises:
-        QueryRejectedError: always; ``details`` hold token, line, column (from 1) and ``instead``.
-    """
-    line = source.count("\n", 0, at) + 1
-    column = at - source.rfind("\n", 0, at)
-    hint = f"; {instead}" if instead else ""
-    raise QueryRejectedError(
-        f"line {line}, column {column}, at {token!r}: {reason}{hint}",
-        token=token,
-        line=line,
-        column=column,
-        **({"instead": instead} if instead else {}),
-    )
-
-
 def tokenize(source: str) -> list[Token]:
     """All tokens of a query, closed by one of kind ``end``.
 
     Raises:
         QueryRejectedError: too long, or something that is no token of the language.
     """
-    if len(source.encode(errors="replace")) > MAX_TEXT_BYTES:
-        reject(source, 0, source[:20], "the query is longer than 64 KiB", "split it")
+    check_length(source)
     tokens: list[Token] = []
     at = 0
     while True:
@@ -86,7 +66,7 @@ def tokenize(source: str) -> list[Token]:
         at = token.end
 
 
-def _next(source: str, at: int) -> Token:
+def _next(source: str, at: int) -> Token:  # noqa: RET503 - refuse never returns
     char = source[at]
     if char in "'\"":
         return _string(source, at)
@@ -95,7 +75,7 @@ def _next(source: str, at: int) -> Token:
     if char == "$":
         if found := _PARAMETER.match(source, at):
             return Token("parameter", found[0], found["name"], at)
-        reject(
+        refuse(
             source, at, source[at : at + 10], "not a parameter name",
             "name parameters $letters_and_digits, not starting with an underscore",
         )  # fmt: skip
@@ -106,20 +86,20 @@ def _next(source: str, at: int) -> Token:
     for sign in _SIGNS:
         if source.startswith(sign, at):
             if source.startswith("/*", at):
-                reject(source, at, "/*", "the comment is not closed", "close it with */")
+                refuse(source, at, "/*", "the comment is not closed", "close it with */")
             return Token("sign", sign, sign, at)
-    reject(source, at, char, "not a character of Cypher outside quotes")
+    refuse(source, at, char, "not a character of Cypher outside quotes")
 
 
 def _number(source: str, found: re.Match[str]) -> Token:
     at, text = found.start(), found[0]
     after = source[found.end() : found.end() + 1]
     if after == "_" or after.isalnum():
-        reject(source, at, text + after, "not a number")
+        refuse(source, at, text + after, "not a number")
     if found["float"]:
         number = float(text)
         if number == float("inf"):
-            reject(source, at, text, "the number does not fit into 64 bits")
+            refuse(source, at, text, "the number does not fit into 64 bits")
         return Token("float", text, number, at)
     digits, base = next(
         (found[name], base)
@@ -127,7 +107,7 @@ def _number(source: str, found: re.Match[str]) -> Token:
         if found[name]
     )
     if len(digits) > 64 or (integer := int(digits, base)) > MAX_INTEGER:
-        reject(source, at, text[:30], "the number does not fit into 64 bits")
+        refuse(source, at, text[:30], "the number does not fit into 64 bits")
     return Token("integer", text, integer, at)
 
 
@@ -137,13 +117,13 @@ def _quoted(source: str, at: int) -> Token:
     while True:
         end = source.find("`", end)
         if end < 0:
-            reject(source, at, source[at : at + 10], "the quoted name is not closed")
+            refuse(source, at, source[at : at + 10], "the quoted name is not closed")
         if not source.startswith("``", end):
             break
         end += 2
     name = source[at + 1 : end].replace("``", "`")
     if not name or "\\" in name or not name.isprintable():
-        reject(
+        refuse(
             source, at, source[at : end + 1],
             "a quoted name may not be empty nor hold a backslash or a control character",
         )  # fmt: skip
@@ -156,7 +136,7 @@ def _string(source: str, at: int) -> Token:
     here = at + 1
     while True:
         if here >= len(source):
-            reject(source, at, source[at : at + 10], "the string is not closed")
+            refuse(source, at, source[at : at + 10], "the string is not closed")
         char = source[here]
         if char == quote:
             return Token("string", source[at : here + 1], "".join(parts), at)
@@ -168,7 +148,7 @@ def _string(source: str, at: int) -> Token:
             here += 1
 
 
-def _escape(source: str, at: int) -> tuple[str, int]:
+def _escape(source: str, at: int) -> tuple[str, int]:  # noqa: RET503 - as above
     mark = source[at + 1 : at + 2]
     if mark in _ESCAPES and mark:
         return _ESCAPES[mark], at + 2
@@ -178,4 +158,4 @@ def _escape(source: str, at: int) -> tuple[str, int]:
             point = int(digits, 16)
             if point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF:
                 return chr(point), at + 2 + width
-    reject(source, at, source[at : at + 2], "not an escape of a Cypher string")
+    refuse(source, at, source[at : at + 2], "not an escape of a Cypher string")
