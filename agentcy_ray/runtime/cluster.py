@@ -176,7 +176,7 @@ def _ray_dir(state_dir: Path) -> Path:
     """Ray's session folder; its sockets need a path far below 107 bytes."""
     short = state_dir / "ray"
     if len(str(short)) > 40:
-        return haproxy.folder_for(state_dir).parent / "ray"
+        return haproxy.folder_for(state_dir) / "ray"
     return short
 
 

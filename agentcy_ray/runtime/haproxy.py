@@ -19,13 +19,15 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import tempfile
+import stat
 from hashlib import blake2b
 from http import HTTPStatus
 from pathlib import Path
 
 import orjson
 import psutil
+
+from agentcy_ray.core.errors import ConfigError
 
 MOST_CONNECTIONS = 20_000
 """What an ingress holds at once where the limit on open files allows it."""
@@ -102,8 +104,10 @@ _PUBLIC_EDIT = """\
 /^frontend http_frontend/,/^backend /s|^\\( *bind \\)\\([^ ]*\\):\\([0-9]*\\).*|\\1{where}:\\3{tls}|
 """
 
-_SOCKET_ROOM = 60
-"""Bytes that HAProxy's file names need below the folder, within the 107 of a socket path."""
+SOCKET_PATH = 97
+"""Longest path of a socket that HAProxy takes: it adds to it while it starts."""
+_BELOW = len("/") + 56 + len("/admin.sock")
+"""What lies below the folder: Serve makes one of a node's id, of 28 bytes in hexadecimal."""
 
 
 def binary() -> str | None:
@@ -124,11 +128,22 @@ def is_ingress() -> bool:
 
 
 def folder_for(state_dir: Path) -> Path:
-    """A folder for config and sockets whose path is short enough for a unix socket."""
+    """A folder for config and sockets whose path is short enough for a unix socket.
+
+    Raises:
+        ConfigError: somebody else has made the folder that stands in for too long a one.
+    """
     home = state_dir / "haproxy"
-    if len(str(home)) > 107 - _SOCKET_ROOM:
-        home = Path(tempfile.gettempdir()) / f"agentcy-haproxy-{_digest(state_dir)}"
+    if len(os.fsencode(home)) + _BELOW > SOCKET_PATH:
+        home = Path("/tmp") / f"agentcy-{_digest(state_dir)}"  # noqa: S108 - checked below
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{home} is not ours; remove it, or set AGENTCY_STATE_DIR to a path of at most"
+            f" {SOCKET_PATH - _BELOW - len('/haproxy')} bytes"
+        )
+    home.chmod(0o700)
     return home
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from agentcy_ray.api.origin import Origin
+from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.runtime import haproxy
 from agentcy_ray.stores.embedded.ports import choose
 from tests.api.platform import serve
@@ -140,3 +143,26 @@ async def test_a_client_cannot_say_who_it_is(tmp_path: Path) -> None:
             for spoofed in ({}, {"x-agentcy-peer": "6.6.6.6", "x-forwarded-for": "6.6.6.6"}):
                 seen: dict[str, Any] = (await client.get("/x", headers=spoofed)).json()
                 assert seen == {"client": "127.0.0.1", "peers": ["127.0.0.1"]}
+
+
+@pytest.mark.parametrize("length", [1, 12, 20, 40, 90])
+def test_the_path_of_the_admin_socket_is_never_too_long(tmp_path: Path, length: int) -> None:
+    """Serve puts a folder with a node's id between; a home folder may have any name."""
+    state_dir = Path("/tmp") / ("h" * length) / tmp_path.name / ".agentcy"
+    home = haproxy.folder_for(state_dir)
+    try:
+        assert len(str(home / ("0" * 56) / "admin.sock")) <= 97
+        assert home.stat().st_mode & 0o777 == 0o700
+        assert haproxy.folder_for(state_dir) == home
+    finally:
+        shutil.rmtree(home)
+        shutil.rmtree(state_dir.parents[1], ignore_errors=True)
+
+
+def test_a_folder_that_somebody_else_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = haproxy.folder_for(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: home.stat().st_uid + 1)
+    with pytest.raises(ConfigError, match="not ours"):
+        haproxy.folder_for(tmp_path)
