@@ -131,7 +131,7 @@ class Client:
                     if event.type in {"message_end", "error"}:
                         return
             except (httpx.TransportError, BackendError) as error:
-                if run_id is None or time.monotonic() - heard > OUTAGE_SECS:
+                if run_id is None or self._is_over(error, heard):
                     raise self._given_up(error) from error
             await asyncio.sleep(LOOK_EVERY_SECS)
             method, path, payload = "GET", f"/runs/{run_id}/events", None
@@ -155,12 +155,17 @@ class Client:
                     yield event
                 heard = time.monotonic()
             except (httpx.TransportError, BackendError) as error:
-                if time.monotonic() - heard > OUTAGE_SECS:
+                if self._is_over(error, heard):
                     raise self._given_up(error) from error
             except UnauthenticatedError:
                 if not await self._renew():
                     raise
             await asyncio.sleep(LOOK_EVERY_SECS)
+
+    def _is_over(self, error: httpx.TransportError | BackendError, heard: float) -> bool:
+        """Whether waiting helps no more: a fault of the server itself, or too long an outage."""
+        fault = isinstance(error, BackendError) and error.code == "internal"
+        return fault or time.monotonic() - heard > OUTAGE_SECS
 
     def _given_up(self, error: httpx.TransportError | BackendError) -> BackendError:
         """What to say of a stream that is not taken up again."""

@@ -17,6 +17,7 @@ import orjson
 import psutil
 import pytest
 
+from agentcy_ray.cli import patience
 from agentcy_ray.core.settings import Settings
 from tests.e2e.conftest import CANARY, Machine
 from tests.e2e.leaks import Leaks
@@ -62,12 +63,12 @@ class User:
 
     async def synced(self, source_id: str) -> dict[str, Any]:
         started = await self.good("POST", f"/sources/{source_id}/sync", {})
-        async with asyncio.timeout(120):
-            while True:
-                run = await self.good("GET", f"/sync-runs/{started['sync_run_id']}")
-                if run["ended_at"]:
-                    return run
-                await asyncio.sleep(0.2)
+
+        async def ended() -> dict[str, Any] | None:
+            run = await self.good("GET", f"/sync-runs/{started['sync_run_id']}")
+            return run if run["ended_at"] else None
+
+        return await patience.until(ended, limit_secs=120)
 
 
 @pytest.fixture(scope="module")

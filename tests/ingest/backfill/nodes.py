@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import ray
+
+from agentcy_ray.cli import patience
 
 START_SECS = 60.0
 
@@ -57,11 +58,13 @@ async def another_node(mark: str, folder: Path) -> AsyncIterator[Node]:
             stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        async with asyncio.timeout(START_SECS):
-            while not (found := [n for n in ray.nodes() if n["NodeID"] not in before]):
-                assert process.poll() is None, log.read_text()
-                await asyncio.sleep(0.1)
-        node = Node(found[0]["NodeID"], process)
+
+        async def joined() -> str | None:
+            assert process.poll() is None, log.read_text()
+            return next((n["NodeID"] for n in ray.nodes() if n["NodeID"] not in before), None)
+
+        node_id = await patience.until(joined, limit_secs=START_SECS)
+        node = Node(node_id, process)
         yield node
         if process.poll() is None:
             node.lose()

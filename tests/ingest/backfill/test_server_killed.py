@@ -23,6 +23,7 @@ from agentcy_ray.stores.postgres import open_database
 from tests.ingest.backfill.filling import Filling, slow_model
 from tests.ingest.conftest import build_house
 from tests.ingest.memory_source import MemorySource, chain
+from tests.stores.embedded.probing import until
 
 pytestmark = pytest.mark.chaos
 
@@ -64,10 +65,13 @@ async def killed_server(settings: Settings) -> AsyncIterator[Kill]:
             process.kill()  # at once, as when the machine goes: none of them writes anything more
 
     yield kill
-    async with asyncio.timeout(60):
-        while (now := status(settings)[0]).pid == before.pid or now.state != "healthy":
-            await asyncio.sleep(0.05)
-    assert now.restarts == before.restarts + 1
+
+    def is_back() -> bool:
+        now = status(settings)[0]
+        return now.pid != before.pid and now.state == "healthy"
+
+    await until(is_back, seconds=60)
+    assert status(settings)[0].restarts == before.restarts + 1
 
 
 @pytest.mark.requirement("EMB-06")
