@@ -41,7 +41,7 @@ demo: $(VENV)/.base ## Run the main job on embedded servers: sync, ask, approve,
 test: $(VENV)/.dev ## Pass the tests on real embedded servers and a real local Ray cluster.
 	@$(BIN)/python -m pytest $(ARGS)
 
-# Ten minutes at most: a table that hangs is a finding, not something to wait for.
+# Bounded: a table that hangs is a finding, not something to wait for.
 .PHONY: attacks
 attacks: $(VENV)/.dev ## Run the long form of every table of attacks (40 minutes at most).
 	@timeout -k 30 2400 $(BIN)/python -m pytest -m attack --attacks=long $(ARGS)

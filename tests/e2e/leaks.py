@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import mmap
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Leaks:
                 " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'r'"
                 " AND nspname NOT IN ('pg_catalog', 'information_schema')"
             )
-            words = "|".join(sorted({needle.decode() for needle in self.needles}))
+            words = "|".join(sorted({re.escape(needle.decode()) for needle in self.needles}))
             for table in tables:
                 hits = await connection.fetchval(
                     f"SELECT count(*) FROM {table['name']} t WHERE t::text ~ $1", words
