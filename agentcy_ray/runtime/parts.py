@@ -11,7 +11,7 @@ from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.sources import SourceStore
 from agentcy_ray.context.factory import open_kyma
 from agentcy_ray.context.kyma.writer import Ingested
-from agentcy_ray.core import garbage
+from agentcy_ray.core import interpreter
 from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
@@ -63,7 +63,7 @@ async def open_sources(settings: Settings) -> SourceStore:
         pool_max=HOST_CONNECTIONS,
         statement_cache=settings.database_statement_cache,
     )
-    garbage.settle()
+    interpreter.settle()
     return SourceStore(db, open_vault(settings), builtin_registry(settings))
 
 
@@ -110,6 +110,7 @@ async def open_ingest_worker(
             queue, waiting, f"{name}-wait", settings, bell=ingest.bell, concurrency=WAITING_AT_ONCE
         )
     )
+    interpreter.settle()
     return Workers(workers), close
 
 

@@ -10,7 +10,7 @@ from agentcy_ray.api.app import create_app
 from agentcy_ray.api.bootstrap import first_boot
 from agentcy_ray.api.services import Services, open_services
 from agentcy_ray.context.migration.opening import has_both, open_context
-from agentcy_ray.core import garbage
+from agentcy_ray.core import interpreter
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.migration.start import settle_engines
@@ -67,7 +67,7 @@ async def open_platform(settings: Settings) -> Services:
         local_models=models,
         metrics=metrics,
     )
-    garbage.settle()
+    interpreter.settle()
     return services
 
 

@@ -51,8 +51,12 @@ class BlockEmbedder:
     """None where nobody keeps any."""
     _ratio: float = TOKENS_PER_CHAR
 
-    async def embed(self, wanted: Wanted) -> Embedded:
+    async def embed(self, wanted: Wanted, *, apart: bool = False) -> Embedded:
         """Vectors of what a block needs; texts that are refused are named beside them.
+
+        Args:
+            wanted: the block.
+            apart: it is made of texts that were refused before, so all may be refused again.
 
         Raises:
             EmbedderUnavailableError: the model is away; the block is not lost.
@@ -74,7 +78,7 @@ class BlockEmbedder:
                 places: list[int] = longest_first[start : start + GROUP_TEXTS].tolist()
                 await self.pace.admit(len(places), int(lengths[places].sum() * self._ratio))
                 began = time.monotonic()
-                await self._some(texts, places, result)
+                await self._some(texts, places, result, apart)
                 await self.pace.rest(time.monotonic() - began)
         finally:
             if budget is not None and held is not None:
@@ -83,7 +87,9 @@ class BlockEmbedder:
             self._ratio = result.usage.tokens / max(1, int(lengths.sum()))
         return _embedded(wanted, chunks, result)
 
-    async def _some(self, texts: Sequence[str], places: list[int], result: _Result) -> None:
+    async def _some(
+        self, texts: Sequence[str], places: list[int], result: _Result, apart: bool
+    ) -> None:
         """Embed some texts; those that are refused are found by halving."""
         try:
             made = await self.embedder.embed_metered([texts[i] for i in places])
@@ -92,12 +98,12 @@ class BlockEmbedder:
                 raise
             if len(places) == 1:
                 result.refused[places[0]] = error
-                if not result.taken and len(result.refused) >= REFUSED_ROWS:
+                if not (apart or result.taken) and len(result.refused) >= REFUSED_ROWS:
                     raise
                 return
             half = len(places) // 2
-            await self._some(texts, places[:half], result)
-            await self._some(texts, places[half:], result)
+            await self._some(texts, places[:half], result, apart)
+            await self._some(texts, places[half:], result, apart)
             return
         matrix = matrix_of(made.vectors)
         if matrix.shape[1] != self.dim:
@@ -108,6 +114,8 @@ class BlockEmbedder:
         result.matrix[places] = matrix
         result.usage += made.usage
         result.taken += len(places)
+        if np.isfinite(matrix).all():
+            return
         for row in np.flatnonzero(~np.isfinite(matrix).all(axis=1)).tolist():
             result.refused[places[row]] = EmbedderRefusedError(
                 "the model answered a vector that holds no number; mend or shorten the text",
