@@ -282,7 +282,7 @@ async def test_storms_and_lost_answers_store_every_row_once(
     faults.set({"ingest_429": 1, "ingest_500": 1, "ingest_lost_acks": 1, "retry_after_s": 1})
 
     written = await client.ingest(database, "context_events", batch, key_scope="p")
-    table = await client.read(database, "SELECT label FROM context_events", timeout_ms=10_000)
+    table = await client.read(database, "SELECT label FROM context_events", timeout_ms=60_000)
     await client.close()
 
     assert written.rows + written.replayed == 1000
