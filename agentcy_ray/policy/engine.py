@@ -27,6 +27,7 @@ import orjson
 from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.policy.asks import Ask, ask_of, message_of, strictest
 from agentcy_ray.policy.input import Decision, PolicyInput
+from agentcy_ray.policy.kept import Kept
 from agentcy_ray.policy.keys import Key, Plan, Planner, seen
 from agentcy_ray.policy.modules import Engine, Module, explain, invalid, parse, read_here
 from agentcy_ray.policy.plain import is_plain, is_short
@@ -165,7 +166,7 @@ class RegoEngine:
         except BaseException as error:  # a panic of regorus is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            self._local.engine = None  # a panic may leave the engine in any state
+            self.leave_thread()  # a panic may leave the engine in any state
             return _failed(explain(self._names, error).message)
         if latency_ms > self._timeout_ms:
             return _failed(
@@ -201,18 +202,19 @@ class RegoEngine:
 
     def leave_thread(self) -> None:
         """Drop what this thread keeps, which no other thread can: for one that decides no more."""
-        self._local.engine = None
+        self._local.kept = None
 
     def _engine(self) -> Any:
-        engine = getattr(self._local, "engine", None)
-        if engine is None:
-            engine = Engine()
-            for module in self._modules:
-                module.add_to(engine)
-            engine.add_data_json(self._data)
-            engine.set_input_json("{}")
-            engine.eval_query_as_json(self._query)  # the first query pays for the analysis
-            self._local.engine = engine
+        kept: Kept | None = getattr(self._local, "kept", None)
+        if kept is not None:
+            return kept.engine
+        engine = Engine()
+        for module in self._modules:
+            module.add_to(engine)
+        engine.add_data_json(self._data)
+        engine.set_input_json("{}")
+        engine.eval_query_as_json(self._query)  # the first query pays for the analysis
+        self._local.kept = Kept(engine)
         return engine
 
     def _asked(self, document: Mapping[str, Any]) -> tuple[Found, float]:

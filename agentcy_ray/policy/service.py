@@ -15,17 +15,12 @@ from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.core.org_cache import OrgCache
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import Effect
-from agentcy_ray.policy.candidates import (
-    Candidate,
-    Explanation,
-    PolicySet,
-    explain,
-    policy_set,
-)
+from agentcy_ray.policy.candidates import Candidate, Explanation, PolicySet, policy_set
 from agentcy_ray.policy.engine import RegoEngine, compile_policies, denied_by_error
 from agentcy_ray.policy.input import Decision, InputBuilder, PolicyInput
 from agentcy_ray.policy.replays import ReplayStore
 from agentcy_ray.policy.store import PolicyStore, policy_settings
+from agentcy_ray.policy.trials import explained
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.postgres import Database
 
@@ -102,14 +97,14 @@ class PolicyService:
         """Decide questions without consequences, by the active set or with candidates in it.
 
         Raises:
-            PolicyInvalidError: the set does not compile.
+            PolicyInvalidError: the set does not compile, or takes too long for so many.
             StoreUnavailableError: the policies cannot be read.
         """
         engine = (await self._active.get(org_id)).engine
         if candidates or engine is None:
             chosen = await self.policy_set(org_id, candidates)
             engine = await asyncio.to_thread(chosen.compile, self.timeout_ms)
-        return await asyncio.to_thread(_explained, engine, questions)
+        return await asyncio.to_thread(explained, engine, questions)
 
     async def policy_set(self, org_id: UUID, candidates: Sequence[Candidate] = ()) -> PolicySet:
         """The active set as it is stored now, with the candidates in it."""
@@ -144,12 +139,6 @@ class PolicyService:
         except PolicyInvalidError as error:
             # Stored sets have compiled; a newer engine or an edit of the rows can break one.
             _log.error("policy_set_broken", org_id=str(org_id), problem=error.message)
-            return _Active(version, settings, rules, None, error)
+            # Without the frames that it came through, which hold the set before.
+            return _Active(version, settings, rules, None, error.with_traceback(None))
         return _Active(version, settings, rules, engine)
-
-
-def _explained(engine: RegoEngine, questions: Sequence[PolicyInput]) -> list[Explanation]:
-    try:
-        return [explain(engine, question) for question in questions]
-    finally:
-        engine.leave_thread()

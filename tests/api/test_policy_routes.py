@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -167,3 +168,33 @@ async def test_a_replay_counts_what_a_candidate_would_change(
 async def test_a_candidate_that_does_not_compile_is_not_replayed(clean: Any) -> None:
     body = {"policies": [{"name": "bad.rego", "rego": "package agentcy\ndeny := 1"}]}
     assert (await clean.post("/policies/replays", json=body)).status_code == 422
+
+
+BOMB = (
+    PACKAGE
+    + """deny contains "x" if {
+  input.resource.tool == "lab.look"
+  l := numbers.range(1, 3000)
+  count([1 | some a in l; some b in l; some c in l; a + b + c > 0]) > 1
+}"""
+)
+
+
+@pytest.mark.parametrize("way", ["inputs", "replay"])
+async def test_whoever_tries_a_policy_that_never_ends_keeps_nobody_else_waiting(
+    platform: Platform, clean: Any, way: str
+) -> None:
+    await record(platform, 3)
+    asked: Any = {"replay": {"limit": 3}} if way == "replay" else {"inputs": [CALL] * 3}
+    body = asked | {"policies": [{"name": "bomb.rego", "rego": BOMB}]}
+    bomb, turns = asyncio.create_task(clean.post("/policies/evaluate", json=body)), 0
+    async with platform.client() as anybody:
+        while not bomb.done():
+            assert (await anybody.get(f"{platform.url}/health/live")).status_code == 200
+            turns += 1
+    found = (await bomb).json()
+    if way == "replay":
+        assert found["replay"]["allow_to_deny"] == 3, found
+    else:
+        assert {each["decision"]["rule"] for each in found["results"]} == {"policy_error"}
+    assert turns > 20

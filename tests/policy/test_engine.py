@@ -1,3 +1,6 @@
+import asyncio
+import gc
+import sys
 import threading
 
 import pytest
@@ -5,6 +8,7 @@ import pytest
 from agentcy_ray.core.errors import PolicyInvalidError
 from agentcy_ray.policy.engine import PolicyText, RegoEngine, compile_policies
 from agentcy_ray.policy.input import PolicyInput
+from agentcy_ray.policy.trials import explained
 
 NEWER = """package agentcy.newer
 import rego.v1
@@ -189,3 +193,31 @@ def test_functions_of_another_policy_may_be_called():
     with pytest.raises(PolicyInvalidError):
         engine(user)
     assert len(engine(library, user).evaluate(question({"n": 7})).reasons) == 2
+
+
+@pytest.mark.parametrize("by", ["its last user", "the collector of garbage"])
+async def test_whichever_thread_drops_a_set_last_its_engine_is_dropped_where_it_was_made(
+    by, monkeypatch
+):
+    """regorus keeps the memory of an engine that another thread drops, and can only complain."""
+    gc.collect()
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda said: complaints.append(said.exc_value))
+    sets = [engine(NEWER)]
+    assert sets[0].evaluate(question()).allowed
+    if by == "its last user":
+        await asyncio.to_thread(sets.clear)
+    else:
+        sets.append(sets)
+        del sets
+        await asyncio.to_thread(gc.collect)
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
+def test_questions_that_take_too_long_together_are_refused(monkeypatch):
+    rego, asked = engine(NEWER), [question(), question({"stop": "newer"})]
+    assert [each.decision.allowed for each in explained(rego, asked)] == [True, False]
+    monkeypatch.setattr("agentcy_ray.policy.trials.TRY_SECS", -1.0)
+    with pytest.raises(PolicyInvalidError, match="POST /policies/replays"):
+        explained(rego, asked)

@@ -22,17 +22,16 @@ from agentcy_ray.jobs.records import Job, JobStatus, NewJob, Progress
 from agentcy_ray.policy.candidates import Candidate, Explanation
 from agentcy_ray.policy.input import InputBuilder, PolicyInput, subject_of
 from agentcy_ray.policy.modules import MAX_BYTES
-from agentcy_ray.policy.replay import BlastRadius, Recorded, Tally
+from agentcy_ray.policy.replay import BlastRadius, Recorded
 from agentcy_ray.policy.replays import JOB_KIND, Replay
 from agentcy_ray.policy.store import Policy
+from agentcy_ray.policy.trials import replayed
 
 router = APIRouter(prefix="/policies", tags=["policies"])
 Reader = Annotated[Allowed, permit("policy.read")]
 Writer = Annotated[Allowed, permit("policy.write")]
 
 INLINE_DAYS, INLINE_LIMIT, DAYS = 90, 1000, 366
-SLICE = 25
-"""Inputs replayed in a request before others get their turn."""
 
 
 class NewPolicy(BaseModel):
@@ -283,7 +282,8 @@ async def _witness(request: Request, caller: Allowed, action: str, policy: Polic
 
 async def _start(services: Services, caller: Allowed, body: NewReplay) -> ReplayState:
     policy = services.gates.policy
-    (await policy.policy_set(caller.org_id, body.policies)).compile(policy.timeout_ms)
+    candidate = await policy.policy_set(caller.org_id, body.policies)
+    await asyncio.to_thread(candidate.compile, policy.timeout_ms)
     since, until = _span(body.since, body.until, body.days)
     replay_id = new_id()
     async with services.db.tenant(caller.org_id) as connection:
@@ -309,14 +309,11 @@ async def _replayed(
 ) -> BlastRadius:
     policy = services.gates.policy
     since, until = _span(span.since, span.until, INLINE_DAYS)
-    before = (await policy.policy_set(caller.org_id)).compile(policy.timeout_ms)
-    after = (await policy.policy_set(caller.org_id, body.policies)).compile(policy.timeout_ms)
+    before = await policy.policy_set(caller.org_id)
+    after = await policy.policy_set(caller.org_id, body.policies)
     rows = await newest_inputs(services.db, caller.org_id, since, until, span.limit)
-    tally = Tally()
-    for start in range(0, len(rows), SLICE):
-        tally.replay(before, after, [Recorded(*row) for row in rows[start : start + SLICE]])
-        await asyncio.sleep(0)  # an evaluation holds the loop; others may go first now
-    return tally.report()
+    records = [Recorded(*row) for row in rows]
+    return await asyncio.to_thread(replayed, before, after, policy.timeout_ms, records)
 
 
 async def _read(services: Services, caller: Allowed, replay_id: Any) -> ReplayState:
