@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ _OURS = frozenset({
     "expect", "accept-encoding", "proxy-authorization", "proxy-connection",
 })  # fmt: skip
 """Headers that say where a request goes and where it ends: nobody else sets them."""
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,17 @@ def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
     taken = sorted(name for name in headers if name.strip().lower() in _OURS)
     if taken:
         raise _fault("config", f"the header {taken[0]} cannot be set; leave it out", "headers")
-    return dict(headers)
+    sent = {name: value.strip(" \t\r\n") for name, value in headers.items()}
+    for name, value in sent.items():
+        # Told here, since libraries quote the value, which is a secret.
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise _fault(
+                "config",
+                f"the header {name[:60]!a} cannot be sent: names are letters, digits and"
+                " dashes, values one line of ASCII; correct it",
+                "headers",
+            )
+    return sent
 
 
 def _next(here: httpx2.URL, there: httpx2.URL) -> httpx2.URL:

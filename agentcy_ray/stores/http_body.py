@@ -14,6 +14,8 @@ from agentcy_ray.core.errors import TooLargeError
 
 ACCEPT_ENCODING = "gzip, deflate"
 _PIECE = 256 * 1024
+_HEADS = 64 * 1024
+"""What a compressed body may have besides its data."""
 _GZIP_BITS = zlib.MAX_WBITS | 16
 CORE_ERRORS = (
     httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProxyError,
@@ -122,7 +124,8 @@ class Body(httpx2.AsyncByteStream):
             stream: bytes as they come; closed by ``aclose``.
             decoder: None = they are what they are.
             host: for error messages.
-            max_bytes: of the body, decompressed.
+            max_bytes: of the body, decompressed, and about as many as they come: much can
+                decompress to nothing.
             ends: time of the loop's clock at which reading ends; None = never.
         """
         self._stream = stream
@@ -138,7 +141,7 @@ class Body(httpx2.AsyncByteStream):
             TooLargeError: more than ``max_bytes`` came.
             httpx2.HTTPError: the connection failed, or the data does not decompress.
         """
-        size, parts = 0, aiter(self._stream)
+        size, came, parts = 0, 0, aiter(self._stream)
         while True:
             try:
                 async with asyncio.timeout_at(self._ends):
@@ -149,14 +152,13 @@ class Body(httpx2.AsyncByteStream):
                 raise client_error(error) from error
             if part is None:
                 break
+            came += len(part)
+            if came > self._max_bytes + self._max_bytes // 100 + _HEADS:
+                raise self._too_large()
             for piece in (part,) if self._decoder is None else self._decoder.feed(part):
                 size += len(piece)
                 if size > self._max_bytes:
-                    raise TooLargeError(
-                        f"{self._host} sent more than {self._max_bytes} bytes; split it or put it"
-                        " into the object store",
-                        limit=self._max_bytes,
-                    )
+                    raise self._too_large()
                 yield piece
         if self._decoder is not None:
             self._decoder.finish()
@@ -166,3 +168,10 @@ class Body(httpx2.AsyncByteStream):
         close = getattr(self._stream, "aclose", None)
         if close is not None:
             await close()
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(
+            f"{self._host} sent more than {self._max_bytes} bytes; split it or put it into the"
+            " object store",
+            limit=self._max_bytes,
+        )

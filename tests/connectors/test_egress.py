@@ -251,6 +251,20 @@ async def test_a_pinned_certificate_must_be_shown_and_be_valid(sources_of, org, 
         assert len(server.heads) == seen
 
 
+@pytest.mark.attack
+async def test_no_redirect_leads_from_https_to_http(sources_of, org, tls):
+    async with wire("127.0.0.2", tls=tls.server) as secure, wire("127.0.0.2") as plain:
+        plain.answers["/t.csv"] = secure.answers["/t.csv"] = TABLE
+        secure.answers["/down"] = redirect(plain.url("/t.csv", host="public.example"))
+        plain.answers["/up"] = redirect(secure.url("/t.csv", host="public.example", scheme="https"))
+        down = csv(secure.url("/down", host="public.example", scheme="https"))
+        with pytest.raises(EgressDeniedError, match="from https to http"):
+            await sources_of().create(org.owner, down, check=True)
+        assert plain.heads == []
+        up = csv(plain.url("/up", host="public.example"))
+        await sources_of().create(org.owner, up, check=True)
+
+
 async def test_a_stranger_s_certificate_is_not_accepted(sources_of, org, tmp_path):
     made = certificates(tmp_path, "public.example")
     async with wire("127.0.0.2", tls=made.server) as server:

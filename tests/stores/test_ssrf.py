@@ -20,7 +20,6 @@ from agentcy_ray.core.errors import EgressDeniedError, SourceConfigError, TooLar
 from agentcy_ray.stores.addresses import RANGES, kind_of, parse_literal, unwrap
 from agentcy_ray.stores.egress import Egress, Guard
 from agentcy_ray.stores.http import fetch
-from agentcy_ray.stores.http_body import decoder_of
 from agentcy_ray.stores.http_client import open_http
 from tests.egress import loopback_guard, strict_guard
 from tests.wire import DnsResolver, DnsServer, dns_server, names_of, redirect, reply, wire
@@ -55,13 +54,16 @@ DISGUISES = words("""
 [fe80::1%25eth0] [fe80::1%eth0] [::1%25lo] [::1 \uff11\uff12\uff17.0.0.1
 127\u30020\u30020\u30021 \u2460\u2461\u2466.0.0.1 \u0661\u0662\u0667.0.0.1 %31%32%37.0.0.1
 127%2e0%2e0%2e1 127.0.0.1%00 127.0.0.1%2f.example.com
+\uff11\uff12\uff17\uff0e0\uff0e0\uff0e1 0\uff58\uff17f.1 127.0.0.1\u3002 [::ffff:0x7f.1]
+[0000::1%251] 0x7f000001.
 """)
 """The same places, written so that a careless check takes them for something else."""
 
 NAMES = words("""
 localhost LOCALHOST localhost. foo.localhost %6c%6f%63alhost loc\xadalhost \u24dbocalhost
 metadata.google.internal METADATA.Google.Internal. metadata instance-data kubernetes.default.svc
-a..b -a.example example.com- exa_mple..com .example.com
+a..b -a.example example.com- exa_mple..com .example.com \uff4cocalhost localhost\u3002 localhost..
+metadata\uff0egoogle\uff0einternal \u24dcetadata.google.internal metadata.google.internal\u3002
 """)
 """Names that mean such places, and some that no server can have."""
 
@@ -83,6 +85,7 @@ ANSWERS = {
     "zero": ["0.0.0.0"], "cgnat": ["100.64.1.1"], "mixed": ["93.184.216.34", "127.0.0.1"],
     "mixed6": ["93.184.216.34", "fd00::1"], "hidden": ["2606:2800:220:1::1", "::ffff:10.0.0.1"],
     "wide": ["224.0.0.251"], "all": ["255.255.255.255"], "isatap": ["2600::5efe:a00:1"],
+    "many": [*(f"93.184.216.{n}" for n in range(20)), "10.0.0.1"],
 }  # fmt: skip
 """What a name server of the attacker says."""
 
@@ -231,18 +234,39 @@ async def test_headers_that_steer_a_request_are_nobody_s_to_set(name, tmp_path):
         assert server.heads == []
 
 
-def _deflated(data: bytes, bits: int) -> bytes:
+NO_HEADERS = [
+    ("X-Key", f"s3cret{end}") for end in ("\r\nHost: in", "\nX: 1", "\0", "\u2028", "\xe9")
+]
+NO_HEADERS += [(name, "s3cret") for name in ("X\r\nHost", "X Y", "X:", "", "X-K\xe9y")]
+
+
+@pytest.mark.parametrize("header", NO_HEADERS)
+async def test_a_header_that_is_none_is_refused_without_telling_its_value(header, tmp_path):
+    async with wire() as server:
+        with pytest.raises(SourceConfigError, match="header") as caught:
+            await fetch(
+                server.url(), tmp_path / "got", guard=loopback_guard(), headers=dict([header]),
+                max_bytes=9,
+            )  # fmt: skip
+        assert "s3cr" not in str(caught.value.body())
+        assert server.connections == 0
+
+
+def deflated(data: bytes, bits: int) -> bytes:
+    """``bits`` say the form: 31 gzip, 15 zlib, -15 bare deflate."""
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     return packer.compress(data) + packer.flush()
 
 
 ZEROS = bytes(30_000_000)
 BOMBS = {
-    "gzip": reply(_deflated(ZEROS, 31), "Content-Encoding: gzip"),
-    "x-gzip": reply(_deflated(ZEROS, 31), "Content-Encoding: X-GZIP"),
-    "zlib": reply(_deflated(ZEROS, 15), "Content-Encoding: deflate"),
-    "deflate": reply(_deflated(ZEROS, -15), "Content-Encoding: deflate"),
+    "gzip": reply(deflated(ZEROS, 31), "Content-Encoding: gzip"),
+    "x-gzip": reply(deflated(ZEROS, 31), "Content-Encoding: X-GZIP"),
+    "zlib": reply(deflated(ZEROS, 15), "Content-Encoding: deflate"),
+    "deflate": reply(deflated(ZEROS, -15), "Content-Encoding: deflate"),
     "members": reply(gzip.compress(ZEROS[:900_000]) * 9, "Content-Encoding: gzip"),
+    "members of nothing": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    + gzip.compress(b"") * 60_000,
     "plain": reply(ZEROS[:2_000_000]),
     "endless": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     + b"10000\r\n" + bytes(0x10000) + b"\r\n" + (b"10000\r\n" + bytes(0x10000) + b"\r\n") * 40,
@@ -266,6 +290,7 @@ ILL = {
     "twice": reply(gzip.compress(b"x"), "Content-Encoding: gzip", "Content-Encoding: gzip"),
     "brotli": reply(b"\x0b\x02\x80x\x03", "Content-Encoding: br"),
     "zstd": reply(b"x", "Content-Encoding: zstd"),
+    "layers": reply(b"x", "Content-Encoding: br, deflate;q=1, gzip"),
     "unknown": reply(b"x", "Content-Encoding: bomb"),
     "garbage": reply(b"not gzip", "Content-Encoding: gzip"),
     "cut": reply(gzip.compress(b"x" * 1000)[:-9], "Content-Encoding: gzip"),
@@ -284,40 +309,21 @@ async def test_an_answer_that_cannot_be_trusted_is_a_fault_of_the_server(name, t
         assert caught.value.details["kind"] == "unreachable"
 
 
-async def test_an_answer_that_drips_is_given_up_on(tmp_path):
+SLOW = {
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx",
+    "head": b"HTTP/1.1 200 OK\r\nX-A: ",
+    "not yet": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0000000",
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+async def test_an_answer_that_never_ends_is_given_up_on(name, tmp_path):
     async with wire() as server:
-        server.answers["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx"
+        server.answers["/"] = SLOW[name]
         async with open_http(loopback_guard(), total_secs=0.3) as client:
             with pytest.raises(httpx2.ReadTimeout):
                 await client.get(server.url())
-
-
-@pytest.mark.parametrize(
-    ("encoding", "bits"), [("gzip", 31), ("deflate", 15), ("deflate", -15), ("x-gzip", 31)]
-)
-async def test_what_is_compressed_in_good_faith_arrives(encoding, bits):
-    text = bytes(range(256)) * 5_000
-    async with wire() as server:
-        server.answers["/"] = reply(_deflated(text, bits), f"Content-Encoding: {encoding}")
-        async with open_http(loopback_guard()) as client:
-            assert (await client.get(server.url())).content == text
-
-
-@pytest.mark.parametrize("step", [1, 2, 7, 5_000, 10_000_000])
-@pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15), ("deflate", -15)])
-def test_compressed_data_may_come_in_pieces_of_any_size(encoding, bits, step):
-    text = bytes(600_000) + bytes(range(256)) * 10
-    packed = _deflated(text, bits)
-    if encoding == "gzip":
-        text, packed = text * 2, packed * 2  # members follow one another
-    decoder, found = decoder_of(encoding), bytearray()
-    assert decoder is not None
-    for at in range(0, len(packed), step):
-        for piece in decoder.feed(packed[at : at + step]):
-            assert len(piece) <= 256 * 1024
-            found += piece
-    decoder.finish()
-    assert found == text
 
 
 async def test_connections_are_kept_and_cookies_are_not():
