@@ -1,4 +1,4 @@
-"""``agentcy budgets``: what may be used, and what was."""
+"""``agentcy budgets``: what may be used."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from agentcy_ray.cli.output import JsonFlag, console, print_json, print_rows
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
-app = typer.Typer(help="Budgets: list, set, usage.", no_args_is_help=True)
+app = typer.Typer(help="Budgets: list, set.", no_args_is_help=True)
 COLUMNS = ["scope", "subject", "unit", "hard", "soft", "spent", "reserved", "raised"]
-SUMS = ["in_tokens", "out_tokens", "cost_usd", "gpu_seconds", "tool_calls"]
-GROUPS = ("day", "agent", "user", "model")
-
-Day = Annotated[str | None, typer.Option(metavar="DAY", help="As 2026-04-24; unset: today.")]
 
 
 @app.command("list")
 def list_budgets(json: JsonFlag = False) -> None:
     """List limits with what is used of them today."""
-    _print(call(lambda client: client.get("/budgets")), json)
+    _print(call(lambda client: client.get("/org")), json)
 
 
 @app.command("set")
@@ -51,31 +47,11 @@ def set_budget(
     }  # fmt: skip
     limits = [] if hard is None and not remove else [limit]
     body = {"limits": limits, "timezone": timezone}
-    _print(call(lambda client: client.put("/budgets", body)), json)
+    _print(call(lambda client: client.patch("/org", {"budget": body})), json)
 
 
-@app.command()
-def usage(
-    by: Annotated[
-        list[str] | None, typer.Option("--by", help="day, agent, user or model; several times.")
-    ] = None,
-    since: Day = None,
-    until: Day = None,
-    json: JsonFlag = False,
-) -> None:
-    """Print what was used; runs are counted once they have ended."""
-    groups = by or ["day", "model"]
-    found = call(
-        lambda client: client.get("/budgets/usage", since=since, until=until, group_by=groups)
-    )
-    if json:
-        print_json(found)
-        return
-    title = f"{found['since']} to {found['until']}"
-    print_rows(found["rows"], [*(g for g in GROUPS if g in groups), *SUMS], title=title)
-
-
-def _print(budgets: dict[str, Any], json: bool) -> None:
+def _print(org: dict[str, Any], json: bool) -> None:
+    budgets = org["budget"]
     if json:
         print_json(budgets)
         return

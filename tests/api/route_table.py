@@ -6,11 +6,10 @@ TABLE = """
 open | GET /auth/config | POST /auth/login /auth/refresh /auth/register
 open | GET /auth/oidc/start /auth/oidc/callback
 any | GET /auth/me /auth/ping | POST /auth/logout /auth/password
-org.read | GET /org /org/usage /budgets /budgets/usage /settings/security /settings/retrieval
+org.read | GET /org /org/usage /settings/security /settings/retrieval
 org.write | PATCH /org | POST /settings/security
 org.delete | DELETE /org
 org.transfer | POST /org/transfer
-org.billing | PUT /budgets
 org.invite | GET /org/invites | POST /org/invites | DELETE /org/invites/{invite_id}
 user.read | GET /users /users/{user_id}
 user.write | PATCH /users/{user_id} | DELETE /users/{user_id}

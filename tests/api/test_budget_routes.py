@@ -63,7 +63,7 @@ async def test_a_limit_set_on_the_command_line_ends_the_next_run_and_is_audited(
     assert entries[2]["resource"]["subject"] == "thrifty"
     assert entries[3]["resource"]["limits"][0]["hard"] == 3
 
-    used = await agentcy("budgets", "usage", "--by", "agent", "--by", "model")
+    used = await agentcy("org", "usage", "--by", "agent", "--by", "model")
     (row,) = [row for row in used["rows"] if row["agent"] == "thrifty" and row["out_tokens"]]
     assert row["model"] == "scripted:tokens=2"
     assert row["in_tokens"] > 0
@@ -83,22 +83,24 @@ async def test_a_limit_that_makes_no_sense_is_refused(
     platform: Platform, limit: dict[str, Any]
 ) -> None:
     owner = await platform.as_("owner")
-    answer = await owner.put("/budgets", json={"limits": [limit]})
+    answer = await owner.patch("/org", json={"budget": {"limits": [limit]}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "validation_failed")
 
 
 async def test_limits_are_an_organisations_own_and_of_its_people_only(platform: Platform) -> None:
     owner, other = await platform.as_("owner"), await platform.as_("other")
     body = {"limits": [{"scope": "org", "hard": 12.5}], "timezone": "Europe/Zurich"}
-    told = (await other.put("/budgets", json=body)).json()
+    told = (await other.patch("/org", json={"budget": body})).json()["budget"]
     assert (told["timezone"], told["limits"][0]["hard"]) == ("Europe/Zurich", 12.5)
-    assert all(row["hard"] != 12.5 for row in (await owner.get("/budgets")).json()["limits"])
+    ours = (await owner.get("/org")).json()["budget"]["limits"]
+    assert all(row["hard"] != 12.5 for row in ours)
     me = (await owner.get("/auth/me")).json()["user"]["id"]
-    stranger = {"limits": [{"scope": "user", "subject": me, "hard": 1}]}
-    assert (await other.put("/budgets", json=stranger)).status_code == 404
-    nowhere = await other.put("/budgets", json={"timezone": "Mars/Olympus"})
+    stranger = {"budget": {"limits": [{"scope": "user", "subject": me, "hard": 1}]}}
+    assert (await other.patch("/org", json=stranger)).status_code == 404
+    nowhere = await other.patch("/org", json={"budget": {"timezone": "Mars/Olympus"}})
     assert nowhere.status_code == 422
     gone = {"limits": [{"scope": "org", "hard": None}], "timezone": "UTC"}
-    assert (await other.put("/budgets", json=gone)).json()["limits"] == []
-    days = await owner.get("/budgets/usage", params={"since": "2020-01-01"})
+    left = (await other.patch("/org", json={"budget": gone})).json()
+    assert left["budget"]["limits"] == []
+    days = await owner.get("/org/usage", params={"since": "2020-01-01"})
     assert days.status_code == 422

@@ -41,6 +41,13 @@ def said(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
+async def limited(owner: Any, **limit: Any) -> list[dict[str, Any]]:
+    """The limits, once ``limit`` is set."""
+    answer = await owner.patch("/org", json={"budget": {"limits": [limit]}})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["budget"]["limits"]
+
+
 def notes(answer: Any) -> dict[str, Any]:
     return answer.model_extra["x_agentcy"]
 
@@ -232,19 +239,18 @@ async def test_a_used_up_budget_is_a_rate_limit_that_is_not_tried_again(
     subject = encode("usr", platform.users["colleague"])
     limit = {"scope": "user", "subject": subject, "unit": "tokens", "soft_share": 1.0}
     client = await openai_as(platform, "colleague", max_retries=2)
-    set_ = await owner.put("/budgets", json={"limits": [{**limit, "hard": 50_000}]})
-    assert set_.status_code == 200, set_.text
-    (before,) = [one["spent"] for one in set_.json()["limits"] if one["subject"] == subject]
+    limits = await limited(owner, **limit, hard=50_000)
+    (before,) = [one["spent"] for one in limits if one["subject"] == subject]
     try:
         how: Any = {"model": PLAIN, "messages": ASK, "max_tokens": 1_000}
         held = await client.chat.completions.create(**how)
-        limits = (await owner.get("/budgets")).json()["limits"]
+        limits = (await owner.get("/org")).json()["budget"]["limits"]
         (row,) = [one for one in limits if one["subject"] == subject]
         assert held.usage is not None
         assert (row["spent"] - before, row["reserved"]) == (held.usage.total_tokens, 0)
         stream = await client.chat.completions.create(**how, stream=True)
         assert said([chunk async for chunk in stream]) == ANSWER
-        await owner.put("/budgets", json={"limits": [{**limit, "hard": 20}]})
+        await limited(owner, **limit, hard=20)
         embeddings: Any = {"model": "local:all-MiniLM-L6-v2", "input": ["word " * 200]}
         for refused in (
             client.chat.completions.create(**how),
@@ -256,7 +262,7 @@ async def test_a_used_up_budget_is_a_rate_limit_that_is_not_tried_again(
             assert (error.value.code, error.value.type) == ("budget_exceeded", "rate_limit_error")
             assert error.value.response.headers["x-should-retry"] == "false"
     finally:
-        await owner.put("/budgets", json={"limits": [{**limit, "hard": None}]})
+        await limited(owner, **limit, hard=None)
 
 
 # -- agents -------------------------------------------------------------------------------------

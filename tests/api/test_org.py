@@ -82,6 +82,10 @@ async def test_an_organisation_says_about_itself_what_others_read(platform: Plat
     budget = {"budget": {"limits": [{"scope": "org", "hard": 9}]}}
     refused = await admin.client.patch("/org", json=budget)
     assert refused.json()["error"]["details"] == {"permission": "org.billing"}
+    entries = await platform.sql(
+        "SELECT action FROM audit_log WHERE org_id = $1 AND category = 'admin' ORDER BY seq", org_id
+    )
+    assert [row["action"] for row in entries] == ["org.billing", "org.update", "org.update"]
 
 
 async def test_a_deleted_organisation_leaves_its_audit_log_and_nothing_else(

@@ -16,7 +16,6 @@ from agentcy_ray.api.routes import (
     artifacts,
     audit,
     auth,
-    budgets,
     context,
     context_pipelines,
     context_query,
@@ -48,7 +47,7 @@ def all_routers() -> list[APIRouter]:
     areas = (
         auth, oidc, registration, org, invites, users, api_keys, sources, realms, context,
         context_query, context_pipelines, migrations, rag, spaces, swaps, conversations, runs,
-        tools, approvals, agents, audit, budgets, jobs, policies, settings, access_requests,
+        tools, approvals, agents, audit, jobs, policies, settings, access_requests,
         artifacts, activity,
     )  # fmt: skip
     return [area.router for area in areas]

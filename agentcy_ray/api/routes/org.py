@@ -68,7 +68,7 @@ class Transfer(BaseModel):
 
 @router.get("")
 async def read_org(caller: Reader, request: Request) -> OrgView:
-    """The organisation, its settings and its budget."""
+    """The organisation, its settings and its budget: the limits, and what is used of them today."""
     services = services_of(request)
     org = await services.access.orgs.get(caller.org_id)
     return _view(org, await services.spending.ledger.limits.get(caller.org_id))
@@ -76,20 +76,22 @@ async def read_org(caller: Reader, request: Request) -> OrgView:
 
 @router.patch("")
 async def change_org(body: OrgChange, caller: Writer, request: Request) -> OrgView:
-    """Change the name that people read, the settings or the budget."""
-    services, limits = services_of(request), services_of(request).spending.ledger.limits
+    """Change the name that people read, the settings or the budget.
+
+    Limits of the budget that are not named stay; those that are hold at once, everywhere.
+    """
+    orgs, limits = services_of(request).access.orgs, services_of(request).spending.ledger.limits
     if body.budget is not None:
         await also(request, caller, "org.billing")
-        budget = await limits.change(caller.org_id, body.budget, caller.principal.user_id)
-    else:
-        budget = await limits.get(caller.org_id)
-    org = await services.access.orgs.change(caller.org_id, body.display_name, body.settings)
-    given = body.model_dump(mode="json", exclude_unset=True)
-    await witness(
-        request, caller, "org.update",
-        {"type": "org", "id": encode("org", caller.org_id), "change": given},
-    )  # fmt: skip
-    return _view(org, budget)
+        await limits.change(caller.org_id, body.budget, caller.principal.user_id)
+        given = body.budget.model_dump(mode="json")
+        await witness(request, caller, "org.billing", {"type": "budget", **given})
+    given = body.model_dump(mode="json", exclude_unset=True, exclude={"budget"})
+    if given:
+        await orgs.change(caller.org_id, body.display_name, body.settings)
+        resource = {"type": "org", "id": encode("org", caller.org_id), "change": given}
+        await witness(request, caller, "org.update", resource)
+    return _view(await orgs.get(caller.org_id), await limits.get(caller.org_id))
 
 
 @router.delete("", status_code=202)
@@ -119,7 +121,7 @@ async def read_org_usage(
     until: date | None = None,
     group_by: Annotated[list[Group] | None, Query()] = None,
 ) -> UsageReport:
-    """Tokens, cost and tool calls of whole days, today's by default.
+    """Tokens, cost, GPU seconds and tool calls of whole days, today's by default.
 
     `group_by` may be given several times.
     """
