@@ -101,7 +101,7 @@ def forget(json: JsonFlag = False) -> None:
             "keys rotate` first",
             code="state_conflict",
         )
-    removed = keeps_own_key(settings) and forget_previous_key(settings)
+    removed = keeps_own_key(settings) and forget_previous_key(settings, found["key_id"])
     if json:
         print_json({"forgotten": removed, **found})
     else:

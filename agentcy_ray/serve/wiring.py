@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentcy_ray.api.app import create_app
@@ -22,9 +23,12 @@ from agentcy_ray.runtime.presence import require_present
 from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.serve import http_protocol
 from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
+from agentcy_ray.stores.key_check import check_keys
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.secrets import resolve_secrets
+
+_log = structlog.get_logger(__name__)
 
 
 def api_application() -> ASGIApp:
@@ -77,6 +81,9 @@ async def prepare_stores(settings: Settings, endpoints: Endpoints) -> None:
     db = await open_database(endpoints.database_url, pool_max=2)
     try:
         await first_boot(db, settings, resolve_secrets(settings).admin_password)
+        keys = await check_keys(db, settings)
+        if not keys.ok:  # what does not need them works, so this forbids no start
+            _log.error("stored_secrets_locked", found=keys.found, remedy=keys.remedy)
         await settle_engines(db, settings, both=has_both(endpoints))
         engine = open_context(settings, endpoints, db)
         try:

@@ -20,6 +20,7 @@ from agentcy_ray.core.errors import AgentcyError, ConfigError, StoreUnavailableE
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import read_endpoints
 from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
+from agentcy_ray.stores.key_check import doctor_keys
 from agentcy_ray.stores.kyma_check import check_kyma
 from agentcy_ray.stores.login import login_check, read_login
 from agentcy_ray.stores.redis import open_redis
@@ -140,10 +141,12 @@ async def check_all(settings: Settings) -> list[Check]:
     """Everything that the doctor looks at; never raises for what it finds."""
     running = read_endpoints(settings) or Endpoints()
     ours = embedded_servers(settings)
+    database = _given(settings.database_url, running.database_url)
     stores = await asyncio.gather(
-        _store("postgres", ours, _given(settings.database_url, running.database_url), _postgres),
+        _store("postgres", ours, database, _postgres),
         _store("redis", ours, _given(settings.redis_url, running.redis_url), _redis),
         _context_store(settings, ours, running),
+        doctor_keys(database, settings),
     )
     checks = [check for checks in stores for check in checks]
     checks += [

@@ -81,11 +81,11 @@ class Rewrapped:
     """Place → secrets whose data key does not open; they are left as they are."""
 
 
-async def key_uses(db: Database) -> list[KeyUse]:
+async def key_uses(db: Database, places: Sequence[Place] = PLACES) -> list[KeyUse]:
     """How many secrets are under which key, over all organisations."""
     uses: list[KeyUse] = []
     async with db.system() as connection:
-        for place in PLACES:
+        for place in places:
             rows = await connection.fetch(
                 f"SELECT {place.key_id} AS key_id, count(*) AS count FROM {place.table}"
                 f" WHERE {place.present} GROUP BY 1 ORDER BY 1"

@@ -116,15 +116,27 @@ def renew_install_key(settings: Settings) -> str:
     return key_id_of(_key("ENCRYPTION_KEY", new))
 
 
-def forget_previous_key(settings: Settings) -> bool:
+def forget_previous_key(settings: Settings, current: str) -> bool:
     """Remove the previous key from ``secrets.json``; False when there is none.
+
+    Args:
+        settings: say where the file is.
+        current: id of the key that everything is under. Once another rotation has made a new one,
+            the previous key of the file is the one that everything is under.
 
     Raises:
         ConfigError: the file cannot be used.
+        ConflictError: ``current`` is not the current key any more.
     """
     with _file(settings) as (kept, write):
         if "encryption_key_previous" not in kept:
             return False
+        if key_id_of(_key("ENCRYPTION_KEY", kept.get("encryption_key", ""))) != current:
+            raise ConflictError(
+                "a new key was made meanwhile; run `agentcy keys rotate`, then `agentcy keys"
+                " forget` again",
+                code="state_conflict",
+            )
         write({name: kept[name] for name in kept if name != "encryption_key_previous"})
         return True
 
@@ -169,8 +181,9 @@ def _file(
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when it is closed
-            text = path.read_text() if path.exists() else ""
-            kept: dict[str, str] = json.loads(text) if text else {}
+            kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if type(kept) is not dict:
+                raise ValueError(kept)
             yield kept, lambda content: _replace(path, json.dumps(content, indent=1))
         finally:
             os.close(lock)

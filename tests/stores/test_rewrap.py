@@ -6,12 +6,16 @@ import asyncio
 import secrets
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from agentcy_ray.core.errors import SealBrokenError, StoreUnavailableError
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.stores.key_check import doctor_keys
 from agentcy_ray.stores.keys.install import InstallKeys, InstallSource, key_id_of
 from agentcy_ray.stores.keys.ring import KeyRing
 from agentcy_ray.stores.keys.source import WrappedKey
@@ -251,3 +255,24 @@ async def test_what_was_packed_before_opens_after_the_migration(
     await migrate(url)
     assert await rows.check(Vault(A)) == 2
     await rows.db.close()
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"KMS_KEY_URI": "vault://transit/a", "VAULT_ADDR": "http://x"}]
+)
+async def test_keys_that_are_not_those_of_the_stored_secrets_are_told_and_nothing_is_asked(
+    rows: SealedRows, url: str, tmp_path: Path, given: dict[str, str]
+) -> None:
+    def settings(key: bytes, **more: str) -> Settings:
+        keys = {"ENCRYPTION_KEY": b64encode(key).decode()}
+        return Settings.load(keys | given | more, agentcy_state_dir=tmp_path)
+
+    [check] = await doctor_keys(url, settings(A))
+    assert (check.ok, check.found) == (True, "28")
+    [check] = await doctor_keys(url, settings(B))
+    assert not check.ok
+    assert check.found.startswith(f"28 of 28 under key {key_id_of(A)}; at hand: ")
+    assert key_id_of(B) in check.found
+    previous = b64encode(A).decode()
+    [check] = await doctor_keys(url, settings(B, ENCRYPTION_KEY_PREVIOUS=previous))
+    assert check.ok

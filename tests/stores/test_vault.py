@@ -126,9 +126,12 @@ def test_external_database_without_keys_is_refused_by_name(tmp_path: Path) -> No
 def test_malformed_key_and_damaged_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ENCRYPTION_KEY must be 32 bytes"):
         install_keys(Settings.load({"ENCRYPTION_KEY": "short"}, agentcy_state_dir=tmp_path))
-    (tmp_path / "secrets.json").write_text("{")
-    with pytest.raises(ConfigError, match="is damaged"):
-        resolve_secrets(Settings.load({}, agentcy_state_dir=tmp_path))
+    # One that was cut to nothing too: new secrets in its place would lock the stored ones for good.
+    for damaged in ("{", "", "[]", "null"):
+        (tmp_path / "secrets.json").write_text(damaged)
+        with pytest.raises(ConfigError, match="is damaged"):
+            resolve_secrets(Settings.load({}, agentcy_state_dir=tmp_path))
+        assert (tmp_path / "secrets.json").read_text() == damaged
 
 
 async def test_a_new_key_in_the_state_folder_reaches_a_process_that_runs(tmp_path: Path) -> None:
@@ -143,11 +146,23 @@ async def test_a_new_key_in_the_state_folder_reaches_a_process_that_runs(tmp_pat
     assert await running.open(new, "a") == b"new"
     assert await running.open(old, "a") == b"old"
     assert (await running.rewrap(old)).key_id == new.key_id
-    assert forget_previous_key(settings)
-    assert not forget_previous_key(settings)
+    assert forget_previous_key(settings, new.key_id)
+    assert not forget_previous_key(settings, new.key_id)
     with pytest.raises(SealBrokenError, match=old.key_id):
         await open_vault(settings).open(old, "a")
     assert {path.name for path in tmp_path.iterdir()} == {"secrets.json", "secrets.lock"}
+
+
+async def test_a_key_that_came_into_use_meanwhile_is_not_forgotten(tmp_path: Path) -> None:
+    """Between the look at the rows and the removal others may have forgotten, and rotated on."""
+    settings = Settings.load({}, agentcy_state_dir=tmp_path)
+    looked_at = renew_install_key(settings)
+    assert forget_previous_key(settings, looked_at)
+    sealed = await open_vault(settings).seal(b"secret", "a")
+    renew_install_key(settings)
+    with pytest.raises(ConflictError, match="keys rotate"):
+        forget_previous_key(settings, looked_at)
+    assert await open_vault(settings).open(sealed, "a") == b"secret"
 
 
 async def test_a_key_in_a_file_is_read_anew_and_stays_out_of_the_environment(

@@ -59,6 +59,10 @@ class KeyRing:
         """How many unwrapped keys are remembered now."""
         return len(self._known)
 
+    def is_for(self, key_id: str) -> bool:
+        """Whether a source would unwrap what is under this key; it may lack the key itself."""
+        return any(source.owns(key_id) for source in self._sources)
+
     async def new_key(self) -> DataKey:
         """A fresh data key, wrapped by the current source.
 
