@@ -36,7 +36,8 @@ def shown(unit: Unit, amount: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Who uses something. A run names its epoch and turn, so that a successor can settle for it."""
+    """Who uses something. A run names its epoch and turn, so that a successor can settle for it;
+    other work that is taken over names itself as ``holder``, with its epoch."""
 
     org_id: UUID
     user_id: UUID | None = None
@@ -44,6 +45,7 @@ class Scope:
     run_id: UUID | None = None
     epoch: int = 0
     turn: int = 0
+    holder: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

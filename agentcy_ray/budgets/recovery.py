@@ -1,8 +1,8 @@
 """Reservations that lost their process: settled by the turn that is stored, else given back.
 
-Two find them: who takes a run over, and a sweep. The sweep is fenced by the run's own lease: what a
-live owner holds is never touched, however long its turn takes. Should an owner come back after all
-and settle, what it used is counted then, once.
+Two find them: who takes a run or a backfill over, and a sweep. The sweep is fenced by the run's own
+lease: what a live owner holds is never touched, however long its turn takes. Should an owner come
+back after all and settle, what it used is counted then, once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LEFT JOIN run_turns t ON t.run_id = r.run_id AND t.turn = r.turn AND NOT EXISTS 
   WHERE e.run_id = r.run_id AND e.turn = r.turn AND e.kind IN ('settled', 'late')
     AND e.at > r.created_at)
 """
-_OF_RUN = f"""
+_FORMER = f"""
 SELECT r.org_id, r.id, t.usage FROM budget_reservations r {_STORED}
-WHERE r.run_id = $1 AND r.epoch < $2 ORDER BY r.created_at
+WHERE (r.run_id = $1 OR r.holder = $1) AND r.epoch < $2 ORDER BY r.created_at
 """
 _LOST = f"""
 SELECT r.org_id, r.id, t.usage
@@ -58,16 +58,16 @@ class Recovery:
         self._db = db
         self._close = close
 
-    async def take_over(self, org_id: UUID, run_id: UUID, epoch: int) -> int:
-        """Close what former owners of a run hold; the number.
+    async def take_over(self, org_id: UUID, holder: UUID, epoch: int) -> int:
+        """Close what former owners of a run or a holder hold; the number.
 
         Args:
             org_id: of the run.
-            run_id: the run.
+            holder: the run, or the ``Scope.holder``.
             epoch: of its owner now; what it holds itself stays.
         """
         async with self._db.tenant(org_id) as connection:
-            rows = await connection.fetch(_OF_RUN, run_id, epoch)
+            rows = await connection.fetch(_FORMER, holder, epoch)
         return await self._end(rows, "released")
 
     async def sweep(self, org_id: UUID | None = None) -> int:

@@ -48,12 +48,12 @@ WITH moved AS (
     AND b.period = w.period
 ),
 opened AS (
-  INSERT INTO budget_reservations (id, org_id, user_id, agent, run_id, epoch, turn, model, holds,
-    expires_at)
-  SELECT w.id, $1, w.user_id, w.agent, w.run_id, w.epoch, w.turn, w.model, w.holds,
-    clock_timestamp() + make_interval(secs => w.ttl)
+  INSERT INTO budget_reservations (id, org_id, user_id, agent, run_id, epoch, turn, holder, model,
+    holds, expires_at)
+  SELECT w.id, $1, w.user_id, w.agent, w.run_id, w.epoch, w.turn, w.holder, w.model,
+    w.holds, clock_timestamp() + make_interval(secs => w.ttl)
   FROM jsonb_to_recordset($3) AS w(id uuid, user_id uuid, agent text, run_id uuid, epoch bigint,
-    turn int, model text, holds jsonb, ttl float8)
+    turn int, holder uuid, model text, holds jsonb, ttl float8)
 ),
 noted AS (
   INSERT INTO budget_entries (id, org_id, reservation_id, kind, user_id, agent, run_id, turn, model,
@@ -285,7 +285,7 @@ def _reserve(
     holds = tuple(Hold(balance.key, amount) for balance, amount in drawn)
     written.opened.append({
         **_whose(write.scope, write.model), "id": str(write.id), "epoch": write.scope.epoch,
-        "holds": _listed(holds), "ttl": write.ttl_secs,
+        "holder": _text(write.scope.holder), "holds": _listed(holds), "ttl": write.ttl_secs,
     })  # fmt: skip
     written.note(write.id, "reserved", write.scope, write.model, write.amounts, holds)
     return Reservation(write.scope, write.model, write.id, holds, soft)

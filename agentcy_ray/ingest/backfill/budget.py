@@ -1,7 +1,8 @@
 """The budget of a backfill: held block by block before the model is asked, settled after it.
 
 What a block's dollars and GPU seconds will be is told by the blocks before it; the first one is
-held by its tokens alone. At a soft limit the backfill holds by itself and says so: going on with it
+held by its tokens alone. Whoever goes on with a killed backfill gives back what its process held.
+At a soft limit the backfill holds by itself and says so: going on with it
 is the approval, and lifts the limit for its period as an approval does. At the hard limit it fails,
 which is audited, and is gone on with once more is allowed.
 """
@@ -46,12 +47,16 @@ class BlockBudget:
     org_id: UUID
     user_id: UUID | None
     model: str
+    backfill_id: UUID
+    epoch: int
+    _alone: bool = False
+    """Whether former owners of the backfill hold nothing any more."""
     _seen: EmbedUsage = field(default_factory=EmbedUsage)
 
     @classmethod
     def of(cls, ledger: Ledger, backfill: Backfill, model: str) -> BlockBudget:
         """The budget that ``backfill`` draws on."""
-        return cls(ledger, backfill.org_id, backfill.created_by, model)
+        return cls(ledger, backfill.org_id, backfill.created_by, model, backfill.id, backfill.epoch)
 
     async def hold(self, tokens: float) -> Reservation:
         """Hold what a block of about ``tokens`` may use.
@@ -61,7 +66,10 @@ class BlockBudget:
                 one that nobody has let it go beyond. Nothing is held.
             StoreUnavailableError: it is not known to be held.
         """
-        scope = Scope(self.org_id, self.user_id, AGENT)
+        scope = Scope(self.org_id, self.user_id, AGENT, epoch=self.epoch, holder=self.backfill_id)
+        if not self._alone and await self.ledger.limited(scope):
+            await self.ledger.recovery.take_over(self.org_id, self.backfill_id, self.epoch)
+            self._alone = True
         held = await self.ledger.reserve(
             scope, lambda: self._estimate(tokens), model=self.model, ttl_secs=TTL_SECS
         )

@@ -9,6 +9,8 @@ from agentcy_ray.audit.log import AuditLog
 from agentcy_ray.budgets.ledger import Ledger
 from agentcy_ray.budgets.limits import BudgetChange
 from agentcy_ray.core.errors import BudgetExceededError
+from agentcy_ray.ingest.backfill.budget import BlockBudget
+from agentcy_ray.ingest.backfill.rows import BackfillRows
 from tests.ingest.backfill.conftest import MakeFilling
 
 
@@ -52,6 +54,27 @@ async def test_a_backfill_stops_at_its_limit_and_goes_on_when_more_is_allowed(
     # The other lane's block was embedded and not written when the limit was met.
     assert used["in_tokens"] >= ended.tokens > 500
     assert (used["agent"], used["model"]) == ("embed_backfill", filling.space.embedder)
+
+
+async def test_what_a_killed_worker_held_does_not_stand_in_the_way_of_the_next(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling()
+    house = filling.house
+    ledger = Ledger(house.db, house.settings)
+    limit = {"scope": "org", "unit": "tokens", "hard": 5_000, "soft_share": None}
+    change = BudgetChange.model_validate({"limits": [limit]})
+    await ledger.limits.change(house.org_id, change, None)
+    backfill = await filling.start()
+    taken = await BackfillRows(house.db).take(house.org_id, backfill.id)
+    assert taken is not None
+    killed = BlockBudget.of(ledger, taken, filling.space.embedder)
+    assert (await killed.hold(3_900)).holds  # and nobody closes it
+    ended = await filling.attempt(backfill, ledger=ledger)
+    assert ended.status == "done"
+    async with house.db.tenant(house.org_id) as connection:
+        row = await connection.fetchrow("SELECT spent, reserved FROM budget_balances")
+    assert tuple(row) == (ended.tokens, 0)
 
 
 async def test_a_backfill_waits_at_a_soft_limit_until_somebody_lets_it_go_on(
