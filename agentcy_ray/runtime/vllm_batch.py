@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from agentcy_ray.core.errors import AgentcyError, ConfigError, EmbedderRefusedError
+from agentcy_ray.ingest.backfill.embedding import HARMLESS
 from agentcy_ray.retrieval.embedder import (
     Embedded,
     EmbedderInfo,
@@ -185,7 +186,11 @@ class _Found:
         return (await self.embed_metered(texts)).vectors
 
     async def embed_metered(self, texts: Sequence[str]) -> Embedded:
-        """As ``embed``, with the tokens that the engine has read for the block, told once."""
+        """As ``embed``, with the tokens that the engine has read for the block, told once.
+
+        ``HARMLESS`` stands for any text of the block that the engine took.
+        """
+        texts = [*self.block.vectors][:1] or texts if [*texts] == [HARMLESS] else texts
         refused = next((text for text in texts if text not in self.block.vectors), None)
         if refused is not None:
             raise EmbedderRefusedError(

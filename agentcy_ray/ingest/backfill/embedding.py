@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 GROUP_TEXTS = 512
 """Texts of one call, by length sorted over the block before: what a call that is cut off loses."""
 REFUSED_ROWS = 64
-"""So many texts of a block refused and none taken is no fault of the texts."""
+"""After so many texts of a block refused and none taken, the model is asked for ``HARMLESS``: what
+it refuses with that is no fault of the texts."""
+HARMLESS = "a text that every model takes"
 TOKENS_PER_CHAR = 0.3
 """Until the model has said how many it read."""
 
@@ -51,12 +53,8 @@ class BlockEmbedder:
     """None where nobody keeps any."""
     _ratio: float = TOKENS_PER_CHAR
 
-    async def embed(self, wanted: Wanted, *, apart: bool = False) -> Embedded:
+    async def embed(self, wanted: Wanted) -> Embedded:
         """Vectors of what a block needs; texts that are refused are named beside them.
-
-        Args:
-            wanted: the block.
-            apart: it is made of texts that were refused before, so all may be refused again.
 
         Raises:
             EmbedderUnavailableError: the model is away; the block is not lost.
@@ -78,7 +76,7 @@ class BlockEmbedder:
                 places: list[int] = longest_first[start : start + GROUP_TEXTS].tolist()
                 await self.pace.admit(len(places), int(lengths[places].sum() * self._ratio))
                 began = time.monotonic()
-                await self._some(texts, places, result, apart)
+                await self._some(texts, places, result)
                 await self.pace.rest(time.monotonic() - began)
         finally:
             if budget is not None and held is not None:
@@ -87,9 +85,7 @@ class BlockEmbedder:
             self._ratio = result.usage.tokens / max(1, int(lengths.sum()))
         return _embedded(wanted, chunks, result)
 
-    async def _some(
-        self, texts: Sequence[str], places: list[int], result: _Result, apart: bool
-    ) -> None:
+    async def _some(self, texts: Sequence[str], places: list[int], result: _Result) -> None:
         """Embed some texts; those that are refused are found by halving."""
         try:
             made = await self.embedder.embed_metered([texts[i] for i in places])
@@ -98,12 +94,12 @@ class BlockEmbedder:
                 raise
             if len(places) == 1:
                 result.refused[places[0]] = error
-                if not (apart or result.taken) and len(result.refused) >= REFUSED_ROWS:
-                    raise
+                if not result.taken and len(result.refused) == REFUSED_ROWS:
+                    result.usage += await self._require_any(error)
                 return
             half = len(places) // 2
-            await self._some(texts, places[:half], result, apart)
-            await self._some(texts, places[half:], result, apart)
+            await self._some(texts, places[:half], result)
+            await self._some(texts, places[half:], result)
             return
         matrix = matrix_of(made.vectors)
         if matrix.shape[1] != self.dim:
@@ -121,6 +117,17 @@ class BlockEmbedder:
                 "the model answered a vector that holds no number; mend or shorten the text",
                 code="vector_invalid",
             )
+
+    async def _require_any(self, refused: EmbedderRefusedError) -> EmbedUsage:
+        """Check that the model takes anything at all.
+
+        Raises:
+            EmbedderRefusedError: it does not; what it said of the texts.
+        """
+        try:
+            return (await self.embedder.embed_metered([HARMLESS])).usage
+        except EmbedderRefusedError:
+            raise refused from None
 
 
 def _embedded(wanted: Wanted, chunks: pa.RecordBatch, result: _Result) -> Embedded:

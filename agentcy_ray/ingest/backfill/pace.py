@@ -15,7 +15,8 @@ from agentcy_ray.jobs.records import Progress
 
 WINDOW_SECS = 60.0
 """Rates are those of the last minute, so that a pause or a slow start does not stay in them."""
-LONGEST_REST_SECS = 5.0
+LONGEST_REST_SECS = 300.0
+"""A call that hung for long does not make a lane rest for hours."""
 
 
 @dataclass

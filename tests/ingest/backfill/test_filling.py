@@ -11,6 +11,7 @@ import pytest
 from agentcy_ray.core.errors import (
     CancelledByRequestError,
     ConflictError,
+    EmbedderRefusedError,
     EmbedderUnavailableError,
     StoreUnavailableError,
 )
@@ -209,6 +210,29 @@ async def test_texts_that_are_refused_are_named_and_tried_again_apart(
     assert {error.attempts for error in errors} == {2}, "once in its block, once apart"
     lost = await filling.wanted() - await filling.held()
     assert sorted(text.split(" | ")[1] for _, text in lost) == ["poison 3", "poison 50"]
+
+
+async def test_many_texts_that_are_refused_for_good_do_not_fail_the_rest(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling(120)
+    for n in range(20, 100):
+        filling.house.source.graph.nodes["Item", f"i{n}"]["name"] = f"poison {n}"
+    await filling.house.sync()
+    filling.model.refused = "poison"
+    ended = await filling.attempt(await filling.start(block_chunks=1000))
+    assert (ended.status, ended.errors, await filling.status()) == ("done", 80, "ready")
+    assert (await filling.held()).total() == 40
+
+
+async def test_a_model_that_refuses_everything_fails_the_backfill(make_filling: MakeFilling):
+    filling = await make_filling(80)
+    filling.model.refused = " "
+    backfill = await filling.start(block_chunks=1000)
+    with pytest.raises(EmbedderRefusedError):
+        await filling.attempt(backfill)
+    assert (await filling.get(backfill)).status == "failed"
+    assert not await filling.store.errors(filling.house.org_id, backfill.id)
 
 
 async def test_a_text_that_is_taken_the_second_time_is_no_error_any_more(

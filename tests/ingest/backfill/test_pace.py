@@ -85,6 +85,8 @@ async def test_a_share_leaves_the_model_to_others_for_the_rest_of_the_time():
     assert clock.now == 103
     await clock.pace().rest(1.0)
     assert clock.now == 103
+    await clock.pace(share=0.1).rest(20.0)
+    assert clock.now == 283, "also where a call takes long"
 
 
 async def test_in_quiet_hours_the_worker_is_free_and_the_backfill_waits(make_filling: MakeFilling):
