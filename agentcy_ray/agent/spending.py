@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 from agentcy_ray.agent.budget_approvals import BudgetApprovals, lifted
@@ -41,6 +42,7 @@ class Spending:
         self.asks = asks
         self._models = models
         self._output_tokens = output_tokens
+        self._gpu_secs: dict[str, float] = {}
 
     def bounded(self, request: ModelRequest) -> ModelRequest:
         """The request with a longest answer, so that its estimate holds."""
@@ -54,6 +56,16 @@ class Spending:
     def tokens(self, reference: str, in_tokens: int, out_tokens: int = 0) -> Estimate:
         """An estimate of tokens at a model's price."""
         return Estimate(in_tokens + out_tokens, self.price(reference, in_tokens, out_tokens))
+
+    def vectors(self, reference: str, tokens: int) -> Estimate:
+        """An estimate of embedding, with the seconds of a GPU that the last call of it took."""
+        gpu_secs = tokens * self._gpu_secs.get(reference, 0.0)
+        return replace(self.tokens(reference, tokens), gpu_seconds=gpu_secs)
+
+    def embedded(self, reference: str, spent: Spent) -> None:
+        """Learn from a call what the next one may take of a GPU."""
+        if spent.gpu_seconds and spent.in_tokens:
+            self._gpu_secs[reference] = spent.gpu_seconds / spent.in_tokens
 
     def price(self, reference: str, in_tokens: int, out_tokens: int) -> float | None:
         """US dollars; None when the model has no known price."""
@@ -88,18 +100,19 @@ class Spending:
                 a soft one; ``details["approval_id"]`` then says what waits for a decision.
         """
         scope = Scope(principal.org_id, principal.user_id, agent)
-        held = await self.ledger.reserve(scope, estimate, model=reference)
-        soft = held.needs_approval
-        if soft is None or self.asks is None:
-            return held
-        await self.ledger.release(held)
-        approval = await self.asks.ask(principal, soft)
-        if approval.status == "pending":
-            raise beyond_soft(soft, approval.id)
-        answered = await self.asks.answer(principal.org_id, approval, soft)
-        if not lifted(answered):
-            raise beyond_soft(soft, approval.id)
-        return await self.ledger.reserve(scope, estimate, model=reference)
+        while True:
+            held = await self.ledger.reserve(scope, estimate, model=reference)
+            soft = held.needs_approval
+            if soft is None or self.asks is None:
+                return held
+            await self.ledger.release(held)
+            approval = await self.asks.ask(principal, soft)
+            if approval.status == "pending":
+                raise beyond_soft(soft, approval.id)
+            answered = await self.asks.answer(principal.org_id, approval, soft)
+            if not lifted(answered):
+                raise beyond_soft(soft, approval.id)
+            # Another soft limit may be passed beside the one that was lifted.
 
 
 def open_spending(

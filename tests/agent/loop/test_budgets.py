@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,24 @@ from agentcy_ray.agent.control import RunControl
 from agentcy_ray.agent.profiles import NewAgent
 from agentcy_ray.agent.run_records import Run
 from agentcy_ray.agent.turns import Turn, TurnStore
+from agentcy_ray.api.routes.v1.budgeted import budgeted_pieces, embedded
+from agentcy_ray.api.routes.v1.pieces import Finish, Reasoning
 from agentcy_ray.budgets.amounts import Estimate, Scope, Spent
 from agentcy_ray.budgets.limits import BudgetChange
 from agentcy_ray.core.errors import BudgetExceededError
 from agentcy_ray.core.events import EventType, Usage
 from agentcy_ray.core.ids import decode
-from agentcy_ray.llm.model import Message
+from agentcy_ray.core.settings import Settings
+from agentcy_ray.llm.model import Message, ModelRequest
+from agentcy_ray.llm.registry import Models
 from agentcy_ray.llm.scripted import scripted_reference
+from agentcy_ray.retrieval.embedder import (
+    Embedded,
+    EmbedderInfo,
+    EmbedUsage,
+    Vectors,
+    no_vectors,
+)
 from tests.agent.loop.conftest import World
 from tests.agent.loop.executor_process import Assembly, Place, assembled, spawned
 from tests.agent.loop.kit import loop_of, of, words
@@ -234,3 +246,61 @@ async def test_a_call_cannot_wait_and_is_refused_until_a_person_has_approved(
         await spending.hold_call(who, priced, cost)
     await spending.ledger.settle(first, Spent(10, 5, 0.0001))
     assert (await balance(world))[0] == 100_000
+
+
+async def test_a_call_that_passes_two_soft_limits_needs_both_to_be_lifted(
+    world: World, process: Assembly
+) -> None:
+    spending, who = process.spending, world.principal
+    for scope in ("org", "user"):
+        await limit(world, process, scope=scope, hard=1000, soft_share=0.5)
+    asked: set[str] = set()
+    for _ in range(2):
+        with pytest.raises(BudgetExceededError) as refused:
+            await spending.hold_call(who, "scripted:tokens=1", Estimate(tokens=600))
+        asked.add(refused.value.details["approval_id"])
+        approval = decode("apr", refused.value.details["approval_id"])
+        await process.gates.approvals.decide(who, approval, approved=True, via="api")
+    assert len(asked) == 2
+    assert await balance(world) == (0, 0)
+    held = await spending.hold_call(who, "scripted:tokens=1", Estimate(tokens=600))
+    assert held.needs_approval is None
+    assert (await balance(world, "user"))[1] == 600
+
+
+async def test_what_a_plain_call_used_counts_whatever_its_caller_saw_of_it(
+    world: World, process: Assembly
+) -> None:
+    await limit(world, process, hard=1_000_000)
+    models, who = Models(Settings.load({})), world.principal
+    ask = ModelRequest(system="", messages=(Message.say("user", "Why?"),))
+    thinking = models.resolve(scripted_reference(think="It is so.", text="So."))
+    async with aclosing(budgeted_pieces(process.spending, who, thinking, ask)) as pieces:
+        assert isinstance(await anext(pieces), Reasoning)  # and its reader leaves
+    thought, _ = await balance(world)
+    assert thought > 0
+    stopped = ask.model_copy(update={"stop": ("So",)})
+    mute = models.resolve(scripted_reference(text="So."))
+    said = [piece async for piece in budgeted_pieces(process.spending, who, mute, stopped)]
+    assert [type(piece) for piece in said] == [Finish]
+    assert (await balance(world))[0] > thought
+
+
+async def test_seconds_of_a_gpu_that_a_call_embedded_in_draw_on_their_limit(
+    world: World, process: Assembly
+) -> None:
+    class OnGpu:
+        info = EmbedderInfo("local:m", "local:m@1", 2, 8)
+
+        async def embed(self, texts: Sequence[str]) -> Vectors:
+            return no_vectors(2)
+
+        async def embed_metered(self, texts: Sequence[str]) -> Embedded:
+            return Embedded(no_vectors(2), EmbedUsage(tokens=10, gpu_secs=0.6))
+
+    await limit(world, process, unit="gpu_seconds", hard=1)
+    how = (process.spending, world.principal, "local:m", OnGpu(), ["four words are here, or so"])
+    await embedded(*how)
+    assert await balance(world) == (600, 0)
+    with pytest.raises(BudgetExceededError, match="GPU seconds"):
+        await embedded(*how)

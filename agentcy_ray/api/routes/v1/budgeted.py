@@ -7,9 +7,10 @@ from contextlib import aclosing
 import structlog
 
 from agentcy_ray.agent.spending import Spending, used_in_vain
-from agentcy_ray.api.routes.v1.pieces import Finish, Pieces, Words
+from agentcy_ray.api.routes.v1.pieces import Call, Finish, Pieces, Reasoning, Words
 from agentcy_ray.api.routes.v1.plain import plain_pieces
-from agentcy_ray.budgets.amounts import Estimate, Spent
+from agentcy_ray.api.routes.v1.writer import arguments_of
+from agentcy_ray.budgets.amounts import Spent
 from agentcy_ray.budgets.records import Reservation
 from agentcy_ray.core.errors import StoreUnavailableError
 from agentcy_ray.core.events import Usage
@@ -40,8 +41,10 @@ async def budgeted_pieces(
     try:
         async with aclosing(plain_pieces(model, request)) as pieces:
             async for piece in pieces:
-                if isinstance(piece, Words):
+                if isinstance(piece, Words | Reasoning):
                     said.append(piece.text)
+                elif isinstance(piece, Call):
+                    said.append(arguments_of(piece.call))
                 elif isinstance(piece, Finish):
                     usage = piece.usage
                 yield piece
@@ -49,7 +52,7 @@ async def budgeted_pieces(
         spent = None
         if usage is not None and not (usage.estimated and usage.cost_usd is None):
             spent = Spent.of(usage)
-        elif said:
+        elif said or usage is not None:
             spent = used_in_vain(spending, model.reference, request, "".join(said))
         await _close(spending, held, spent)
 
@@ -67,13 +70,14 @@ async def embedded(
         BudgetExceededError: a limit does not allow it, or waits for an approval.
         EmbedderUnavailableError, EmbedderRefusedError: as the embedder's.
     """
-    estimate: Estimate = spending.tokens(reference, sum(estimate_tokens(text) for text in texts))
+    estimate = spending.vectors(reference, sum(map(estimate_tokens, texts)))
     held = await spending.hold_call(principal, reference, estimate)
     spent: Spent | None = None
     try:
         made = await embedder.embed_metered(texts)
         used = made.usage
         spent = Spent(used.tokens, 0, used.cost_usd, used.gpu_secs)
+        spending.embedded(reference, spent)
     finally:
         await _close(spending, held, spent)
     return made
