@@ -34,8 +34,10 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
 }
 _FIELD = re.compile(r"[a-z0-9_]+")
-_PROVIDERS_OWN = frozenset({400, 413, 422, 429})
+_PROVIDERS_OWN = frozenset({400, 404, 413, 422, 429})
 """Statuses of a provider that say something about the request, so its caller gets them too."""
+_OF_PROVIDERS = frozenset({"llm_error", "model_not_found", "embedder_refused"})
+"""Codes of errors whose ``status`` is one that a provider answered."""
 
 
 class VendorError(BaseModel):
@@ -118,7 +120,7 @@ def status_of(fault: Fault) -> int:
     """
     said = fault.details.get("status")
     status = fault.status
-    if fault.code == "llm_error" and said in _PROVIDERS_OWN:
+    if fault.code in _OF_PROVIDERS and said in _PROVIDERS_OWN:
         status = int(said)
     return 400 if status == 422 else status
 

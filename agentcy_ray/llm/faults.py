@@ -58,12 +58,16 @@ def ours(error: Exception, reference: str) -> Exception:
         )
     if isinstance(error, library.ModelNotFoundError):
         return ModelError(
-            f"{reference} is not served by its provider; choose another model", model=reference
+            f"{reference} is not served by its provider; choose another model",
+            code="model_not_found",
+            model=reference,
+            status=404,
         )
     if isinstance(error, library.ModelContextWindowExceededError):
         return ModelError(
             f"the conversation no longer fits the window of {reference}; start a new one",
             model=reference,
+            status=400,
         )
     if isinstance(error, library.ModelConnectionError):
         return ModelError(

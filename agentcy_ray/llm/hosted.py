@@ -147,7 +147,7 @@ class HostedModel:
             yield Done(
                 message=message,
                 usage=self._usage(stream, request, message),
-                stop_reason=translate.stop_reason_of(response.finish_reason, message),
+                stop_reason=translate.stop_reason_of(response, message),
             )
 
     def _usage(self, stream: StreamedResponse, request: ModelRequest, message: Message) -> Usage:

@@ -149,6 +149,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                 f"the conversation no longer fits the window of {self._reference}; start a new "
                 "one, or raise max_model_len in the cluster config",
                 model=self._reference,
+                status=answer.status,
             )
         return ModelError(
             f"{self._reference} refused the request: {said[:400]}; mend the request, or the "

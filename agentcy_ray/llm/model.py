@@ -19,7 +19,8 @@ from agentcy_ray.core.repair import repaired
 
 CleanText = Annotated[str, BeforeValidator(repaired)]
 CleanJson = Annotated[dict[str, Any], BeforeValidator(repaired)]
-StopReason = Literal["end_turn", "tool_calls", "max_tokens", "content_filter"]
+StopReason = Literal["end_turn", "stop_text", "tool_calls", "max_tokens", "content_filter"]
+"""``stop_text`` where a provider tells that from an end of its own."""
 
 
 class Record(BaseModel):

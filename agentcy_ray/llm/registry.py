@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from agentcy_ray.core.errors import InvalidError, ModelUnavailableError
@@ -25,6 +26,8 @@ from agentcy_ray.llm.scripted import ScriptedModel
 from agentcy_ray.llm.table import ModelTable, PricedTokens
 
 Factory = Callable[[str], Model]
+KEPT = 256
+"""Models that are kept; whoever calls ``/v1`` may name any that a provider might have."""
 
 
 class ModelChoice(Record):
@@ -37,7 +40,7 @@ class ModelChoice(Record):
 
 
 class Models:
-    """All models of this install. One object a process; model objects are kept and shared.
+    """All models of this install. One object a process; those used of late are kept and shared.
 
     Args:
         settings: keys, URLs and retry limits.
@@ -59,7 +62,7 @@ class Models:
         self._sleep = sleep
         self._local = local or NoLocalModels()
         self._table = ModelTable.load(settings.llm_models_file)
-        self._kept: dict[str, Model] = {}
+        self._kept: OrderedDict[str, Model] = OrderedDict()
         self._factories: Mapping[str, Factory] = {
             **{name: self._hosted(name) for name in self._table.providers},
             **{name: self._served(name) for name in LOCAL_PROVIDERS},
@@ -88,6 +91,7 @@ class Models:
         """
         kept = self._kept.get(reference)
         if kept is not None:
+            self._kept.move_to_end(reference)
             return kept
         provider, colon, model = reference.partition(":")
         factory = self._factories.get(provider)
@@ -102,6 +106,8 @@ class Models:
             found = MeteredModel(found, self._metrics)
         if provider != "scripted":  # their names are endless
             self._kept[reference] = found
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
         return found
 
     def local_models(self, task: str) -> tuple[LocalModel, ...]:

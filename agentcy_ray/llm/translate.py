@@ -9,7 +9,6 @@ import json
 from typing import Any, Literal
 
 from pydantic_ai.messages import (
-    FinishReason,
     ModelMessage,
     ModelRequestPart,
     ModelResponse,
@@ -183,12 +182,14 @@ def event_of(event: ModelResponseStreamEvent) -> ModelEvent | None:
             return None
 
 
-def stop_reason_of(reason: FinishReason | None, message: Message) -> StopReason:
+def stop_reason_of(response: ModelResponse, message: Message) -> StopReason:
     """Why the turn ended, in our words."""
-    if reason == "length":
+    if response.finish_reason == "length":
         return "max_tokens"
-    if reason == "content_filter":
+    if response.finish_reason == "content_filter":
         return "content_filter"
+    if (response.provider_details or {}).get("finish_reason") == "stop_sequence":
+        return "stop_text"
     return "tool_calls" if message.tool_calls else "end_turn"
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agentcy_ray.api.error_shapes import Fault, dialect_of, written
 from agentcy_ray.api.routes.v1.anthropic_answers import AnthropicWriter
 from agentcy_ray.api.routes.v1.openai_answers import KEEP_ALIVE, OpenAiWriter
+from agentcy_ray.api.routes.v1.openai_requests import ChatRequest, asked
 from agentcy_ray.api.routes.v1.pieces import Finish, Idle, Pieces, Void, Words, gathered
 from agentcy_ray.api.routes.v1.plain import StopCut, begun
 from agentcy_ray.api.routes.v1.writer import Head
@@ -70,6 +71,17 @@ async def test_a_silent_source_is_kept_alive_and_a_failing_one_fails_at_once() -
 
     with pytest.raises(ModelError):
         await begun(broken(), 5)
+
+
+def test_arguments_that_no_parser_takes_are_kept_as_they_were_written() -> None:
+    deep = "[" * 100_000
+    call = {"id": "c1", "function": {"name": "look", "arguments": deep}}
+    body = ChatRequest.model_validate({
+        "model": "m",
+        "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}],
+    })
+    (use,) = asked(body).request.messages[1].tool_calls
+    assert (use.args, use.invalid) == ({}, deep)
 
 
 async def test_words_of_a_turn_that_was_begun_anew_do_not_count_twice() -> None:

@@ -13,12 +13,16 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from agentcy_ray.api.error_shapes import Fault, status_of
+from agentcy_ray.api.routes.v1.pieces import Finish
+from agentcy_ray.api.routes.v1.plain import plain_pieces
 from agentcy_ray.core.errors import InvalidError, ModelError, ModelTimeoutError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.llm.model import (
     Done,
     JsonAnswer,
     Message,
+    Model,
     ModelEvent,
     ModelRequest,
     TextDelta,
@@ -27,7 +31,7 @@ from agentcy_ray.llm.model import (
     ToolReply,
     ToolUse,
 )
-from agentcy_ray.llm.registry import Models
+from agentcy_ray.llm.registry import KEPT, Models
 from tests.llm.wire import anthropic_events, bedrock_stream, google_events, openai_events, stream_of
 
 ASK = ModelRequest(system="Be brief.", messages=(Message.say("user", "Hello?"),))
@@ -59,8 +63,7 @@ def anthropic(server: HTTPServer, pauses: list[float] | None = None, **settings:
 
 
 async def events_of(found: Models, request: ModelRequest = ASK) -> list[ModelEvent]:
-    model = found.resolve(found.default_reference())
-    return [event async for event in model.stream(request)]
+    return [event async for event in _only(found).stream(request)]
 
 
 def text_of(events: list[ModelEvent]) -> str:
@@ -436,3 +439,53 @@ def test_importing_the_room_loads_no_provider_sdk() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_stop_text_that_the_provider_met_is_told_from_an_end_of_its_own(
+    httpserver: HTTPServer,
+) -> None:
+    httpserver.expect_request(MESSAGES).respond_with_handler(
+        lambda _: stream_of(anthropic_events("One, ", stop="two"))
+    )
+    asked = ASK.model_copy(update={"stop": ("two",)})
+    done = (await events_of(anthropic(httpserver), asked))[-1]
+    assert isinstance(done, Done)
+    assert done.stop_reason == "stop_text"
+    pieces = [piece async for piece in plain_pieces(_only(anthropic(httpserver)), asked)]
+    finish = pieces[-1]
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.stop_sequence) == ("stop", "two")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "known"),
+    [
+        (404, {"type": "not_found_error", "message": "model: claude-0"}, "model_not_found"),
+        (400, {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"},
+         "llm_error"),
+    ],
+)  # fmt: skip
+async def test_what_a_provider_says_of_the_request_is_known_by_its_status(
+    httpserver: HTTPServer, status: int, said: dict[str, str], known: str
+) -> None:
+    httpserver.expect_request(MESSAGES).respond_with_json(
+        {"type": "error", "error": said}, status=status
+    )
+    with pytest.raises(ModelError) as refused:
+        await events_of(anthropic(httpserver))
+    error = refused.value
+    assert (error.code, error.details["status"]) == (known, status)
+    assert status_of(Fault(error.status, error.code, "", "", error.details)) == status
+
+
+def test_names_that_nobody_uses_again_are_forgotten() -> None:
+    found = models(llm_api_key="k")
+    first, used = found.resolve("anthropic:first"), found.resolve("anthropic:used")
+    for number in range(KEPT):
+        found.resolve(f"anthropic:{number}")
+        assert found.resolve("anthropic:used") is used
+    assert found.resolve("anthropic:first") is not first
+
+
+def _only(found: Models) -> Model:
+    return found.resolve(found.default_reference())

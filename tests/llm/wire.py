@@ -14,9 +14,9 @@ SSE = {"content-type": "text/event-stream"}
 
 
 def anthropic_events(
-    *texts: str, tools: list[tuple[str, str, dict[str, Any]]] | None = None
+    *texts: str, tools: list[tuple[str, str, dict[str, Any]]] | None = None, stop: str | None = None
 ) -> list[bytes]:
-    """A Messages stream: text deltas, then tool uses as (id, name, input)."""
+    """A Messages stream: text deltas, then tool uses as (id, name, input), or a stop text met."""
     events: list[tuple[str, dict[str, Any]]] = [
         (
             "message_start",
@@ -59,8 +59,8 @@ def anthropic_events(
             "message_delta",
             {
                 "delta": {
-                    "stop_reason": "tool_use" if tools else "end_turn",
-                    "stop_sequence": None,
+                    "stop_reason": "tool_use" if tools else "stop_sequence" if stop else "end_turn",
+                    "stop_sequence": stop,
                 },
                 "usage": {"output_tokens": 100},
             },

@@ -14,7 +14,7 @@ from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.routes.v1.asked import bad
 from agentcy_ray.api.routes.v1.budgeted import embedded
 from agentcy_ray.api.services import Services, services_of
-from agentcy_ray.core.errors import InvalidError, NotFoundError
+from agentcy_ray.core.errors import EmbedderRefusedError, InvalidError, NotFoundError
 from agentcy_ray.retrieval.embedder import Matrix, MeteredEmbedder, matrix_of
 from agentcy_ray.retrieval.embedders import REMOTE
 
@@ -67,13 +67,14 @@ async def embeddings(body: EmbeddingsRequest, caller: Invoker, request: Request)
     texts = _texts(body)
     services = services_of(request)
     embedder = await _embedder(services, caller, body.model)
-    made = await embedded(services.spending, caller.principal, body.model, embedder, texts)
-    if embedder.info.reference != body.model:
+    info = embedder.info
+    if info.reference != body.model:
         raise _absent(body.model)
-    matrix = matrix_of(made.vectors)
-    if body.dimensions not in (None, matrix.shape[1]):
-        why = f"{body.model} makes vectors of {matrix.shape[1]} numbers, no others; leave it out"
+    if body.dimensions not in (None, info.dim):
+        why = f"{body.model} makes vectors of {info.dim} numbers, no others; leave it out"
         raise bad("dimensions", why)
+    made = await embedded(services.spending, caller.principal, body.model, embedder, texts)
+    matrix = matrix_of(made.vectors)
     tokens = made.usage.tokens
     answer = {
         "object": "list",
@@ -121,6 +122,10 @@ async def _embedder(services: Services, caller: Allowed, reference: str) -> Mete
     try:
         return await services.embedders.of(reference)
     except InvalidError as error:
+        raise _absent(reference, error.message) from None
+    except EmbedderRefusedError as error:
+        if error.details.get("status") != 404:
+            raise
         raise _absent(reference, error.message) from None
 
 

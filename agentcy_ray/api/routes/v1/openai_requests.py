@@ -274,6 +274,6 @@ def _tool_use(call: ToolCall) -> ToolUse:
     try:
         value = json.loads(raw or "{}")
         args, invalid = (value, None) if isinstance(value, dict) else ({}, raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         invalid = raw
     return ToolUse(id=call.id, name=call.function.name, args=args, invalid=invalid)

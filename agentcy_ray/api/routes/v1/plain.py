@@ -31,6 +31,7 @@ from agentcy_ray.llm.model import (
 
 _REASONS: dict[StopReason, Reason] = {
     "end_turn": "end",
+    "stop_text": "stop",
     "tool_calls": "tool_calls",
     "max_tokens": "length",
     "content_filter": "content_filter",
@@ -111,11 +112,21 @@ async def plain_pieces(model: Model, request: ModelRequest) -> Pieces:
                 case Done():
                     if rest := cut.rest():
                         yield Words(rest)
-                    yield Finish(reason=_REASONS[event.stop_reason], usage=event.usage)
+                    yield Finish(
+                        reason=_REASONS[event.stop_reason],
+                        usage=event.usage,
+                        stop_sequence=_stop_of(event, request),
+                    )
                     return
                 case _:
                     pass
     raise ModelError(f"{model.reference} ended its stream without an end", model=model.reference)
+
+
+def _stop_of(done: Done, request: ModelRequest) -> str | None:
+    """The stop text that the provider met, where it can be no other."""
+    met = done.stop_reason == "stop_text" and len(request.stop) == 1
+    return request.stop[0] if met else None
 
 
 def _estimate(request: ModelRequest, said: int) -> Usage:
