@@ -16,7 +16,7 @@ from agentcy_ray.core.errors import (
     StoreUnavailableError,
 )
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.retrieval.remote_embedder import IN_FLIGHT
+from agentcy_ray.retrieval.remote_embedder import ABOUT_TEXTS, IN_FLIGHT
 from agentcy_ray.stores.egress import Egress
 from agentcy_ray.stores.http_post import Answer, JsonPoster
 
@@ -26,7 +26,6 @@ LONGEST_WAIT_SECS = 60.0
 """A server that asks for a longer pause than this is away for the caller to deal with."""
 _FIRST_WAIT_SECS = 0.5
 _MAX_BYTES = 64 * 1024 * 1024
-_ABOUT_TEXTS = frozenset({400, 413, 422})
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -118,7 +117,7 @@ class EmbeddingsServer:
             f"{self._reference}: the server answered {answer.status}{said}; {way_out}",
             reference=self._reference,
             status=answer.status,
-            texts=answer.status in _ABOUT_TEXTS,
+            texts=answer.status in ABOUT_TEXTS,
         )
 
 

@@ -33,6 +33,8 @@ REQUEST_TOKENS = 32_768
 IN_FLIGHT = 8
 QUESTION_TOKENS = 1_024
 """A call with fewer tokens in all is a question, and is served beside bulk work."""
+ABOUT_TEXTS = frozenset({400, 413, 422})
+"""Statuses that say something about the texts, not about us or the server."""
 
 
 async def _nothing() -> None:

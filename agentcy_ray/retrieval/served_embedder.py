@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from agentcy_ray.core.errors import EmbedderUnavailableError, ModelError
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    EmbedderRefusedError,
+    EmbedderUnavailableError,
+    ModelError,
+)
 from agentcy_ray.retrieval.embedder import EmbedderInfo, EmbedUsage, Matrix, guessed_tokens
-from agentcy_ray.retrieval.remote_embedder import RemoteEmbedder
+from agentcy_ray.retrieval.remote_embedder import ABOUT_TEXTS, RemoteEmbedder
 
 
 class ServedVectors(Protocol):
@@ -31,6 +36,8 @@ async def open_served(reference: str, name: str, served: ServedVectors) -> Remot
 
     Raises:
         EmbedderUnavailableError: it is not; the message says why.
+
+    Texts that its engine refuses are refused as ``EmbedderRefusedError``.
     """
     try:
         facts = await served.facts(name)
@@ -49,10 +56,22 @@ async def open_served(reference: str, name: str, served: ServedVectors) -> Remot
         try:
             matrix = await served.embed(name, texts)
         except ModelError as error:
-            raise _away(reference, error) from error
+            raise _failed(reference, error) from error
         return matrix, EmbedUsage(tokens=sum(map(guessed_tokens, texts)))
 
     return RemoteEmbedder(info, ask)
+
+
+def _failed(reference: str, error: ModelError) -> AgentcyError:
+    status = error.details.get("status")
+    if status not in ABOUT_TEXTS:
+        return _away(reference, error)
+    return EmbedderRefusedError(
+        f"{reference}: {error.message}; leave out the texts that it cannot take",
+        reference=reference,
+        status=status,
+        texts=True,
+    )
 
 
 def _away(reference: str, error: ModelError) -> EmbedderUnavailableError:

@@ -88,7 +88,9 @@ class ModelServer:
             answer: Any = await anext(answers)
         error = getattr(answer, "error", None)
         if error is not None:
-            raise ModelError(f"{self._config.model_id} did not embed: {error.message}")
+            raise ModelError(
+                f"{self._config.model_id} did not embed: {error.message}", status=_status(error)
+            )
         rows = np.asarray([one.embedding for one in answer.data], dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.divide(rows, np.maximum(lengths, 1e-12), dtype=np.float32)
@@ -156,9 +158,14 @@ def _wire(blocks: list[Any]) -> tuple[int, bytes]:
         if error is None:
             parts.append(block.model_dump_json().encode())
             continue
-        status = int(error.code) if str(error.code).isdigit() else 500
+        status = _status(error)
         parts.append(_error(status, str(error.message)))
     return status, b"".join(parts)
+
+
+def _status(error: Any) -> int:
+    """HTTP status of what the server answers as an error."""
+    return int(error.code) if str(error.code).isdigit() else 500
 
 
 def _error(status: int, message: str) -> bytes:

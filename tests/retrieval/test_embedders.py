@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agentcy_ray.core.errors import EmbedderRefusedError, InvalidError
+from agentcy_ray.core.errors import (
+    EmbedderRefusedError,
+    EmbedderUnavailableError,
+    InvalidError,
+    ModelError,
+)
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.batching import batches_of
-from agentcy_ray.retrieval.embedder import matrix_of, metered, vectors_of
+from agentcy_ray.retrieval.embedder import Matrix, matrix_of, metered, vectors_of
 from agentcy_ray.retrieval.embedder_check import embedder_check
 from agentcy_ray.retrieval.embedders import load_embedder
 from tests.retrieval.chunks import ChosenEmbedder
@@ -124,3 +130,23 @@ def test_the_doctor_tells_the_embedder_and_what_it_lacks(
     check = embedder_check(Settings.load({}, embedding_model=reference), ["bge"])
     assert check.ok is ok
     assert said in (check.found if ok else check.remedy)
+
+
+async def test_texts_that_a_served_model_refuses_are_told_from_one_that_is_away() -> None:
+    class Served:
+        status = 400
+
+        async def facts(self, name: str) -> dict[str, object]:
+            return {"dim": 2, "max_tokens": 8, "revision": "r"}
+
+        async def embed(self, name: str, texts: Sequence[str]) -> Matrix:
+            raise ModelError("the engine says no", status=self.status)
+
+    served = Served()
+    embedder = await load_embedder("vllm:bge", SETTINGS, served=served)
+    with pytest.raises(EmbedderRefusedError) as refused:
+        await embedder.embed(["odd"])
+    assert refused.value.details["texts"] is True
+    served.status = 500
+    with pytest.raises(EmbedderUnavailableError):
+        await embedder.embed(["odd"])
