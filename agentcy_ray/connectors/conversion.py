@@ -1,8 +1,9 @@
-"""Office files and PDFs to Markdown, in a process with a limit of time and memory.
+"""Pages, Office files and PDFs to Markdown, in a process with a limit of time and memory.
 
-A spreadsheet of a kilobyte can name a cell so far out that its rows fill the memory, and a PDF can
-lead in circles: no check beforehand finds all of that, so each file has its own limits, and one
-that passes them is a fault of that file.
+A spreadsheet of a kilobyte can name a cell so far out that its rows fill the memory, a PDF can lead
+in circles, and Python's parser of HTML takes the square of some texts' length: no check beforehand
+finds all of that, so each file has its own limits, and one that passes them is a fault of that
+file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The text that people read in a file: as it is, or converted to Markdown.
 
 HTML, PDF and Office files are converted by markitdown's converters, called one by one: its front
-door would load a model to guess what the name says already. PDF and Office files are converted in
-a process of their own, see ``conversion.py``.
+door would load a model to guess what the name says already. They are converted in a process of
+their own, see ``conversion.py``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.text import decode_text, file_type
@@ -48,13 +46,13 @@ class Readable:
     title: str | None = None
 
 
-def readable(path: str, data: bytes, conversion: Conversion | None = None) -> Readable | None:
+def readable(path: str, data: bytes, conversion: Conversion) -> Readable | None:
     """The text of a file, or None when it is binary or blank.
 
     Args:
         path: its name decides how it is read.
         data: the whole file.
-        conversion: what PDF and Office files are converted by; without it they are binary.
+        conversion: what HTML, PDF and Office files are converted by.
 
     Raises:
         UnreadableError: a converter cannot read it.
@@ -73,34 +71,17 @@ def readable(path: str, data: bytes, conversion: Conversion | None = None) -> Re
         source = decode_text(data)
         if source is None:
             return None
-        text, title = _html(converter, path, source.encode())
-    elif conversion is None:
-        return None
-    else:
-        if kind.language in _ZIPPED:
-            _check_unpacked(data)
-        try:
-            text, title = conversion.convert(converter, path[path.rfind(".") :].lower(), data)
-        except KillableError as error:
-            raise UnreadableError(f"its text cannot be extracted: {str(error)[:300]}") from error
-        title = title.strip()[:_TITLE_CHARS] if title else None
+        data = source.encode()
+    elif kind.language in _ZIPPED:
+        _check_unpacked(data)
+    try:
+        text, title = conversion.convert(converter, path[path.rfind(".") :].lower(), data)
+    except KillableError as error:
+        raise UnreadableError(f"its text cannot be extracted: {str(error)[:300]}") from error
+    title = title.strip()[:_TITLE_CHARS] if title else None
     if not text.strip():
         return None
     return Readable(text[:TEXT_CHARS], "text/markdown", title or _heading(text))
-
-
-def _html(converter: str, path: str, data: bytes) -> tuple[str, str | None]:
-    suffix = path[path.rfind(".") :].lower()
-    markitdown: Any = import_module("markitdown")
-    converters: Any = import_module("markitdown.converters")
-    about = markitdown.StreamInfo(extension=suffix, charset="utf-8")
-    try:
-        result = getattr(converters, converter)().convert(io.BytesIO(data), about)
-    except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise UnreadableError(f"its text cannot be extracted: {reason[:300]}") from error
-    title = result.title.strip()[:_TITLE_CHARS] if result.title else None
-    return result.markdown, title or None
 
 
 def _check_unpacked(data: bytes) -> None:

@@ -28,6 +28,15 @@ def open_beneath(root: Path, path: bytes, flags: int) -> int:
         return os.open(name, flags | _SAFE, dir_fd=folder)
 
 
+def list_beneath(root: Path, path: bytes) -> int:
+    """A descriptor of a folder below ``root``, or of ``root`` itself when ``path`` is empty.
+
+    Raises:
+        OSError: as ``open_beneath``; or it is no folder.
+    """
+    return open_beneath(root, path, _FOLDER) if path else os.open(root, _FOLDER)
+
+
 @contextmanager
 def folder_beneath(
     root: Path, path: bytes, *, make: bool = False

@@ -41,7 +41,7 @@ class Extraction:
         config: which of them are read.
         manifests: folder of the manifests.
         cursor: where the last published extract ended; None = read everything.
-        conversion: what PDF and Office files are converted by.
+        conversion: what pages, PDF and Office files are converted by.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from agentcy_ray.connectors.config import fault
-from agentcy_ray.connectors.files.beneath import open_beneath
+from agentcy_ray.connectors.files.beneath import list_beneath, open_beneath
 from agentcy_ray.connectors.objects import ObjectReads
 from agentcy_ray.connectors.paths import PathFilter
 from agentcy_ray.core.errors import NotFoundError
@@ -124,9 +124,8 @@ class FolderPlace:
         return needed_folders(self._walk(keep), keep)
 
     def _walk(self, keep: Keep) -> Iterator[Entry]:
-        root = os.fsencode(self._root)
         yield Entry(b"", "folder")
-        levels = [iter(self._listing(root, b"", keep))]
+        levels = [iter(self._listing(b"", keep))]
         while levels:
             entry = next(levels[-1], None)
             if entry is None:
@@ -134,18 +133,23 @@ class FolderPlace:
                 continue
             yield entry
             if entry.kind == "folder" and entry.fault is None:
-                levels.append(iter(self._listing(root, entry.path, keep)))
+                levels.append(iter(self._listing(entry.path, keep)))
 
-    def _listing(self, root: bytes, path: bytes, keep: Keep) -> list[Entry]:
+    def _listing(self, path: bytes, keep: Keep) -> list[Entry]:
         try:
-            with os.scandir(root + b"/" + path) as found:
-                entries = [self._entry(item, path, keep) for item in found]
+            handle = list_beneath(self._root, path)
+            try:
+                with os.scandir(handle) as found:
+                    entries = [self._entry(item, path, keep) for item in found]
+            finally:
+                os.close(handle)
         except OSError as error:
             return [Entry(path, "folder", fault=error.strerror or str(error))]
         return sorted((e for e in entries if e is not None), key=lambda entry: entry.path)
 
-    def _entry(self, item: os.DirEntry[bytes], path: bytes, keep: Keep) -> Entry | None:
-        full = b"/".join((path, item.name)) if path else item.name
+    def _entry(self, item: os.DirEntry[str], path: bytes, keep: Keep) -> Entry | None:
+        name = os.fsencode(item.name)
+        full = b"/".join((path, name)) if path else name
         if item.is_dir(follow_symlinks=False):
             return Entry(full, "folder") if keep.here(full) else None
         if not item.is_file(follow_symlinks=False) or not keep.file(full):

@@ -17,6 +17,7 @@ from agentcy_ray.connectors.base import (
     SessionContext,
 )
 from agentcy_ray.connectors.config import read_config
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.git.config import GitConfig, Local, locate
 from agentcy_ray.connectors.git.extract import FIRST, STREAM, Extraction
 from agentcy_ray.connectors.git.mirror import Mirror, open_local
@@ -31,6 +32,8 @@ from agentcy_ray.core.tools import ToolSpec
 
 FRESH_SECS = 60.0
 """Read tools use a mirror of this age without asking the server again."""
+CALL_SECS = 120.0
+"""How long a tool call may keep a thread waiting for the server."""
 
 SPEC = ConnectorSpec(
     name="git",
@@ -76,6 +79,7 @@ class GitSession:
     def __init__(self, config: GitConfig, context: SessionContext) -> None:
         self._config = config
         self._context = context
+        self._conversion = Conversion()
         self._place = locate(config, context)
         self._mirror = (
             None
@@ -113,7 +117,9 @@ class GitSession:
         now = take_snapshot(repo, self._config)
         name = self._config.url.strip().rstrip("/")
         globs, counts = self._config.include_path_globs, self._config.line_counts
-        yield from Extraction(repo, name, now, before, globs, line_counts=counts).run()
+        yield from Extraction(
+            repo, name, now, before, globs, self._conversion, line_counts=counts
+        ).run()
 
     async def call(
         self, tool: str, args: Mapping[str, Any], *, idempotency_key: str | None = None
@@ -123,7 +129,7 @@ class GitSession:
 
     def _call(self, tool: str, args: dict[str, Any], key: str | None) -> Any:
         if self._mirror is not None and self._mirror.age_secs() > FRESH_SECS:
-            for _ in self._mirror.fetch():
+            for _ in self._mirror.fetch(CALL_SECS):
                 pass
         repo = self._open()
         writes = WriteTools(
@@ -144,4 +150,5 @@ class GitSession:
         return open_local(self._place.path, self._context.file_roots)
 
     async def close(self) -> None:
-        """Nothing stays open between calls."""
+        """End the process that converts pages."""
+        self._conversion.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pygit2
 
 from agentcy_ray.connectors.base import Checkpoint, ExtractItem, Mode, Progress
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.git.faults import LIBRARY_ERRORS, reading
 from agentcy_ray.connectors.git.files import (
     HeadPaths,
@@ -50,6 +51,7 @@ class Extraction:
         now: its refs at this moment.
         before: its refs at the last published extract; None = read everything.
         globs: paths to read.
+        conversion: what pages are converted by.
         line_counts: whether changes carry how many lines they added and deleted.
     """
 
@@ -60,10 +62,12 @@ class Extraction:
         now: Snapshot,
         before: Snapshot | None,
         globs: tuple[str, ...],
+        conversion: Conversion,
         *,
         line_counts: bool = False,
     ) -> None:
         self._repo = repo
+        self._conversion = conversion
         self._line_counts = line_counts
         self._history = History(repo)
         self._now = now
@@ -99,7 +103,7 @@ class Extraction:
         self._write_refs(now.branches, now.tags)
         for touch in self._history.changes(None, now.head):
             if self._wanted(touch.path):
-                write_head_file(self._repo, rows, touch)
+                write_head_file(self._repo, rows, touch, self._conversion)
                 yield from rows.drain()
         total = self._history.count(now.tips)
         yield from self._write_commits(now.tips, (), total)
@@ -211,7 +215,7 @@ class Extraction:
                 rows.not_contained(touch.path)
                 has_text = False
             else:
-                has_text = write_head_file(repo, rows, touch)
+                has_text = write_head_file(repo, rows, touch, self._conversion)
             had_text = (
                 not has_text and touch.old_blob and blob_text(repo, touch.old_blob, touch.old_mode)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pygit2
 from pygit2 import enums
 
+from agentcy_ray.connectors.conversion import Conversion
 from agentcy_ray.connectors.git.rows import Rows
 from agentcy_ray.connectors.git.trees import LINK, SUBMODULE, Touch
 from agentcy_ray.connectors.paths import decoded
@@ -27,8 +28,16 @@ def blob_text(repo: pygit2.Repository, oid: pygit2.Oid | str, mode: int) -> str 
     return decode_text(repo.odb.read(oid)[1])
 
 
-def write_head_file(repo: pygit2.Repository, rows: Rows, touch: Touch) -> bool:
+def write_head_file(
+    repo: pygit2.Repository, rows: Rows, touch: Touch, conversion: Conversion
+) -> bool:
     """Write a file at the head: node, edge, and a document when it holds text.
+
+    Args:
+        repo: where its content lies.
+        rows: what is written to.
+        touch: the file.
+        conversion: what pages are converted by.
 
     Returns:
         Whether it has a document.
@@ -46,16 +55,16 @@ def write_head_file(repo: pygit2.Repository, rows: Rows, touch: Touch) -> bool:
     rows.file(raw, mode, size)
     text = blob_text(repo, oid, mode)
     if text is not None:
-        rows.document(raw, *_for_people(decoded(raw), text))
+        rows.document(raw, *_for_people(decoded(raw), text, conversion))
     return text is not None
 
 
-def _for_people(path: str, text: str) -> tuple[str, str]:
+def _for_people(path: str, text: str, conversion: Conversion) -> tuple[str, str]:
     """Text and media type of a document: HTML as Markdown when it can be converted."""
     media_type = file_type(path).media_type
     if media_type == "text/html":
         try:
-            page = readable(path, text.encode())
+            page = readable(path, text.encode(), conversion)
         except UnreadableError:
             page = None  # tags and all, it can still be searched
         if page is not None:

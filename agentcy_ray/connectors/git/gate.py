@@ -39,18 +39,22 @@ class Gate:
     no gate.
 
     Raises, on leaving with an error: EgressDeniedError or SourceConfigError (``unreachable``) in
-    place of what libgit2 made of a connection that was refused or could not be opened.
+    place of what libgit2 made of a connection that was refused, could not be opened, or took too
+    long.
     """
 
-    def __init__(self, guard: Guard, url: str) -> None:
+    def __init__(self, guard: Guard, url: str, secs: float) -> None:
         """Nothing listens yet.
 
         Args:
             guard: says where connections may go.
             url: of the repository, as ``locate`` accepted it; a folder needs no gate.
+            secs: after which the gate falls: libgit2 waits for as long as a byte comes now and
+                then, and holds a thread that others need.
         """
         self._guard = guard
         self._url = url
+        self._secs = secs
         self._place = place_of(url)
         self._port: Future[int] = Future()
         self._thread: Thread | None = None
@@ -120,7 +124,16 @@ class Gate:
         try:
             async with server:
                 self._port.set_result(server.sockets[0].getsockname()[1])
-                await self._stop.wait()
+                try:
+                    async with asyncio.timeout(self._secs):
+                        await self._stop.wait()
+                except TimeoutError:
+                    self._refused = fault(
+                        "unreachable",
+                        f"{place.host} did not answer in full within {self._secs:g} s; try again"
+                        " when it is less busy",
+                        loc="url",
+                    )
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,10 @@ REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 CACHE_BYTES = 32 * 1024 * 1024
 CONNECT_MILLIS, SERVER_MILLIS = 15_000, 60_000
 _POLL_SECS = 0.5
+CHECK_SECS, FETCH_SECS = 60.0, 6 * 3600.0
+"""How long the refs of a server may take to come, and a fetch that is awaited by a sync."""
+ALTERNATES = 5
+"""How often libgit2 goes from one folder of objects to those that it borrows from."""
 
 
 def open_local(path: Path, roots: tuple[Path, ...]) -> pygit2.Repository:
@@ -33,7 +37,7 @@ def open_local(path: Path, roots: tuple[Path, ...]) -> pygit2.Repository:
 
     Raises:
         SourceConfigError: kind ``config``; there is none, or it keeps its data outside of the
-            file roots (a linked worktree or a submodule does).
+            file roots (a linked worktree or a submodule does, and one with alternates may).
     """
     prepare_library()
     try:
@@ -45,7 +49,7 @@ def open_local(path: Path, roots: tuple[Path, ...]) -> pygit2.Repository:
             " files connector for a folder without .git",
             loc="url",
         ) from error
-    for folder in (Path(repo.path), objects_folder(repo)):
+    for folder in (Path(repo.path), *_object_folders(objects_folder(repo))):
         if not any(folder.resolve().is_relative_to(root.resolve()) for root in roots):
             raise fault(
                 "config",
@@ -63,6 +67,16 @@ def objects_folder(repo: pygit2.Repository) -> Path:
     if common.is_file():
         base = (base / common.read_text().strip()).resolve()
     return base / "objects"
+
+
+def _object_folders(objects: Path, deep: int = ALTERNATES) -> Iterator[Path]:
+    """A folder of objects, and those that it borrows from."""
+    yield objects
+    alternates = objects / "info" / "alternates"
+    if deep and alternates.is_file():
+        for line in alternates.read_text("utf-8", "surrogateescape").splitlines():
+            if line and not line.startswith("#"):
+                yield from _object_folders(objects / line, deep - 1)
 
 
 @contextmanager
@@ -151,7 +165,7 @@ class Mirror:
             EgressDeniedError: the source may not connect to it.
         """
         repo, url = self._open(), self._remote.url
-        with Gate(self._guard, url) as way, talking(url):
+        with Gate(self._guard, url, CHECK_SECS) as way, talking(url):
             remote = repo.remotes.create_anonymous(way)
             remote.list_heads(callbacks=Callbacks(self._config))
 
@@ -166,8 +180,11 @@ class Mirror:
         except FileNotFoundError:
             return float("inf")
 
-    def fetch(self) -> Generator[Progress, None, None]:
+    def fetch(self, secs: float = FETCH_SECS) -> Generator[Progress, None, None]:
         """Bring the mirror up to date; refs that are gone there go here.
+
+        Args:
+            secs: how long it may take.
 
         Raises:
             SourceConfigError: the server cannot be reached or refuses.
@@ -177,7 +194,7 @@ class Mirror:
         stop = Event()
         callbacks = Callbacks(self._config, stop)
         with ThreadPoolExecutor(1, thread_name_prefix="git-fetch") as thread:
-            job = thread.submit(self._fetch, callbacks)
+            job = thread.submit(self._fetch, callbacks, secs)
             try:
                 while not _ended(job):
                     done, total = callbacks.received
@@ -188,10 +205,10 @@ class Mirror:
         done, total = callbacks.received
         yield Progress(done, total, "objects", "fetched")
 
-    def _fetch(self, callbacks: Callbacks) -> None:
+    def _fetch(self, callbacks: Callbacks, secs: float) -> None:
         with locked(self._lock):
             repo, url = self._open(), self._remote.url
-            with Gate(self._guard, url) as way, talking(url):
+            with Gate(self._guard, url, secs) as way, talking(url):
                 remote = repo.remotes.create_anonymous(way)
                 heads = remote.list_heads(callbacks=Callbacks(self._config))
                 remote.fetch(

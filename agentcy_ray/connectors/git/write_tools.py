@@ -29,6 +29,8 @@ from agentcy_ray.connectors.git.snapshot import head_branch, resolve, take_snaps
 from agentcy_ray.core.errors import ConnectorError, NotFoundError, ToolArgumentsError
 from agentcy_ray.stores.egress import Guard
 
+PUSH_SECS = 300.0
+"""How long a push may take; a tool call waits for it."""
 _BEHIND = ("fast", "not present locally")
 """Signs of a push that would lose commits, in libgit2's messages."""
 _AUTHOR = ("Agentcy", "agentcy@localhost")
@@ -198,7 +200,7 @@ class WriteTools:
         callbacks = Callbacks(self._config)
         outgoing = "refs/outgoing"
         clone.references.create(outgoing, pygit2.Oid(hex=sha), force=True)
-        with Gate(self._guard, place.url) as way, talking(place.url):
+        with Gate(self._guard, place.url, PUSH_SECS) as way, talking(place.url):
             remote = clone.remotes.create_anonymous(way)
             try:
                 remote.push([f"{outgoing}:{there}"], callbacks=callbacks)

@@ -27,6 +27,8 @@ _LINK = (
 )
 _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_SLIDES = "http://schemas.openxmlformats.org/presentationml/2006/main"
+_DRAWN = "http://schemas.openxmlformats.org/drawingml/2006/main"
 _R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 LAUGH = (
     '<!DOCTYPE l [<!ENTITY a "lollollol">'
@@ -76,7 +78,26 @@ def xlsx(sheet: str, head: str = "") -> bytes:
     })  # fmt: skip
 
 
-def pdf(*objects: bytes) -> bytes:
+def pptx(text: str, head: str = "") -> bytes:
+    kinds = (("presentation", "presentation.main"), ("slides/slide1", "slide"))
+    return zipped({
+        "[Content_Types].xml": _TYPES.format(
+            "".join(_PART.format(f"/ppt/{n}.xml", f"presentationml.{kind}") for n, kind in kinds)
+        ),
+        "_rels/.rels": _LINKS.format(_LINK.format("ppt/presentation.xml", "officeDocument")),
+        "ppt/_rels/presentation.xml.rels": _LINKS.format(
+            _LINK.format("slides/slide1.xml", "slide")
+        ),
+        "ppt/presentation.xml": f'<p:presentation xmlns:p="{_SLIDES}" xmlns:r="{_R}"><p:sldIdLst>'
+        '<p:sldId id="256" r:id="r1"/></p:sldIdLst></p:presentation>',
+        "ppt/slides/slide1.xml": f'<?xml version="1.0"?>{head}<p:sld xmlns:p="{_SLIDES}" '
+        f'xmlns:a="{_DRAWN}"><p:cSld><p:spTree><p:sp><p:nvSpPr><p:cNvPr id="2" name="t"/>'
+        f"<p:cNvSpPr/><p:nvPr/></p:nvSpPr><p:spPr/><p:txBody><a:p><a:r><a:t>{text}</a:t>"
+        "</a:r></a:p></p:txBody></p:sp></p:spTree></p:cSld></p:sld>",
+    })  # fmt: skip
+
+
+def pdf(*objects: bytes, more: bytes = b"") -> bytes:
     """A file of numbered objects, the first of which is its root."""
     out, places = b"%PDF-1.4\n", list[int]()
     for number, body in enumerate(objects, 1):
@@ -85,7 +106,7 @@ def pdf(*objects: bytes) -> bytes:
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
     size, at = len(objects) + 1, len(out)
     out += b"xref\n0 %d\n0000000000 65535 f \n%s" % (size, table)
-    return out + b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (size, at)
+    return out + b"trailer<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF" % (size, more, at)
 
 
 def stream(data: bytes, more: bytes = b"") -> bytes:
@@ -141,6 +162,9 @@ FILES: dict[str, bytes] = {
     "laugh.docx": docx(paragraph("&j;"), LAUGH),
     "outside.docx": docx(paragraph("&x;"), OUTSIDE),
     "laugh.xlsx": xlsx(f"{FAR[:11]}&j;</sheetData>", LAUGH),
+    "laugh.pptx": pptx("&j;", LAUGH),
+    "outside.pptx": pptx("&x;", OUTSIDE),
+    "outside.xlsx": xlsx(f"{FAR[:11]}&x;</sheetData>", OUTSIDE),
     "linked.docx": docx(_IMAGE, links=link_to("file:///etc/passwd")),
     "linked to a host.docx": docx(_IMAGE, links=link_to("http://169.254.169.254/latest")),
     "deep.docx": docx("<w:tbl><w:tr><w:tc>" * 3000 + "</w:tc></w:tr></w:tbl>" * 3000),
@@ -163,12 +187,23 @@ FILES: dict[str, bytes] = {
     "large stream.pdf": page(stream(_PIXELS, b"/Filter/FlateDecode")),
     "script.pdf": pdf(b"<</Type/Catalog/Pages 2 0 R/OpenAction<</S/JavaScript/JS(app.alert(1))>>>>",
                       b"<</Type/Pages/Kids[]/Count 0>>"),
+    "locked.pdf": pdf(b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[]/Count 0>>",
+                      more=b"/ID[(x)(x)]/Encrypt<</Filter/Standard/V 1/R 2/P -1/O(%s)/U(%s)>>"
+                      % (b"o" * 32, b"u" * 32)),
     "empty.pdf": b"",
     "half.pdf": page(stream(b"x"))[:80],
     "both.pdf": b"PK\3\4" + page(stream(b"BT (x) Tj ET")),
     "deep.html": b"<div>" * 100_000,
     "tables.html": b"<table><tr><td>" * 5_000,
     "lists.html": b"<ul><li>" * 20_000,
+    "comments.html": b"<!-" * 300_000,
+    "ends.html": b"</" * 500_000,
+    "sections.html": b"<![a" * 250_000,
+    "declarations.html": b"<!a [" * 200_000,
+    "instructions.html": b"<?" * 500_000,
+    "starts.html": b"<a " * 300_000,
+    "quotes.html": b'<a b="' * 150_000,
+    "scripts.html": b"<script>" + b"</s" * 300_000,
     "names.html": b"<a " + b"x=1 " * 100_000 + b">y</a>",
     "large picture.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\xff" * 8 + bytes(40),
     "gzip.md": b"\x1f\x8b" + zlib.compress(bytes(1_000_000)),

@@ -303,6 +303,29 @@ async def test_a_worktree_that_keeps_its_data_outside_of_the_roots_is_refused(re
         await session.check()
 
 
+async def test_a_repository_that_borrows_objects_from_outside_of_the_roots_is_refused(
+    repo, tmp_path
+):
+    """A text file does it, so whoever may write files below a root could read on from there."""
+    tip = repo.commit({"a": b"canary\n"})
+    inside = tmp_path / "inside"
+    for name, objects in (("near", "../../far/objects"), ("far", str(repo.path / "objects"))):
+        borrowing = Repo(inside / name)
+        (borrowing.path / "objects/info").mkdir(exist_ok=True)
+        (borrowing.path / "objects/info/alternates").write_text(f"# from\n{objects}\n")
+        (borrowing.path / "refs/heads/main").write_text(f"{tip}\n")
+    for name in ("near", "far"):
+        session = await open_session(
+            GitConnector(), {"url": str(inside / name)}, tmp_path / "work", inside
+        )
+        with pytest.raises(SourceConfigError, match="outside of SOURCE_FILE_ROOTS"):
+            await session.check()
+    session = await open_session(
+        GitConnector(), {"url": str(inside / "near")}, tmp_path / "work", tmp_path
+    )
+    await session.check()  # what it borrows from is below the roots
+
+
 async def test_a_damaged_repository_is_a_connector_error(repo):
     repo.commit({"a": b"1\n"})
     repo.commit({"a": b"2\n"})

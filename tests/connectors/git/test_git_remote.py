@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 import pytest
@@ -10,12 +11,14 @@ from werkzeug import Response
 from agentcy_ray.connectors.base import Mode, Progress
 from agentcy_ray.connectors.git import GitConnector
 from agentcy_ray.connectors.git.config import GitConfig, Remote
-from agentcy_ray.connectors.git.mirror import Mirror
+from agentcy_ray.connectors.git.gate import Gate
+from agentcy_ray.connectors.git.mirror import Mirror, talking
 from agentcy_ray.core.errors import ConnectorError, SourceConfigError
 from tests.connectors.git.repos import Repo
 from tests.connectors.git.server import GitServer
 from tests.connectors.graph import extracted, open_session
 from tests.egress import loopback_guard
+from tests.wire import wire
 
 needs_git = pytest.mark.skipif(not shutil.which("git"), reason="the test's server is git's own")
 
@@ -141,6 +144,24 @@ async def test_an_unreachable_url_is_told(tmp_path, url):
     for act in (session.check, lambda: extracted(session), lambda: session.call("log", {})):
         with pytest.raises(SourceConfigError, match="HTTPS_PROXY") as caught:
             await act()
+        assert caught.value.details["kind"] == "unreachable"
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+
+
+@pytest.mark.parametrize("answer", [HEAD, HEAD + b"Content-Length: 99\r\n\r\n001e# service"])
+async def test_a_server_that_never_ends_its_answer_frees_the_thread(answer, repo):
+    async with wire() as server:
+        server.answers["/x.git/info/refs?service=git-upload-pack"] = answer
+
+        def ask():
+            url = server.url("/x.git")
+            with Gate(loopback_guard(), url, 0.3) as way, talking(url):
+                repo.git.remotes.create_anonymous(way).list_heads()
+
+        with pytest.raises(SourceConfigError, match=r"within 0\.3 s") as caught:
+            await asyncio.to_thread(ask)
         assert caught.value.details["kind"] == "unreachable"
 
 
