@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/security.md").read_text()
@@ -29,6 +32,32 @@ def test_both_lists_are_whole() -> None:
     for prefix, rows in (("LLM", 10), ("ASI", 10)):
         found = re.findall(rf"^\| {prefix}(\d\d) .*`tests/", PAGE, re.MULTILINE)
         assert found == [f"{n:02}" for n in range(1, rows + 1)], prefix
+
+
+def test_each_risk_names_single_tests() -> None:
+    for row in re.findall(r"^\| (?:LLM|ASI)\d\d .*", PAGE, re.MULTILINE):
+        assert all("::" in named for named in re.findall(r"`(tests/[^`]+)`", row)), row
+
+
+def test_every_library_has_one_version() -> None:
+    """All that the product needs, and what that needs, as ``constraints.txt`` has it."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.+!-]+)", line) for line in lines if line[:1] != "#"]
+    assert all(pins)
+    versions = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
+    assert len(versions) == len(pins)
+    waiting, seen = [("agentcy-ray", "")], set[tuple[str, str]]()
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for text in metadata.requires(name) or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                below = canonicalize_name(needed.name)
+                assert below in {*versions, "setuptools"}, (name, below)  # it came with Python
+                waiting += [(below, each) for each in ("", *needed.extras)]
 
 
 def test_every_file_with_a_table_of_attacks_is_named() -> None:
