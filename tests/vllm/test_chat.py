@@ -46,9 +46,11 @@ def test_the_governed_agent_calls_a_tool_and_answers_by_a_model_of_the_cluster(
     assert usage["in_tokens"] > usage["out_tokens"] > 0
 
 
-async def test_a_turn_streams_with_usage_and_its_tool_call(served: ServedModels) -> None:
+@pytest.mark.requirement("LLM-10")
+@pytest.mark.parametrize("name", ["vllm:tiny", "local:tiny"])
+async def test_a_turn_streams_with_usage_and_its_tool_call(served: ServedModels, name: str) -> None:
     models = Models(Settings.load({}), local=served)
-    events = [event async for event in models.resolve("local:tiny").stream(ASK)]
+    events = [event async for event in models.resolve(name).stream(ASK)]
     done = events[-1]
     assert isinstance(done, Done)
     assert done.stop_reason == "tool_calls"

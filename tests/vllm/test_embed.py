@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 MODEL = "vllm:tiny-embed"
 
 
+@pytest.mark.requirement("EMB-03")
 async def test_a_served_model_embeds_with_an_identity_of_its_weights(served: ServedModels) -> None:
     embedder = await open_served(MODEL, "tiny-embed", served)
     assert embedder.info.dim == 128
@@ -32,6 +33,7 @@ async def test_a_served_model_embeds_with_an_identity_of_its_weights(served: Ser
     assert not np.allclose(vectors[0], vectors[1], atol=1e-2)
 
 
+@pytest.mark.requirement("EMB-03")
 def test_a_space_is_filled_through_ray_data_llm(machine: Machine, repository: Path) -> None:
     machine.agentcy("sources", "add", "code", "git", "--set", f"url={repository}")
     machine.agentcy("sources", "sync", "code")
