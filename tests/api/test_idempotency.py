@@ -16,8 +16,8 @@ NATURALLY = {
     "/chat/conversations/{conversation_id}/cancel", "/runs/{run_id}/cancel",
     "/sync-runs/{sync_run_id}/cancel", "/rag/spaces/{space_id}/backfill",
     "/rag/swaps/{swap_id}/check",
-    # What it answers is shown once, so that it cannot be kept; each makes another one.
-    "/context/pipelines/{pipeline_id}/tokens", "/auth/register",
+    # Nobody is known yet whom a key could belong to; an e-mail and an invite work once.
+    "/auth/register",
 }  # fmt: skip
 """Routes that create or start something, and take no key for a reason."""
 TAKES = ("once", "replied", "key_of")
@@ -115,7 +115,7 @@ def test_every_post_that_creates_or_starts_something_takes_a_key(platform: Platf
         route.path_format.removeprefix("/api/v1")
         for route in platform.app.routes
         if isinstance(route, APIRoute) and "POST" in route.methods
-        if route.status_code in (201, 202)
+        if route.status_code in (201, 202) or route.path_format.endswith("/activity")
         if not any(f"{name}(" in inspect.getsource(route.endpoint) for name in TAKES)
     }
     assert without <= NATURALLY
@@ -135,3 +135,22 @@ async def test_an_answer_is_given_again_to_its_own_caller_alone(platform: Platfo
             "idempotency_mismatch",
         )
         assert first.json()["id"] not in answer.text
+
+
+@pytest.mark.requirement("API-05")
+async def test_what_is_asked_or_told_twice_is_marked_and_counts_once(platform: Platform) -> None:
+    owner = await platform.as_("owner")
+    asked = f"/chat/conversations/{await platform.conversation(model='scripted:tokens=1')}/messages"
+    happened = {"name": "told.twice", "target": "/x", "at": "2026-01-01T00:00:00Z"}
+    for path, body, accept in (
+        ("/activity", {"events": [happened]}, "*/*"),
+        (asked, {"content": "hello"}, "application/json"),
+    ):
+        headers = {"idempotency-key": "twice", "accept": accept}
+        first = await owner.post(path, json=body, headers=headers)
+        again = await owner.post(path, json=body, headers=headers)
+        assert (first.status_code, first.content) == (again.status_code, again.content)
+        assert "idempotent-replay" not in first.headers
+        assert again.headers["idempotent-replay"] == "true"
+    rows = await platform.sql("SELECT 1 FROM ui_events WHERE name = 'told.twice'")
+    assert len(rows) == 1

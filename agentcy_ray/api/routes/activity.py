@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from agentcy_ray.api.idempotency import replied
 from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
@@ -51,5 +52,9 @@ async def list_activity(
 @router.post("", status_code=204)
 async def note_activity(body: NewActivity, caller: Writer, request: Request) -> Response:
     """Tell what the caller did; 100 events at most."""
-    await services_of(request).access.activities.note(caller.principal, body.events)
-    return Response(status_code=204)
+
+    async def note() -> None:
+        await services_of(request).access.activities.note(caller.principal, body.events)
+
+    _, replayed = await replied(request, caller, note, 204)
+    return Response(status_code=204, headers={"idempotent-replay": "true"} if replayed else None)

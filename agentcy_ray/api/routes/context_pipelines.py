@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from agentcy_ray.api.idempotency import once
+from agentcy_ray.api.idempotency import once, replied
 from agentcy_ray.api.pagination import Cursor, Limit, Page
 from agentcy_ray.api.permit import Allowed, permit
 from agentcy_ray.api.services import services_of
-from agentcy_ray.core.ids import decode
+from agentcy_ray.core.ids import IngestTokenId, decode, encode
 from agentcy_ray.ingest.continuous.records import (
     IngestToken,
-    MadeToken,
     NewPipeline,
     NewToken,
     Pipeline,
@@ -26,6 +27,17 @@ from agentcy_ray.ingest.continuous.records import (
 router = APIRouter(prefix="/context/pipelines", tags=["pipelines"])
 Reader = Annotated[Allowed, permit("pipeline.read")]
 Writer = Annotated[Allowed, permit("pipeline.write")]
+
+
+class ShownToken(BaseModel):
+    """A new token. Its texts are shown this once: null when an `Idempotency-Key` is used again."""
+
+    id: IngestTokenId
+    token: str | None = Field(repr=False)
+    secret: str | None = Field(repr=False)
+    """For signatures; null without `with_secret` too."""
+    url: str | None = Field(repr=False)
+    """Where records are posted."""
 
 
 @router.get("", response_model=Page[Pipeline])
@@ -102,16 +114,27 @@ async def list_tokens(
     return services.cursors.page(rows, limit, lambda row: row.id)
 
 
-@router.post("/{pipeline_id}/tokens", status_code=201)
+@router.post("/{pipeline_id}/tokens", status_code=201, response_model=ShownToken)
 async def create_token(
     pipeline_id: str, body: NewToken, caller: Writer, request: Request
-) -> MadeToken:
+) -> Response:
     """Make a token; its text, and that of its signing secret, are shown this once."""
     services = services_of(request)
     pipeline = await _pipeline(request, caller, pipeline_id)
-    return await services.intake.tokens.create(
-        pipeline, body.name, services.settings.public_url, with_secret=body.with_secret
-    )
+    texts: dict[str, str | None] = {"token": None, "secret": None, "url": None}
+
+    async def make() -> dict[str, str]:
+        made = await services.intake.tokens.create(
+            pipeline, body.name, services.settings.public_url, with_secret=body.with_secret
+        )
+        texts.update(token=made.token, secret=made.secret, url=made.url)
+        return {"id": encode("itk", made.id)}
+
+    # The answer is kept for repeated requests, the texts are not.
+    reply, replayed = await replied(request, caller, make, 201)
+    headers = {"idempotent-replay": "true"} if replayed else None
+    shown = orjson.dumps({**reply.body, **texts})
+    return Response(shown, reply.status, headers, "application/json")
 
 
 @router.delete("/{pipeline_id}/tokens/{token_id}", status_code=204)

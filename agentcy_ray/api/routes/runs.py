@@ -85,8 +85,12 @@ async def ask(conversation_id: str, body: Question, caller: Writer, request: Req
     run: Run = started.run
     if not streams:
         answer = Accepted(run_id=run.id, message_id=run.message_id)
-        return JSONResponse(answer.model_dump(mode="json"), 202)
-    return _stream(request, caller, run, after=0)
+        response: Response = JSONResponse(answer.model_dump(mode="json"), 202)
+    else:
+        response = _stream(request, caller, run, after=0)
+    if started.replayed:
+        response.headers["idempotent-replay"] = "true"
+    return response
 
 
 @router.get("/runs", response_model=Page[Run])
