@@ -17,7 +17,13 @@ import orjson
 from agentcy_ray.cli.event_stream import ServerEvent, parse_events
 from agentcy_ray.cli.output import ServerUnreachableError
 from agentcy_ray.cli.patience import LOOK_EVERY_SECS, OUTAGE_SECS
-from agentcy_ray.cli.profile import read_json, save_login, saved_login, server_url
+from agentcy_ray.cli.profile import (
+    only_renewal,
+    read_json,
+    save_login,
+    saved_login,
+    server_url,
+)
 from agentcy_ray.core.errors import (
     AgentcyError,
     BackendError,
@@ -43,6 +49,7 @@ class Client:
         key = settings.agentcy_api_key
         self._key = None if key is None else key.get_secret_value()
         self._login = {"token": self._key} if self._key else saved_login(settings, self.url)
+        self._renewing = asyncio.Lock()
         self._http = httpx.AsyncClient(
             base_url=self.url, timeout=httpx.Timeout(60, connect=5), verify=_trusted(settings)
         )
@@ -158,7 +165,7 @@ class Client:
                 if self._is_over(error, heard):
                     raise self._given_up(error) from error
             except UnauthenticatedError:
-                if not await self._renew():
+                if not await self._renew(self._login.get("token")):
                     raise
             await asyncio.sleep(LOOK_EVERY_SECS)
 
@@ -263,10 +270,11 @@ class Client:
                 yield event
 
     async def _call(self, method: str, path: str, body: Any, query: dict[str, Any]) -> Any:
+        sent = self._login.get("token")
         try:
             return await self._send(method, path, body, query)
         except UnauthenticatedError:
-            if not await self._renew():
+            if not await self._renew(sent or self._login.get("token")):
                 raise
             return await self._send(method, path, body, query)
 
@@ -304,13 +312,22 @@ class Client:
             raise UnauthenticatedError(f"not logged in at {self.url}; run `agentcy login`")
         await self.login(self._settings.admin_email, str(password))
 
-    async def _renew(self) -> bool:
-        """Fresh tokens by the refresh token, or by a local login; False when neither works.
+    async def _renew(self, refused: str | None) -> bool:
+        """Tokens in place of the refused one; False when there are none to be had.
 
         An API key that is refused stays so: whoever set it wants to be nobody else.
         """
         if self._key:
             return False
+        async with self._renewing, only_renewal(self._settings):
+            for other in (self._login, saved_login(self._settings, self.url)):
+                if other.get("token") not in (None, refused):  # somebody was faster
+                    self._login = other
+                    return True
+            return await self._renewed()
+
+    async def _renewed(self) -> bool:
+        """Fresh tokens by the refresh token, or by a local login; False when neither works."""
         token, self._login = self._login.get("refresh_token"), {}
         if token:
             try:

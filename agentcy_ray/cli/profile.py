@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,16 @@ def save_login(settings: Settings, url: str, login: dict[str, str]) -> None:
     fresh.touch(mode=0o600)
     fresh.write_bytes(orjson.dumps(logins))
     fresh.replace(path)
+
+
+@asynccontextmanager
+async def only_renewal(settings: Settings) -> AsyncGenerator[None]:
+    """Renew a login while no other command does: its refresh token works once."""
+    path = _path(settings).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("wb") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)  # released when it is closed
+        yield
 
 
 def read_json(path: Path) -> dict[str, Any]:

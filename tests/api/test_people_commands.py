@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.main import build
 from agentcy_ray.cli.output import exit_code
+from agentcy_ray.cli.profile import save_login, saved_login
 from agentcy_ray.core.errors import RefusedError
+from agentcy_ray.core.settings import Settings
 from tests.api.people import join
 from tests.api.platform import PASSWORD, Platform
 
@@ -73,3 +77,22 @@ async def test_a_person_and_a_program_work_from_the_command_line(
     heir = await join(platform)
     assert (await run("org", "transfer", heir.id))["role"] == "owner"
     assert (await run("whoami"))["role"] == "admin"
+
+
+async def test_commands_side_by_side_renew_one_login_once(
+    platform: Platform, tmp_path: Path
+) -> None:
+    person = await join(platform)
+    settings = Settings.load({}, agentcy_url=platform.url, agentcy_state_dir=tmp_path)
+    async with Client(settings) as first:
+        await first.login(person.email, PASSWORD)
+    login = saved_login(settings, platform.url)
+    save_login(settings, platform.url, login | {"token": "no longer good"})
+    async with Client(settings) as one, Client(settings) as other, asyncio.timeout(30):
+        asked = [client.get("/auth/me") for client in (one, one, one, other, other)]
+        assert {me["user"]["email"] for me in await asyncio.gather(*asked)} == {person.email}
+    rows = await platform.sql(
+        "SELECT used_at, revoked_at FROM login_sessions WHERE refresh_hash = $1",
+        sha256(login["refresh_token"].encode()).digest(),
+    )
+    assert [(row["used_at"] is not None, row["revoked_at"]) for row in rows] == [(True, None)]
