@@ -14,7 +14,13 @@ from agentcy_ray.agent.kept import Kept
 from agentcy_ray.agent.ledger import Ledger
 from agentcy_ray.agent.takeover import Takeover
 from agentcy_ray.agent.tool_calls import ToolCallRow
-from agentcy_ray.core.errors import AgentcyError, ConflictError, PolicyDeniedError, RefusedError
+from agentcy_ray.core.errors import (
+    AgentcyError,
+    ConflictError,
+    PermissionDeniedError,
+    PolicyDeniedError,
+    RefusedError,
+)
 from agentcy_ray.core.events import EventType
 from agentcy_ray.core.tools import ToolStatus
 from agentcy_ray.policy.input import Decision
@@ -147,6 +153,11 @@ class ApprovalGate:
             raise ConflictError(
                 "the arguments are not the ones that were approved; make the call anew",
                 code="approval_mismatch",
+            )
+        if not await self._approvals.asker_is_there(ctx.org_id, approval.id):
+            await self._approvals.cancel(ctx.org_id, approval.id)
+            raise PermissionDeniedError(
+                "whoever asked for the call may not act here any more; make it as somebody else"
             )
         opened.result = await self._takeover.elsewhere(ctx, opened)
 

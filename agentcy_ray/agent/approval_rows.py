@@ -91,13 +91,19 @@ WHERE status = 'pending' AND expires_at <= clock_timestamp() RETURNING {COLUMNS}
 USE = f"""
 WITH used AS (
   UPDATE approvals SET status = 'consumed', consumed_at = clock_timestamp()
-  WHERE id = $1 AND status = 'approved' AND args_sha256 = $2 RETURNING {COLUMNS}
+  WHERE id = $1 AND status = 'approved' AND args_sha256 = $2
+    AND EXISTS (SELECT 1 FROM users u WHERE u.id = approvals.requested_by AND u.active)
+  RETURNING {COLUMNS}
 ),
 sent AS (
   UPDATE tool_calls SET status = 'dispatched', intent_at = clock_timestamp()
   WHERE id = (SELECT tool_call_id FROM used) AND status = ANY($3) RETURNING id
 )
 SELECT used.*, EXISTS (SELECT 1 FROM sent) AS sent FROM used
+"""
+ASKER_THERE = """
+SELECT EXISTS (SELECT 1 FROM users u WHERE u.id = a.requested_by AND u.active)
+FROM approvals a WHERE a.id = $1
 """
 CANCEL = f"""
 UPDATE approvals SET status = 'cancelled', ended_at = clock_timestamp(),

@@ -206,7 +206,8 @@ class Approvals:
     async def use(self, org_id: UUID, approval_id: UUID, args_sha256: str) -> Approval | None:
         """Use an approval up and record the intent of its call, in one transaction.
 
-        None when it is not approved (any more) or was given for other arguments.
+        None when it is not approved (any more), was given for other arguments, or whoever asked
+        may not act any more.
 
         Raises:
             ConflictError: ``state_conflict``: the call is over already; nothing was used up.
@@ -217,6 +218,11 @@ class Approvals:
             if row is not None and not row["sent"]:
                 raise ConflictError("the call is over already", code="state_conflict")
         return None if row is None else approval_of(row)
+
+    async def asker_is_there(self, org_id: UUID, approval_id: UUID) -> bool:
+        """Whether whoever asked for the call still has an account that may act."""
+        async with self._db.tenant(org_id) as connection:
+            return bool(await connection.fetchval(rows_of.ASKER_THERE, approval_id))
 
     async def cancel(self, org_id: UUID, approval_id: UUID) -> None:
         """Void an approval that is pending or approved; others stay as they are."""

@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-StopReason = Literal["cancelled", "handover", "lost", "timeout"]
-"""By a person; the executor goes away; a newer owner; the run's time is over."""
+StopReason = Literal["cancelled", "withdrawn", "handover", "lost", "timeout"]
+"""By a person; whoever began it holds less by now; the executor goes away; a newer owner; the run's
+time is over."""
 
 
 class Stopped(Exception):

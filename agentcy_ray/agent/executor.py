@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,12 +21,14 @@ from agentcy_ray.agent.runs import QUEUED_CHANNEL, RunStore
 from agentcy_ray.core.errors import LeaseLostError, StoreUnavailableError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.metrics import Metrics
+from agentcy_ray.core.tenancy import Principal
 from agentcy_ray.stores.bell import Bell, Ear
 
 LEASE_SECS = 15.0
 RENEW_SECS = 5.0
 POLL_SECS = 2.0
 CLAIM_AT_ONCE = 16
+Standing = Callable[[Sequence[Principal]], Awaitable[list[bool]]]
 _log = structlog.get_logger(__name__)
 
 
@@ -50,6 +53,8 @@ class Executor:
         renew_secs: how often leases are renewed.
         poll_secs: how often Postgres is looked at without a ring.
         metrics: of the process.
+        standing: for each principal, whether they hold what they held; runs of those who do not
+            are stopped when leases are renewed. None = nobody looks.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Executor:
         renew_secs: float = RENEW_SECS,
         poll_secs: float = POLL_SECS,
         metrics: Metrics | None = None,
+        standing: Standing | None = None,
     ) -> None:
         self._runs = runs
         self._loop = loop
@@ -74,6 +80,7 @@ class Executor:
         self._renew_secs = renew_secs
         self._poll_secs = poll_secs
         self._takeovers = (metrics or Metrics()).run_takeovers
+        self._standing = standing
         self._held: dict[UUID, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -180,6 +187,20 @@ class Executor:
                     held.control.stop("lost")
                 elif ours[key.run_id]:
                     held.control.stop("cancelled")
+            await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        """Stop runs whose people hold less than when they began them."""
+        held = list(self._held.values())
+        if self._standing is None or not held:
+            return
+        try:
+            stand = await self._standing([one.run.principal for one in held])
+        except StoreUnavailableError:
+            return  # the next look comes soon, and without leases they stop anyway
+        for one, stands in zip(held, stand, strict=True):
+            if not stands:
+                one.control.stop("withdrawn")
 
 
 async def _wake_on(stop: asyncio.Event, ear: Ear) -> None:

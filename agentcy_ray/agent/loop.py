@@ -121,7 +121,10 @@ class _Execution:
         try:
             return await self._stages()
         except Stopped as stopped:
-            if stopped.reason == "cancelled":
+            if stopped.reason == "withdrawn":
+                why = "whoever began this run holds less by now; ask anew with what they hold"
+                await self._warn(("rights_withdrawn", why))
+            if stopped.reason in ("cancelled", "withdrawn"):
                 return self._end("cancelled")
             if stopped.reason == "timeout":
                 return self._end("timeout")

@@ -261,7 +261,7 @@ class ToolTurn:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             reason = self._control.reason
             if not task.done() and reason is not None:
-                if reason in ("cancelled", "timeout"):
+                if reason in ("cancelled", "withdrawn", "timeout"):
                     await self._approvals.cancel_for_run(self._run.org_id, self._run.id)
                 elif self.waits:
                     task.cancel()  # a successor finds the approval and goes on waiting

@@ -22,6 +22,7 @@ from agentcy_ray.identity.oidc_opening import Oidc, open_oidc
 from agentcy_ray.identity.orgs import Orgs
 from agentcy_ray.identity.provider import IdentityProvider, Providers
 from agentcy_ray.identity.revocation import OpenStreams, Revocations
+from agentcy_ray.identity.standing import Standing
 from agentcy_ray.identity.stream_slots import StreamSlots
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.identity.tokens import Tokens
@@ -32,7 +33,8 @@ from agentcy_ray.stores.redis import RedisStore
 from agentcy_ray.stores.secrets import Secrets
 
 SESSIONS_PER_LOGIN = 20
-"""Behind one address many people refresh in a minute; none of them can guess what is refreshed."""
+"""Behind one address many people log in and refresh in a minute; whoever tries one password on many
+e-mails, or wants our processors to hash, does not come further than they do."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Access:
     authenticator: Authenticator
     login_limit: Throttle
     session_limit: Throttle
-    """Of what needs no password: refreshes and logins by OIDC, by address."""
+    """Of logins, registrations and refreshes, each by address alone."""
     oidc: Oidc | None
     limits: RateLimits
     streams: StreamSlots
     revocations: Revocations
     open_streams: OpenStreams
+    standing: Standing
     api_keys: ApiKeys
     users: Users
     invites: Invites
@@ -73,9 +76,11 @@ def open_access(
     tokens = Tokens(
         secrets.jwt_secret, secrets.jwt_secret_previous, settings.jwt_expiry_secs, clock
     )
+    revocations = Revocations(bell)
     identity = LocalIdentity(
-        db, tokens, clock, settings.jwt_refresh_expiry_secs, settings.auth_provider
-    )
+        db, tokens, clock, settings.jwt_refresh_expiry_secs, settings.auth_provider,
+        revocations.tell,
+    )  # fmt: skip
     oidc = open_oidc(
         settings, db, redis, clock, seal_key=secrets.jwt_secret.encode(), sessions=identity,
         found_org=partial(_found, settings),
@@ -83,7 +88,6 @@ def open_access(
     providers: list[IdentityProvider] = [identity]
     if oidc is not None:
         providers.append(oidc.provider)
-    revocations = Revocations(bell)
     api_keys = ApiKeys(db, clock, revocations)
     invites = Invites(db, clock)
     return Access(
@@ -103,6 +107,7 @@ def open_access(
         streams=StreamSlots(redis, clock, settings.sse_streams_per_user),
         revocations=revocations,
         open_streams=OpenStreams(),
+        standing=Standing(db),
         api_keys=api_keys,
         users=Users(db, clock, revocations),
         invites=invites,

@@ -92,6 +92,7 @@ def create_app(
                 "idempotency-key",
                 "last-event-id",
                 "x-api-key",
+                "x-request-id",
                 "anthropic-version",
             ],
             expose_headers=[

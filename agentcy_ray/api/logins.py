@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import UserId, encode
 from agentcy_ray.core.tenancy import Role
-from agentcy_ray.identity.local import Account, Client, Login
+from agentcy_ray.identity.sessions import Account, Client, Login
 
 
 class UserView(BaseModel):
@@ -49,6 +50,29 @@ def client_of(request: Request) -> Client:
     """Where a request comes from."""
     agent = request.headers.get("user-agent", "")[:200]
     return Client(ip=request.client.host if request.client else None, user_agent=agent)
+
+
+def counted(client: Client) -> str:
+    """What tries from an address are counted by: all of a network that one customer has.
+
+    Whoever has an IPv6 address has as a rule 2^64 of them.
+    """
+    try:
+        found = ip_address(client.ip or "")
+    except ValueError:
+        return str(client.ip)
+    return str(ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+
+
+async def limit_login(request: Request, email: str) -> None:
+    """Count a try to log in or to register.
+
+    Raises:
+        RateLimitedError: there were too many for this e-mail, or for whatever e-mails, from there.
+    """
+    access, source = services_of(request).access, counted(client_of(request))
+    await access.session_limit.check(f"login:{source}")
+    await access.login_limit.check(f"{source}:{email.lower()}")
 
 
 async def note_login(request: Request, action: str, org_id: UUID, user_id: UUID) -> None:

@@ -49,11 +49,12 @@ class Allowed:
         """The login that the caller came by.
 
         Raises:
-            PermissionDeniedError: they came by an API key.
+            PermissionDeniedError: they came by an API key, or by a token of the OIDC issuer.
         """
         if self.claims is None:
             raise PermissionDeniedError(
-                "an API key has no login; log in at /api/v1/auth/login and send that token"
+                "neither an API key nor a token of the identity provider is a login here; log in "
+                "at /api/v1/auth/login and send that token"
             )
         return self.claims
 

@@ -7,7 +7,7 @@ who opens them. What needs a cluster (session hosts, the embedding pool) is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +43,7 @@ from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.identity.standing import StreamWatch
 from agentcy_ray.ingest.continuous.file_drop import FileDrops
 from agentcy_ray.ingest.continuous.intake import Intake
 from agentcy_ray.ingest.migration.requests import MigrationRequests
@@ -185,7 +186,10 @@ class Services:
                 spending=self.spending,
             )
         )
-        return Executor(self.runs, loop, self.bell, concurrency=concurrency, metrics=self.metrics)
+        return Executor(
+            self.runs, loop, self.bell, concurrency=concurrency, metrics=self.metrics,
+            standing=self.access.standing.of_principals,
+        )  # fmt: skip
 
     async def delete_and_purge(self, principal: Principal, source: Source) -> Job:
         """Delete a source; the job that hides its entities is there exactly if it is deleted.
@@ -263,7 +267,9 @@ async def open_services(
         if access.oidc is not None:
             opening.push_async_callback(access.oidc.aclose)
         opening.push_async_callback(dispatcher.close)
-        opening.push_async_callback(_sharing(services.shared_metrics))
+        watch = StreamWatch(access.open_streams, access.standing, SystemClock())
+        for work in (services.shared_metrics.run, watch.run):
+            opening.push_async_callback(_beside(work))
         return replace(services, closing=opening.pop_all())
 
 
@@ -355,10 +361,10 @@ def _assemble(
     )
 
 
-def _sharing(shared: SharedMetrics) -> Callable[[], Awaitable[None]]:
-    """Begin to hand metrics in; gives what ends it."""
+def _beside(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> Probe:
+    """Begin what is done beside requests until the event is set; gives what ends it."""
     stop = asyncio.Event()
-    task = asyncio.create_task(shared.run(stop))
+    task = asyncio.create_task(work(stop))
 
     async def end() -> None:
         stop.set()

@@ -3,6 +3,7 @@ ends with the credential that opened it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -23,4 +24,6 @@ async def hold_stream(request: Request, caller: Allowed) -> None:
     held: list[Callable[[], None]] | None = state.get(HELD)
     if held is not None:
         held.append(await access.streams.take(caller.principal.user_id))
-        state[ENDING] = partial(access.open_streams.add, caller.principal)
+        # A login's token is renewed while the login lives; another credential ends with its time.
+        expires_at = math.inf if caller.claims else state["caller"].expires_at
+        state[ENDING] = partial(access.open_streams.add, caller.principal, expires_at)

@@ -57,6 +57,10 @@ _ACTIVITY = """
 DELETE FROM ui_events WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM ui_events WHERE created_at < $1 LIMIT $2))
 """
+_SESSIONS = """
+DELETE FROM login_sessions WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM login_sessions WHERE expires_at < $1 LIMIT $2))
+"""
 _NOT_ASKED = """
   AND NOT EXISTS (
     SELECT 1 FROM jobs j WHERE j.org_id = o.id AND j.dedupe_key = $1 AND j.created_at > $2)
@@ -92,6 +96,8 @@ class Done:
     """What people did in the console, too long ago."""
     spaces: int = 0
     """Embedding spaces that could be gone back to, until their grace was over."""
+    sessions: int = 0
+    """Refresh tokens, used or not, whose time is over."""
 
 
 class Upkeep:
@@ -110,6 +116,8 @@ class Upkeep:
         self._db = db
         self._queue = queue
         self._kept = timedelta(days=settings.run_event_retention_days)
+        # An access token asks for its login's rows to its end.
+        self._sessions_kept = timedelta(seconds=settings.jwt_expiry_secs) + EVERY_DAY
         self._queries_kept = timedelta(days=settings.embedding_query_days)
         self._spaces = SpaceStore(db, settings)
         self._settings = settings
@@ -136,6 +144,7 @@ class Upkeep:
                     queries=done.queries,
                     activity=done.activity,
                     spaces=done.spaces,
+                    sessions=done.sessions,
                 )
 
     async def once(self) -> Done:
@@ -149,6 +158,7 @@ class Upkeep:
         events = await self._delete(_EVENTS, now - self._kept)
         queries = await self._delete(_QUERIES, now - self._queries_kept)
         activity = await self._delete(_ACTIVITY, now - ACTIVITY_KEPT)
+        sessions = await self._delete(_SESSIONS, now - self._sessions_kept)
         spaces = await self._drop_expired()
         await self._audit_months.tend()
         async with self._db.system() as connection:
@@ -162,7 +172,7 @@ class Upkeep:
         for org_id in shortened:
             await self._queue.enqueue(_shorten_job(org_id))
         left = 0 if self._reservations is None else await self._reservations.sweep()
-        return Done(keys, events, asked, shortened, left, queries, activity, spaces)
+        return Done(keys, events, asked, shortened, left, queries, activity, spaces, sessions)
 
     async def _drop_expired(self) -> int:
         backends = VectorBackends(self._settings)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.errors import (
@@ -24,9 +24,8 @@ from agentcy_ray.core.errors import (
     UnauthenticatedError,
 )
 from agentcy_ray.core.ids import ApiKeyId, UserId, new_id
-from agentcy_ray.core.tenancy import Principal
+from agentcy_ray.core.tenancy import Principal, highest
 from agentcy_ray.identity.grants import known_permissions
-from agentcy_ray.identity.local import highest
 from agentcy_ray.identity.revocation import Revocations, Revoked
 from agentcy_ray.stores.postgres import Database
 
@@ -76,6 +75,14 @@ class NewApiKey(BaseModel):
     """None = those of the owner, whichever they are at the time."""
     expires_at: AwareDatetime | None = None
     rpm: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    @field_validator("expires_at")
+    @classmethod
+    def _in_utc(cls, value: datetime | None) -> datetime | None:
+        try:
+            return None if value is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("lies beyond the year 9999 in UTC; give an earlier time") from None
 
 
 class ApiKey(BaseModel):

@@ -22,10 +22,9 @@ from agentcy_ray.core.errors import (
     RefusedError,
 )
 from agentcy_ray.core.ids import InviteId, UserId, new_id
-from agentcy_ray.core.tenancy import Principal, Role
+from agentcy_ray.core.tenancy import Principal, Role, highest
 from agentcy_ray.identity.api_keys import digest
 from agentcy_ray.identity.grants import Holding, require_within
-from agentcy_ray.identity.local import highest
 from agentcy_ray.stores.postgres import Database
 
 PREFIX = "inv_"
@@ -41,6 +40,7 @@ _LIST = f"""
 SELECT {_COLUMNS} FROM invites WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2
 """
 _DELETE = f"DELETE FROM invites WHERE id = $1 RETURNING {_COLUMNS}"
+_SENT_BY = "SELECT invited_by FROM invites WHERE token_hash = $1"
 _USE = """
 UPDATE invites i SET accepted_at = $2 FROM organizations o
 WHERE i.token_hash = $1 AND i.accepted_at IS NULL AND i.expires_at > $2
@@ -147,10 +147,12 @@ class Invites:
             RefusedError: ``registration_closed``: unknown, used, expired, for somebody else, or
                 its inviter may not invite any more. Which of them is not told.
         """
+        # The inviter first: whoever deletes them takes the invite after them too.
+        sent_by = await connection.fetchval(_SENT_BY, digest(text))
+        inviter = await connection.fetchrow(_INVITER, sent_by)
         row = await connection.fetchrow(_USE, digest(text), self._clock.now())
         if row is None or row["email"].lower() != email.lower():
             raise closed()
-        inviter = await connection.fetchrow(_INVITER, row["invited_by"])
         role, realms = Role(row["role"]), row["realms"]
         if inviter is None or not _still_may(inviter, role, realms):
             raise closed()

@@ -66,7 +66,9 @@ def person_of(claims: Mapping[str, Any], issuer: str, settings: Settings) -> Per
     if subject is None:
         raise token_invalid()
     email = _text(claims.get("email"))
-    if email is not None and ("@" not in email or claims.get("email_verified") is False):
+    # Some issuers write truth values as texts.
+    verified = claims.get("email_verified") not in (False, "false")
+    if email is not None and ("@" not in email or not verified):
         raise RefusedError(
             "the identity provider has not verified your e-mail; verify it there, then log in"
         )

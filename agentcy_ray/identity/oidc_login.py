@@ -28,12 +28,12 @@ from agentcy_ray.core.errors import (
     UnauthenticatedError,
 )
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.identity.local import Account, Client, LocalIdentity, Login
 from agentcy_ray.identity.oauth_state import OAuthStates, Pending
 from agentcy_ray.identity.oidc import ALGORITHMS, signed_claims
 from agentcy_ray.identity.oidc_claims import Person, person_of
 from agentcy_ray.identity.oidc_issuer import Issuer, Metadata
 from agentcy_ray.identity.oidc_users import OidcUsers
+from agentcy_ray.identity.sessions import Account, Client, Login, Sessions
 from agentcy_ray.identity.token_form import check_times, header_of, names_audience
 
 SCOPE = "openid email profile"
@@ -70,7 +70,7 @@ class OidcLogin:
         settings: Settings,
         issuer: Issuer,
         users: OidcUsers,
-        sessions: LocalIdentity,
+        sessions: Sessions,
         states: OAuthStates,
         clock: Clock,
     ) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from agentcy_ray.core.clock import Clock
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.oauth_state import OAuthStates
 from agentcy_ray.identity.oidc import OidcProvider
 from agentcy_ray.identity.oidc_issuer import MAX_BYTES, Issuer
 from agentcy_ray.identity.oidc_login import OidcLogin
 from agentcy_ray.identity.oidc_users import FoundOrg, OidcUsers
+from agentcy_ray.identity.sessions import Sessions
 from agentcy_ray.stores.egress import Egress
 from agentcy_ray.stores.http_client import open_http
 from agentcy_ray.stores.postgres import Database
@@ -38,7 +38,7 @@ def open_oidc(
     clock: Clock,
     *,
     seal_key: bytes,
-    sessions: LocalIdentity,
+    sessions: Sessions,
     found_org: FoundOrg,
 ) -> Oidc | None:
     """The OIDC provider of an install; None when ``AUTH_PROVIDER`` has none. Asks nobody yet.

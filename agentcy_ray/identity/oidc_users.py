@@ -17,9 +17,9 @@ import structlog
 from agentcy_ray.core.errors import ConflictError, NotFoundError, RefusedError
 from agentcy_ray.core.ids import decode
 from agentcy_ray.core.tenancy import Principal, Role, highest
-from agentcy_ray.identity.local import Account
 from agentcy_ray.identity.members import NewUser, add_user
 from agentcy_ray.identity.oidc_claims import Person
+from agentcy_ray.identity.sessions import Account
 from agentcy_ray.stores.postgres import Database
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,11 @@ WHERE u.issuer = $1 AND u.external_id = $2 AND ($3::uuid IS NULL OR u.org_id = $
 ORDER BY u.created_at LIMIT 1
 """
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-_LOCK_ORG = "SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE"
+# As ``Users`` does: of two that would leave nobody, the second sees what the first did.
+_OWNERS = """
+SELECT id FROM users WHERE org_id = $1 AND 'owner' = ANY(roles) AND active
+ORDER BY id FOR UPDATE
+"""
 _SET_ROLE = """
 UPDATE users u SET roles = ARRAY[$2::text] WHERE u.id = $1 AND NOT (
   'owner' = ANY(u.roles) AND $2 <> 'owner' AND NOT EXISTS (
@@ -151,7 +155,7 @@ class OidcUsers:
         except asyncpg.UniqueViolationError as error:
             raise ConflictError(
                 "this e-mail already has an account here that logs in another way; log in that "
-                "way, or ask an admin to delete that account or to change its e-mail"
+                "way, or ask an admin to delete that account"
             ) from error
 
 
@@ -171,7 +175,7 @@ async def _find(connection: Any, person: Person, org_id: UUID | None) -> Any:
 
 async def _store_role(connection: Any, user: Any, role: Role) -> Role:
     """Keep the claimed role; an organisation's last owner stays its owner."""
-    await connection.execute(_LOCK_ORG, user["org_id"])
+    await connection.fetch(_OWNERS, user["org_id"])
     changed = await connection.fetchval(_SET_ROLE, user["id"], role.value)
     if changed is None:
         log.warning("the last owner keeps that role", user_id=str(user["id"]), claimed=role.value)

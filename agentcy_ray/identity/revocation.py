@@ -7,6 +7,7 @@ user, or changes what they may do, rings; a process that misses it forgets when 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Holder(NamedTuple):
     api_key_id: UUID | None
     user_id: UUID
     org_id: UUID
+    expires_at: float = math.inf
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +96,25 @@ class Revocations:
 class OpenStreams:
     """The event streams of this process, each of which ends with the credential that opened it.
 
-    Who is changed and not ended resumes with what they have now. A ring that is lost ends none:
-    every stream would go with every loss, and what they ask for next is refused anyway.
+    Who is changed and not ended resumes with what they have now. A ring that may have been lost
+    ends none, for every stream would go with every loss: it raises a doubt, and somebody looks.
     """
 
     def __init__(self) -> None:
+        self.doubted = asyncio.Event()
+        """Set when a ring may have been missed; whoever has looked clears it."""
         self._stops: dict[int, tuple[Holder, Callable[[], None]]] = {}
         self._count = 0
 
-    def add(self, principal: Principal, stop: Callable[[], None]) -> Callable[[], None]:
+    def add(
+        self, principal: Principal, expires_at: float, stop: Callable[[], None]
+    ) -> Callable[[], None]:
         """Have ``stop`` called when the principal's credential ends; gives what takes that back."""
         key = self._count = self._count + 1
         holder = Holder(
-            principal.session_id, principal.api_key_id, principal.user_id, principal.org_id
-        )
+            principal.session_id, principal.api_key_id, principal.user_id, principal.org_id,
+            expires_at,
+        )  # fmt: skip
         self._stops[key] = (holder, stop)
 
         def release() -> None:
@@ -118,9 +126,19 @@ class OpenStreams:
         return len(self._stops)
 
     def end(self, revoked: Revoked | None) -> None:
-        """Stop the streams that a revocation concerns."""
+        """Stop the streams that a revocation concerns; None = there may have been any."""
         if revoked is None:
+            self.doubted.set()
             return
         for holder, stop in list(self._stops.values()):
             if revoked.concerns(holder):
                 stop()
+
+    def held(self) -> list[tuple[int, Holder]]:
+        """The streams, by the key that ``stop`` takes."""
+        return [(key, holder) for key, (holder, _) in self._stops.items()]
+
+    def stop(self, key: int) -> None:
+        """Stop one stream, if it is still there."""
+        if key in self._stops:
+            self._stops[key][1]()

@@ -13,16 +13,20 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentcy_ray.core.clock import Clock
-from agentcy_ray.core.errors import ConflictError, InvalidError, NotFoundError
+from agentcy_ray.core.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from agentcy_ray.core.ids import UserId
-from agentcy_ray.core.tenancy import Principal, Role
+from agentcy_ray.core.tenancy import Principal, Role, highest
 from agentcy_ray.identity.grants import (
     Holding,
     known_permissions,
     require_rank,
     require_within,
 )
-from agentcy_ray.identity.local import highest
 from agentcy_ray.identity.revocation import Revocations, Revoked
 from agentcy_ray.stores.postgres import Database
 
@@ -152,7 +156,7 @@ class Users:
         Raises:
             NotFoundError: the organisation has no such user.
             InvalidError: it is the caller, or somebody who cannot log in.
-            PermissionDeniedError: the caller holds less than an owner.
+            PermissionDeniedError: the caller is no owner, or holds less than one.
         """
         if user_id == principal.user_id:
             raise InvalidError("you are the owner already; name another user")
@@ -160,6 +164,8 @@ class Users:
             await connection.fetch(_OWNERS)
             heir = _user(_there(await connection.fetchrow(_TAKE, user_id)))
             own = _user(_there(await connection.fetchrow(_TAKE, principal.user_id)))
+            if own.role is not Role.OWNER:  # since a moment ago, perhaps by the same request
+                raise PermissionDeniedError("only an owner hands over, and you are none any more")
             if not heir.active:
                 raise InvalidError("this user is deactivated; activate them first")
             realms = None if principal.realms is None else list(principal.realms)

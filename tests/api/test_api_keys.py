@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from hashlib import sha256
 
@@ -151,6 +152,37 @@ async def test_a_stream_ends_with_the_credential_that_opened_it(platform: Platfo
     await owner.delete(f"/api-keys/{kept['id']}")
 
 
+async def test_a_stream_ends_with_its_credential_though_nobody_was_told(platform: Platform) -> None:
+    owner, person = await platform.as_("owner"), await join(platform, "admin")
+    made = await make_key(owner, "audit.read")
+    open_streams = platform.services.access.open_streams
+    endings = (
+        ("UPDATE api_keys SET active = false WHERE id = $1", decode("key", made["id"])),
+        (
+            "UPDATE login_sessions SET revoked_at = now() WHERE user_id = $1",
+            decode("usr", person.id),
+        ),
+    )
+    async with with_key(owner, made["key"]) as program, AsyncExitStack() as opened:
+        streams: list[AsyncIterator[bytes]] = []
+        for client in (program, person.client, owner):
+            answer = await opened.enter_async_context(
+                client.stream("GET", "/policies/audit/stream")
+            )
+            streams.append(answer.aiter_bytes())
+            assert await anext(streams[-1])  # it is open
+        for statement, who in endings:
+            await platform.sql(statement, who)
+        open_streams.end(None)  # rings may have been lost
+        async with asyncio.timeout(10):
+            for stream in streams[:2]:
+                with suppress(httpx.TransportError):
+                    async for _ in stream:
+                        pass
+        await owner.delete(f"/api-keys/{made['id']}")
+        assert await anext(streams[2])  # the other one goes on
+
+
 @pytest.mark.requirement("AUTH-09")
 async def test_without_the_bell_a_deleted_key_and_an_ended_login_lapse_within_5_s(
     platform: Platform,
@@ -178,6 +210,8 @@ async def test_a_key_ends_when_it_says_so_and_tells_when_it_was_used(platform: P
     now = SystemClock().now()
     over = {"name": "x", "permissions": ["graph.read"], "expires_at": now.isoformat()}
     assert (await owner.post("/api-keys", json=over)).status_code == 422
+    beyond = over | {"expires_at": "9999-12-31T23:59:59-23:00"}
+    assert (await owner.post("/api-keys", json=beyond)).status_code == 422
     until = (now + timedelta(hours=1)).isoformat()
     made = await make_key(owner, "graph.read", expires_at=until)
     assert (await keys.holder(made["key"])).expires_at is not None

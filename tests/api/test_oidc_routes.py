@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from urllib.parse import urlsplit
@@ -12,7 +13,10 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
+from agentcy_ray.api.logins import counted
+from agentcy_ray.core.errors import RateLimitedError
 from agentcy_ray.identity.oidc_issuer import WELL_KNOWN
+from agentcy_ray.identity.sessions import Client
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.secrets import resolve_secrets
@@ -251,3 +255,21 @@ async def test_refreshes_are_limited_by_address(house: House) -> None:
             guess = {"refresh_token": f"rt_{secrets.token_urlsafe(32)}"}
             codes.append((await client.post("/auth/refresh", json=guess)).status_code)
     assert set(codes) == {401, 429}
+
+
+async def test_whoever_tries_ever_other_emails_is_limited_by_address(house: House) -> None:
+    limit = house.platform.services.access.session_limit
+    with suppress(RateLimitedError):
+        for _ in range(100):
+            await limit.check("login:127.0.0.1")
+    async with house.platform.client() as client:
+        for path in ("/auth/login", "/auth/register"):
+            body = {"email": f"{secrets.token_hex(4)}@acme.test", "password": "wrong password"}
+            assert (await client.post(path, json=body)).status_code == 429, path
+
+
+@pytest.mark.parametrize(("address", "by"), [
+    ("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"), (None, "None"),
+])  # fmt: skip
+def test_an_address_counts_for_all_that_one_customer_has(address: str | None, by: str) -> None:
+    assert counted(Client(ip=address)) == by

@@ -12,7 +12,7 @@ from agentcy_ray.audit.entry import AuditEntry
 from agentcy_ray.audit.retention import KIND as AUDIT_KIND
 from agentcy_ray.core.ids import decode, new_id
 from agentcy_ray.ingest.retention import PRUNE_KIND
-from tests.api.platform import OPEN_JOB, Platform, ask
+from tests.api.platform import OPEN_JOB, Platform, ask, credentials
 
 
 @dataclass
@@ -98,3 +98,26 @@ async def test_an_audit_log_is_shortened_once_a_day_when_it_holds_something_old(
 
 def logged(org: UUID, ts: datetime) -> AuditEntry:
     return AuditEntry(org_id=org, category="admin", action="source.create", decision="allow", ts=ts)
+
+
+async def test_refresh_tokens_go_when_neither_they_nor_their_login_can_be_used(
+    platform: Platform,
+) -> None:
+    client, settings = platform.client(), platform.services.settings
+    login = (await client.post("/auth/login", json=credentials("colleague"))).json()
+    await client.post("/auth/refresh", json={"refresh_token": login["refresh_token"]})
+    count = "SELECT count(*) FROM login_sessions WHERE user_id = $1"
+    who = platform.users["colleague"]
+    before = (await platform.sql(count, who))[0][0]
+    over = timedelta(seconds=settings.jwt_refresh_expiry_secs + settings.jwt_expiry_secs)
+    await upkeep(platform, over).once()
+    assert (await platform.sql(count, who))[0][0] == before >= 2
+    await platform.sql(
+        "UPDATE login_sessions SET expires_at = expires_at - $2::interval WHERE user_id = $1",
+        who, over + timedelta(days=2),
+    )  # fmt: skip
+    done = await upkeep(platform).once()
+    assert done.sessions >= 2
+    assert (await platform.sql(count, who))[0][0] == 0
+    if (stale := platform.clients.pop("colleague", None)) is not None:
+        await stale.aclose()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from agentcy_ray.core.errors import RateLimitedError
+from agentcy_ray.core.ids import decode
 from agentcy_ray.core.tenancy import PERMISSIONS, ROLE_MATRIX, Role
 from tests.api.people import Person, invite, join, with_key
 from tests.api.platform import PASSWORD, ROLES, Platform
@@ -116,6 +119,19 @@ async def test_who_is_deactivated_loses_logins_and_keys_for_good(platform: Platf
     assert (await owner.get(path)).status_code == 404
 
 
+async def test_runs_of_who_is_deactivated_end(platform: Platform) -> None:
+    person, owner = await join(platform, "member"), await platform.as_("owner")
+    slow = {"model": "scripted:tokens=100000,itl=5"}
+    made = await person.client.post("/chat/conversations", json=slow)
+    path = f"/chat/conversations/{made.json()['id']}/messages"
+    accept = {"accept": "application/json"}
+    asked = await person.client.post(path, json={"content": "go on and on"}, headers=accept)
+    off = await owner.patch(f"/users/{person.id}", json={"active": False})
+    assert off.status_code == 200
+    run = await platform.run_ended(asked.json()["run_id"])
+    assert (run["status"], run["finish_reason"]) == ("cancelled", "cancelled")
+
+
 async def test_the_last_owner_stays_one_even_when_two_leave_at_once(platform: Platform) -> None:
     other = await platform.as_("other")
     own = (await other.get("/auth/me")).json()["user"]["id"]
@@ -151,6 +167,25 @@ async def test_an_organisation_is_handed_over(platform: Platform) -> None:
     assert (await heir.client.get("/auth/me")).json()["role"] == "owner"
     same = await heir.client.post("/org/transfer", json=body)
     assert same.status_code == 422
+    others = [await join(platform, "member") for _ in range(2)]
+    async with asyncio.timeout(30):  # twice at once: there is one owner less, and one more
+        answers = await asyncio.gather(
+            *(heir.client.post("/org/transfer", json={"user_id": one.id}) for one in others)
+        )
+    assert sorted(answer.status_code for answer in answers) == [200, 403]
+    roles = [(await one.client.get("/auth/me")).json()["role"] for one in others]
+    assert sorted(roles) == ["member", "owner"]
+
+
+async def test_a_password_cannot_be_guessed_by_who_holds_the_login(platform: Platform) -> None:
+    person = await join(platform)
+    guess = {"current": "a guess of mine", "new": "a brand new password"}
+    assert (await person.client.post("/auth/password", json=guess)).status_code == 401
+    limit = platform.services.access.login_limit
+    with suppress(RateLimitedError):
+        for _ in range(30):  # the other tries of this minute
+            await limit.check(f"password:{decode('usr', person.id).hex}")
+    assert (await person.client.post("/auth/password", json=guess)).status_code == 429
 
 
 async def test_an_invite_lets_one_person_in_once(platform: Platform) -> None:

@@ -16,8 +16,10 @@ from agentcy_ray.core.errors import (
     UnauthenticatedError,
 )
 from agentcy_ray.core.tenancy import Role
-from agentcy_ray.identity.local import Client, LocalIdentity
+from agentcy_ray.identity.local import LocalIdentity
 from agentcy_ray.identity.passwords import check_new
+from agentcy_ray.identity.revocation import Revoked
+from agentcy_ray.identity.sessions import Client
 from tests.identity.conftest import PASSWORD, Desk
 
 EMAIL = "ada@acme.test"
@@ -81,6 +83,12 @@ async def test_an_email_of_several_organisations_needs_the_organisation(desk: De
     with pytest.raises(BadRequestError) as refused:
         await desk.identity.login("bob@acme.test", PASSWORD)
     assert refused.value.code == "org_required"
+    said = []
+    for email in ("bob@acme.test", "nobody@acme.test"):  # a stranger is not told of it
+        with pytest.raises(UnauthenticatedError) as wrong:
+            await desk.identity.login(email, "wrong")
+        said.append((wrong.value.code, wrong.value.message))
+    assert said[0] == said[1]
     login = await desk.identity.login("BOB@acme.test", PASSWORD, "beta")
     assert login.org_id != desk.org_id
     with pytest.raises(UnauthenticatedError):
@@ -222,3 +230,77 @@ async def test_a_new_password_is_argon2id_and_ends_the_other_sessions(desk: Desk
 def test_a_password_too_short_too_long_or_like_the_email_is_refused(password: str) -> None:
     with pytest.raises(InvalidError):
         check_new(password, EMAIL)
+
+
+async def test_the_current_password_is_no_new_one(desk: Desk) -> None:
+    await desk.set("must_change_password = true")
+    login = await desk.identity.login(EMAIL, PASSWORD)
+    principal = await desk.identity.principal(desk.tokens.verify(login.token))
+    with pytest.raises(InvalidError):
+        await desk.identity.change_password(principal, PASSWORD, PASSWORD)
+    assert await desk.user("must_change_password")
+
+
+async def test_a_login_that_is_refreshed_while_it_ends_has_ended(desk: Desk) -> None:
+    for _ in range(4):
+        login = await desk.identity.login(EMAIL, PASSWORD)
+        claims = desk.tokens.verify(login.token)
+        refreshed, _ = await asyncio.gather(
+            desk.identity.refresh(login.refresh_token),
+            desk.identity.logout(claims),
+            return_exceptions=True,
+        )
+        with pytest.raises(UnauthenticatedError):
+            await desk.identity.principal(claims)
+        if not isinstance(refreshed, BaseException):
+            with pytest.raises(UnauthenticatedError):
+                await desk.identity.refresh(refreshed.refresh_token)
+
+
+async def test_a_login_by_the_old_password_beside_its_change_leaves_nothing(desk: Desk) -> None:
+    new = "a brand new password"
+    for _ in range(2):
+        old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+        await desk.set("password_hash = $2", old)
+        own = await desk.identity.login(EMAIL, PASSWORD)
+        await desk.set("password_hash = $2", old)
+        principal = await desk.identity.principal(desk.tokens.verify(own.token))
+        beside, changed = await asyncio.gather(
+            desk.identity.login(EMAIL, PASSWORD),
+            desk.identity.change_password(principal, PASSWORD, new),
+            return_exceptions=True,
+        )
+        if isinstance(changed, UnauthenticatedError):  # the login had renewed the hash before
+            continue
+        assert changed is None
+        await desk.identity.login(EMAIL, new)
+        if not isinstance(beside, BaseException):
+            with pytest.raises(UnauthenticatedError):
+                await desk.identity.principal(desk.tokens.verify(beside.token))
+
+
+async def test_no_login_of_a_closed_organisation_is_good(desk: Desk) -> None:
+    login = await desk.identity.login(EMAIL, PASSWORD)
+    async with desk.db.system() as connection:
+        await connection.execute(
+            "UPDATE organizations SET deleted_at = now() WHERE id = $1", desk.org_id
+        )
+    with pytest.raises(UnauthenticatedError):
+        await desk.identity.verify(login.token)
+    with pytest.raises(UnauthenticatedError):
+        await desk.identity.refresh(login.refresh_token)
+
+
+async def test_other_processes_hear_of_a_login_that_was_stolen(desk: Desk) -> None:
+    told: list[Revoked] = []
+
+    async def tell(revoked: Revoked) -> None:
+        told.append(revoked)
+
+    identity = LocalIdentity(desk.db, desk.tokens, desk.clock, 3600, ("local",), tell)
+    login = await identity.login(EMAIL, PASSWORD)
+    await identity.refresh(login.refresh_token)
+    assert told == []
+    with pytest.raises(UnauthenticatedError):
+        await identity.refresh(login.refresh_token)
+    assert told == [Revoked(session_id=desk.tokens.verify(login.token).session_id)]

@@ -16,9 +16,9 @@ from agentcy_ray.core.errors import (
     RefusedError,
     UnauthenticatedError,
 )
-from agentcy_ray.identity.local import Client
 from agentcy_ray.identity.oauth_state import LIVES_SECS
 from agentcy_ray.identity.oidc_login import Arrival, OidcLogin
+from agentcy_ray.identity.sessions import Client
 from tests.identity.conftest import OidcDesk
 from tests.identity.issuer import AUDIENCE, CLIENT_ID, ROLE_CLAIM, Issuer
 

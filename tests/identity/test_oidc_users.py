@@ -10,9 +10,12 @@ import pytest
 from agentcy_ray.core.errors import ConflictError, RefusedError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.tenancy import BUILT_IN_REALMS, Role
+from agentcy_ray.identity.oidc_claims import Person
+from agentcy_ray.identity.oidc_users import OidcUsers
 from tests.identity.conftest import OidcDesk
 from tests.identity.issuer import ORG_CLAIM, ROLE_CLAIM
 
+WAITING = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"
 pytestmark = pytest.mark.requirement("AUTH-07")
 
 
@@ -109,6 +112,7 @@ async def test_an_account_with_a_password_is_not_taken_over_by_its_email(
 
 @pytest.mark.parametrize("change", [
     {"email": ...}, {"email": 7}, {"email": "nobody"}, {"email_verified": False},
+    {"email_verified": "false"},
     {"email": "a@b\x00c.test"}, {"email": "x" * 300 + "@acme.test"},
 ], ids=str)  # fmt: skip
 async def test_a_first_login_needs_an_email_that_the_issuer_stands_by(
@@ -128,3 +132,30 @@ async def test_a_deleted_organisation_lets_nobody_in(oidc_desk: OidcDesk) -> Non
         )
     with pytest.raises(RefusedError):
         await provider.verify(issuer.token())
+
+
+async def test_of_two_owners_who_end_at_once_by_different_ways_one_stays(
+    oidc_desk: OidcDesk,
+) -> None:
+    desk, issuer = oidc_desk.desk, oidc_desk.issuer
+    users = OidcUsers(desk.db, None)
+    await oidc_desk.open().provider.verify(issuer.token())
+    await rows(oidc_desk, "UPDATE users SET roles = '{owner}' WHERE issuer IS NOT NULL")
+    await desk.set("roles = '{owner}'")
+    person = Person(
+        issuer.url, str(issuer.person["sub"]), str(issuer.person["email"]), "Ada", "acme",
+        Role.MEMBER,
+    )  # fmt: skip
+    async with desk.db.system() as ending:
+        await ending.fetch(
+            "SELECT 1 FROM users WHERE 'owner' = ANY(roles) AND active ORDER BY id FOR UPDATE"
+        )
+        await ending.execute("UPDATE users SET active = false WHERE id = $1", desk.user_id)
+        login = asyncio.create_task(users.admit(person, store_role=True))
+        async with asyncio.timeout(10):
+            while not await ending.fetchval(WAITING):
+                await asyncio.wait({login}, timeout=0.02)
+    admitted = await login
+    assert admitted.role is Role.OWNER
+    (user,) = await rows(oidc_desk, "SELECT roles FROM users WHERE issuer IS NOT NULL")
+    assert user["roles"] == ["owner"]

@@ -8,7 +8,16 @@ from starlette.requests import Request as PlainRequest
 from starlette.responses import Response as PlainResponse
 
 from agentcy_ray.api import cookies
-from agentcy_ray.api.logins import Tokens, UserView, client_of, note_login, note_refusal, tokens_of
+from agentcy_ray.api.logins import (
+    Tokens,
+    UserView,
+    client_of,
+    counted,
+    limit_login,
+    note_login,
+    note_refusal,
+    tokens_of,
+)
 from agentcy_ray.api.permit import AnyLogin
 from agentcy_ray.api.services import services_of
 from agentcy_ray.core.access_settings import PROVIDERS
@@ -16,8 +25,9 @@ from agentcy_ray.core.errors import RefusedError, UnauthenticatedError
 from agentcy_ray.core.ids import OrgId
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import PERMISSIONS, Role
-from agentcy_ray.identity.local import Account
+from agentcy_ray.identity.passwords import MAX_LENGTH
 from agentcy_ray.identity.revocation import Revoked
+from agentcy_ray.identity.sessions import Account
 
 router = APIRouter(tags=["auth"])
 
@@ -65,8 +75,8 @@ class Me(BaseModel):
 class PasswordChange(BaseModel):
     """The current password and the new one."""
 
-    current: str
-    new: str
+    current: str = Field(max_length=MAX_LENGTH, repr=False)
+    new: str = Field(max_length=MAX_LENGTH, repr=False)
 
 
 @router.get("/auth/config")
@@ -75,7 +85,8 @@ async def auth_config(request: Request) -> AuthConfig:
     settings: Settings = request.app.state.settings
     return AuthConfig(
         providers=[name for name in PROVIDERS if name in settings.auth_provider],
-        registration=settings.auth_registration,
+        # Whoever registers chooses a password.
+        registration=settings.auth_registration if "local" in settings.auth_provider else "off",
     )
 
 
@@ -83,7 +94,7 @@ async def auth_config(request: Request) -> AuthConfig:
 async def login(body: Credentials, request: Request) -> Tokens:
     """Exchange e-mail and password for an access and a refresh token."""
     services, client = services_of(request), client_of(request)
-    await services.access.login_limit.check(f"{client.ip}:{body.email.lower()}")
+    await limit_login(request, body.email)
     try:
         login = await services.access.identity.login(body.email, body.password, body.org, client)
     except RefusedError as error:
@@ -104,7 +115,7 @@ async def refresh(request: Request, response: Response, body: RefreshToken | Non
     token = body.refresh_token if body else cookies.refresh_of(request, services.settings)
     if token is None:
         raise UnauthenticatedError("send the refresh token, or log in anew", code="token_invalid")
-    await services.access.session_limit.check(f"refresh:{client.ip}")
+    await services.access.session_limit.check(f"refresh:{counted(client)}")
     try:
         login = await services.access.identity.refresh(token, client)
     except RefusedError as error:
@@ -152,17 +163,17 @@ async def me(caller: AnyLogin, request: Request) -> Me:
 @router.post("/auth/password", status_code=204)
 async def change_password(body: PasswordChange, caller: AnyLogin, request: Request) -> Response:
     """Set a new password; other sessions end."""
-    principal = caller.principal
+    principal, access = caller.principal, services_of(request).access
     caller.login()
+    # Whoever has found an open browser must not find out the password in it.
+    await access.login_limit.check(f"password:{principal.user_id.hex}")
     try:
-        await services_of(request).access.identity.change_password(
-            principal, body.current, body.new
-        )
+        await access.identity.change_password(principal, body.current, body.new)
     except RefusedError as error:
         account = Account(principal.org_id, principal.user_id)
         note_refusal(request, "auth.password", account, error)
         raise
-    await services_of(request).access.revocations.tell(Revoked(user_id=principal.user_id))
+    await access.revocations.tell(Revoked(user_id=principal.user_id))
     await note_login(request, "auth.password", principal.org_id, principal.user_id)
     return Response(status_code=204)
 

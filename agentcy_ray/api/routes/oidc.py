@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from agentcy_ray.api import cookies
-from agentcy_ray.api.logins import client_of, note_login, note_refusal
+from agentcy_ray.api.logins import client_of, counted, note_login, note_refusal
 from agentcy_ray.api.services import services_of
 from agentcy_ray.identity.oidc_login import Arrival, require_login
 
@@ -23,7 +23,7 @@ async def start(
     """Send the browser to the identity provider; it comes back to the callback."""
     services = services_of(request)
     login = require_login(services.access.oidc and services.access.oidc.login)
-    await services.access.session_limit.check(f"oidc:{client_of(request).ip}")
+    await services.access.session_limit.check(f"oidc:{counted(client_of(request))}")
     started = await login.start(return_to)
     response = RedirectResponse(started.url, status_code=302)
     cookies.set_browser(response, started.browser, services.settings)
@@ -45,7 +45,7 @@ async def callback(
     """
     services = services_of(request)
     login = require_login(services.access.oidc and services.access.oidc.login)
-    await services.access.session_limit.check(f"oidc:{client_of(request).ip}")
+    await services.access.session_limit.check(f"oidc:{counted(client_of(request))}")
     arrival = Arrival(state, code, error, iss, cookies.browser_of(request, services.settings))
     session, return_to = await login.finish(
         arrival, client_of(request), partial(note_refusal, request, "auth.login")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from agentcy_ray.api.errors import request_id
-from agentcy_ray.api.logins import Tokens, client_of, tokens_of
+from agentcy_ray.api.logins import Tokens, client_of, limit_login, tokens_of
 from agentcy_ray.api.registration import Registration
 from agentcy_ray.api.services import services_of
 from agentcy_ray.audit.entry import AuditEntry
@@ -22,7 +22,7 @@ async def register(body: Registration, request: Request) -> Tokens:
     """
     access = services_of(request).access
     client = client_of(request)
-    await access.login_limit.check(f"{client.ip}:{body.email.lower()}")
+    await limit_login(request, body.email)
     joined = await access.registrar.join(body)
     await services_of(request).gates.audit.append(
         AuditEntry(

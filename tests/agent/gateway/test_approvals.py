@@ -42,6 +42,21 @@ async def decide(world: World, who: str, approval_id, approved: bool = True, **m
     )
 
 
+async def test_an_approval_releases_nothing_for_who_was_deactivated_meanwhile(
+    world: World,
+) -> None:
+    ctx, waiting, finishing = await opened(world, "member")
+    await world.sql(
+        "UPDATE users SET active = false WHERE id = $1 RETURNING 1", ctx.principal.user_id
+    )
+    await decide(world, "owner", waiting.approval.id)
+    result = await asyncio.wait_for(finishing, 10)
+    assert (result.status, result.error.code) == (ToolStatus.DENIED, "permission_denied")
+    assert world.dispatcher.tools == []
+    approval = await world.process.approvals.of_call(world.org, waiting.tool_call_id)
+    assert approval.status == "cancelled"
+
+
 # -- when ---------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from agentcy_ray.agent.runlog import RunLog
 from agentcy_ray.agent.runs import QUEUED_CHANNEL, RUNS_PER_ORG, RunStore
 from agentcy_ray.connectors.source_records import NewSource
 from agentcy_ray.core.events import EventType, RunEvent
+from agentcy_ray.identity.standing import Standing
 from agentcy_ray.llm.scripted import scripted_reference
 from agentcy_ray.stores.bell import Bell
 from agentcy_ray.stores.redis import open_redis
@@ -155,6 +156,21 @@ async def test_a_cancelled_run_ends_on_the_executor_that_holds_it(
         else:
             await world.runs.cancel(world.principal, run.id)
         assert (await ended(world, run))[-1].data["finish_reason"] == "cancelled"
+
+
+@pytest.mark.parametrize("change", ["active = false", "roles = '{viewer}'", "realms = '{}'"])
+async def test_a_run_ends_when_its_person_holds_less_than_when_it_began(
+    world: World, change: str
+) -> None:
+    run = await world.start(model="scripted:tokens=100000,itl=5")
+    standing = Standing(world.db).of_principals
+    async with working(world, loop_of(world), renew_secs=0.05, standing=standing):
+        await seen(world, run, lambda event: event.type is EventType.CONTENT_DELTA)
+        async with world.db.system() as connection:
+            await connection.execute(f"UPDATE users SET {change}")
+        events = await ended(world, run)
+    assert events[-1].data["finish_reason"] == "cancelled"
+    assert [data["code"] for data in of(events, EventType.WARNING)] == ["rights_withdrawn"]
 
 
 async def test_a_stopping_executor_lets_a_write_end_and_hands_the_run_back(world: World) -> None:
