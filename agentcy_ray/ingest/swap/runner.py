@@ -177,6 +177,7 @@ class _Attempt:
     async def _space(self, swap: Swap, info: EmbedderInfo) -> Space:
         """The space that is to answer: one that is complete already, or a new one."""
         run = self.runner
+        written = {space.id for space in await run.spaces.writable(swap.org_id)}
         for space in await run.spaces.list(swap.org_id):
             same = (
                 space.embedder == info.reference
@@ -192,7 +193,9 @@ class _Attempt:
                     code="space_active",
                     space=encode("spc", space.id),
                 )
-            if same and space.status in {"ready", "retired"}:
+            if same and space.status == "retired" and space.id not in written:
+                await run.spaces.drop(swap.org_id, space.id)  # its grace is over
+            elif same and space.status in {"ready", "retired"}:
                 return space
         return await run.spaces.create(swap.org_id, info, storage=swap.options.storage)
 

@@ -247,6 +247,19 @@ async def test_the_former_space_is_dropped_when_its_grace_is_over(make_swapping:
         await swapping.swap()
 
 
+async def test_a_swap_back_after_the_grace_fills_a_new_space(make_swapping: MakeSwapping):
+    swapping = await make_swapping(embedding_retired_days=0)
+    first = await swapping.swap()
+    swapping.house.source.graph.nodes["Item", "i4"]["name"] = "an ibex after it"
+    await swapping.house.sync()  # passes the former space by
+    swapping.new = swapping.old
+    back = await swapping.swap()
+    assert (back.status, back.from_space) == ("cut_over", first.to_space)
+    assert back.to_space != first.from_space
+    assert (await swapping.ask("ibex")).space == back.to_space
+    assert await swapping.texts(back.to_space) == await swapping.texts(back.from_space)
+
+
 async def test_going_back_and_forth_needs_no_second_backfill(make_swapping: MakeSwapping):
     swapping = await make_swapping()
     first = await swapping.swap()
