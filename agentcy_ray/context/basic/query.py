@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.layout import to_edge, to_node
 from agentcy_ray.context.engine import Column, Query, QueryResult, Scope
 from agentcy_ray.context.languages.cypher import Dialect, scoped
+from agentcy_ray.context.languages.cypher.scope import HIDDEN
 from agentcy_ray.core.errors import (
     EngineError,
     InvalidError,
@@ -24,6 +26,8 @@ from agentcy_ray.core.errors import (
 )
 
 MAX_ROWS = 5_000_000
+_OF_VALUES = re.compile(r": (TypeError|NumberOutOfRange):")
+"""How the embedded server fails on what an expression meets, under a code of its own faults."""
 _TYPES: dict[type, str] = {
     bool: "bool",
     int: "int64",
@@ -78,7 +82,8 @@ async def run_query(bolt: Bolt, scope: Scope, query: Query) -> QueryResult:
         ) from None
     except EngineError as error:
         code = str(error.details.get("engine_code", ""))
-        if code.startswith("Neo.ClientError."):  # the caller's query, not the server, is at fault
+        # The caller's query, not the server, is at fault.
+        if code.startswith("Neo.ClientError.") or _OF_VALUES.search(error.message):
             raise QueryRejectedError(error.message, engine_code=code) from error
         raise
     truncated = len(rows) > query.limit
@@ -124,6 +129,8 @@ def plain(value: Any) -> Any:
 
 
 def _plain_map(value: dict[str, Any]) -> dict[str, Any]:
+    if "org" in value and ("_labels" in value or "_src" in value):  # all properties of an entity
+        value = {key: each for key, each in value.items() if key not in HIDDEN}
     return {key: plain(each) for key, each in value.items()}
 
 

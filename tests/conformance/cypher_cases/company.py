@@ -23,7 +23,7 @@ def company(org: UUID) -> Graph:
     graph.node("money", "Team", realm="crm", founded=2019)
     graph.node("ann", "Person", realm="crm", age=31)
     graph.node("bob", "Person", realm="crm", age=58)
-    graph.node("cem", "Person", realm="crm")
+    graph.node("cem", "Person", realm="crm", **{"id": "c3", "@type": "guest", "a.b": {"c": 1}})
     for src, dst, weight, later in (
         ("web", "cart", 3, False),
         ("web", "pay", 1, False),

@@ -69,9 +69,9 @@ class ExpressionParser(Cursor, ABC):
         left = self._predicate()
         result: Expression | None = None
         while self.token.kind == "sign" and self.token.text in _COMPARISONS:
-            operator = self.next().text
+            sign = self.next()
             right = self._predicate()
-            link = tree.Binary(operator, left, right)
+            link = tree.Binary(sign.text, left, right, at=sign.start)
             result = link if result is None else tree.Binary("AND", result, link)
             left = right
         if self.is_sign("!", "="):
@@ -92,7 +92,8 @@ class ExpressionParser(Cursor, ABC):
             elif self.take_words("CONTAINS"):
                 left = tree.Binary("CONTAINS", left, self._sum())
             elif self.take_words("IN"):
-                left = tree.Binary("IN", left, self._sum())
+                at = self.ahead(-1).start
+                left = tree.Binary("IN", left, self._sum(), at=at)
             elif self.take("=~"):
                 left = tree.Binary("=~", left, self._sum())
             else:
@@ -101,13 +102,15 @@ class ExpressionParser(Cursor, ABC):
     def _sum(self) -> Expression:
         left = self._product()
         while self.is_sign("+") or self.is_sign("-"):
-            left = tree.Binary(self.next().text, left, self._product())
+            sign = self.next()
+            left = tree.Binary(sign.text, left, self._product(), at=sign.start)
         return left
 
     def _product(self) -> Expression:
         left = self._power()
         while self.is_sign("*") or self.is_sign("/") or self.is_sign("%"):
-            left = tree.Binary(self.next().text, left, self._power())
+            sign = self.next()
+            left = tree.Binary(sign.text, left, self._power(), at=sign.start)
         return left
 
     def _power(self) -> Expression:
@@ -127,7 +130,9 @@ class ExpressionParser(Cursor, ABC):
         subject = self._atom()
         while True:
             if self.take("."):
-                subject = tree.Property(subject, self.name("a property name after the dot"))
+                at = self.token.start
+                key = self.name("a property name after the dot")
+                subject = tree.Property(subject, key, at=at)
             elif self.take("["):
                 subject = self._item_or_slice(subject)
             elif self.is_sign(":") and not self.is_sign(":", ":"):
@@ -137,25 +142,26 @@ class ExpressionParser(Cursor, ABC):
                 return subject
 
     def _item_or_slice(self, subject: Expression) -> Expression:
+        at = self.ahead(-1).start
         start = None if self.is_sign("..") else self.expression()
         if self.take(".."):
             end = None if self.is_sign("]") else self.expression()
             self.expect("]", "to close the slice")
-            return tree.Slice(subject, start, end)
+            return tree.Slice(subject, start, end, at=at)
         self.expect("]", "to close the index")
         if start is None:
             self.refuse("expected an index")
-        return tree.Item(subject, start)
+        return tree.Item(subject, start, at=at)
 
     def _atom(self) -> Expression:
         token = self.token
         match token.kind:
             case "integer" | "float" | "string":
                 self.next()
-                return tree.Constant(token.value)
+                return tree.Constant(token.value, at=token.start)
             case "parameter":
                 self.next()
-                return tree.Parameter(str(token.value))
+                return tree.Parameter(str(token.value), at=token.start)
             case "quoted":
                 self.next()
                 return self._variable(token)
@@ -180,7 +186,7 @@ class ExpressionParser(Cursor, ABC):
         return inner
 
     def _variable(self, token: Token) -> Expression:
-        variable = tree.Variable(str(token.value))
+        variable = tree.Variable(str(token.value), at=token.start)
         return self._map_projection(variable) if self.is_sign("{") else variable
 
     def _named(self) -> Expression:
@@ -215,7 +221,7 @@ class ExpressionParser(Cursor, ABC):
         if word in _QUANTIFIERS:
             return self._quantifier(name.lower())
         if word == "REDUCE":
-            return self._reduce()
+            return self._reduce(token)
         if word == "EXISTS":
             self.refuse("exists() is not of Cypher 5", "write EXISTS { … } or IS NOT NULL",
                         token=token)  # fmt: skip
@@ -229,7 +235,7 @@ class ExpressionParser(Cursor, ABC):
                         f"nearest: {', '.join(near)}" if near else "", token=token)  # fmt: skip
         if known == "count" and self.take("*"):
             self.expect(")", "after count(*")
-            return tree.Call("count", (), star=True)
+            return tree.Call("count", (), star=True, at=token.start)
         distinct = self.take_words("DISTINCT")
         if distinct and known not in AGGREGATES:
             self.refuse("DISTINCT belongs into an aggregate", token=token)
@@ -239,7 +245,7 @@ class ExpressionParser(Cursor, ABC):
             while self.take(","):
                 arguments.append(self.expression())
         self.expect(")", f"to close the arguments of {known}")
-        return tree.Call(known, tuple(arguments), distinct)
+        return tree.Call(known, tuple(arguments), distinct, at=token.start)
 
     def _quantifier(self, kind: str) -> Expression:
         variable = self.name("a variable")
@@ -250,7 +256,7 @@ class ExpressionParser(Cursor, ABC):
         self.expect(")", f"to close {kind}()")
         return tree.Quantifier(kind, variable, source, where)
 
-    def _reduce(self) -> Expression:
+    def _reduce(self, token: Token) -> Expression:
         accumulator = self.name("a variable")
         self.expect("=", "in reduce()")
         initial = self.expression()
@@ -261,7 +267,7 @@ class ExpressionParser(Cursor, ABC):
         self.expect("|", "in reduce()")
         body = self.expression()
         self.expect(")", "to close reduce()")
-        return tree.Reduce(accumulator, initial, variable, source, body)
+        return tree.Reduce(accumulator, initial, variable, source, body, at=token.start)
 
     def _case(self) -> Expression:
         self.next()
@@ -315,14 +321,20 @@ class ExpressionParser(Cursor, ABC):
     def _map_projection(self, subject: tree.Variable) -> Expression:
         self.next()
         items: list[tuple[str, str | Expression]] = []
+        place = subject.at
         while not self.is_sign("}"):
             if self.take("."):
-                items.append(("*", "") if self.take("*") else (".", self.name("a property name")))
+                if self.is_sign("*"):
+                    place = self.next().start
+                    items.append(("*", ""))
+                else:
+                    items.append((".", self.name("a property name")))
             else:
+                at = self.token.start
                 key = self.name("a key or .property")
-                value = self.expression() if self.take(":") else tree.Variable(key)
+                value = self.expression() if self.take(":") else tree.Variable(key, at=at)
                 items.append((key, value))
             if not self.take(","):
                 break
         self.expect("}", "to close the map projection")
-        return tree.MapProjection(subject, tuple(items))
+        return tree.MapProjection(subject, tuple(items), at=place)

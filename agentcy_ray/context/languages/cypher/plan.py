@@ -60,8 +60,8 @@ def plan(
     except RecursionError:
         refuse(text, 0, text[:20], "the query is nested too deeply", "split it by WITH")
     except UnplannableError as error:
-        at = _offset(parser, error.token)
-        refuse(text, at, error.token or "query", error.reason, error.instead)
+        at, token = _place(parser, error)
+        refuse(text, at, token, error.reason, error.instead)
 
 
 def _written(
@@ -119,9 +119,16 @@ def _output(value: values.Value) -> Expr:
     return values.to_any(value)
 
 
-def _offset(parser: QueryParser, shown: str) -> int:
-    """Where the text first shows what was refused."""
-    for token in parser.tokens:
-        if shown and (token.text == shown or token.word == shown.upper() or token.value == shown):
-            return token.start
-    return 0
+def _place(parser: QueryParser, error: UnplannableError) -> tuple[int, str]:
+    """Where the text shows what was refused: at its expression or last before it, else first."""
+    shown = error.token
+    if not shown:
+        found = next((each for each in parser.tokens if each.start == error.at), None)
+        return (0, "query") if found is None else (found.start, found.text)
+    places = [
+        token.start
+        for token in parser.tokens
+        if token.text == shown or token.word == shown.upper() or token.value == shown
+    ]
+    before = [place for place in places if place <= error.at]
+    return before[-1] if before else next(iter(places), 0), shown

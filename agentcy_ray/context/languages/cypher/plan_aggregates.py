@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from sqlglot import Expr, exp
 
-from agentcy_ray.context.languages.cypher import operators, sql, values
-from agentcy_ray.context.languages.cypher.refusal import refuse
+from agentcy_ray.context.languages.cypher import operators, sql, tree, values
+from agentcy_ray.context.languages.cypher.refusal import UnplannableError, refuse
 from agentcy_ray.context.languages.cypher.values import Value
 
 Column = Callable[[Expr], Expr]
@@ -16,22 +16,29 @@ apart by columns only."""
 
 
 def aggregate(
-    name: str,
-    given: list[Value],
-    *,
-    distinct: bool,
-    order: list[exp.Ordered],
-    column: Column,
+    call: tree.Call, given: list[Value], *, order: list[exp.Ordered], column: Column
 ) -> Value:
     """One aggregate over planned arguments.
 
     Args:
-        name: as in ``functions.AGGREGATES``; ``count`` without arguments is ``count(*)``.
+        call: of one of ``functions.AGGREGATES``; ``count`` without arguments is ``count(*)``.
         given: its arguments.
-        distinct: whether equal values count once.
         order: in which order ``collect`` sees the rows.
         column: makes an expression a column before it is aggregated.
+
+    Raises:
+        UnplannableError: it does not take such arguments.
     """
+    try:
+        return _aggregate(call.name, given, call.distinct, order, column)
+    except UnplannableError as error:
+        error.within(call.at)
+        raise
+
+
+def _aggregate(
+    name: str, given: list[Value], distinct: bool, order: list[exp.Ordered], column: Column
+) -> Value:
     wanted = 2 if name.startswith("percentile") else 1
     if name == "count" and not given:
         return values.integer(sql.function("count", sql.number(1)))
@@ -41,7 +48,10 @@ def aggregate(
     value = given[0]
     match name:
         case "count":
-            return values.integer(_called("count", _probe(value), distinct))
+            probe = _probe(value)
+            if distinct and value.kind == "any":
+                probe = values.alike(probe)
+            return values.integer(_called("count", probe, distinct))
         case "sum":
             return _sum(value, distinct, column)
         case "avg":

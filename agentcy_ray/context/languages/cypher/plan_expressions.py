@@ -15,8 +15,9 @@ from agentcy_ray.context.languages.cypher.frames import Frame
 from agentcy_ray.context.languages.cypher.functions import AGGREGATES
 from agentcy_ray.context.languages.cypher.plan_functions import FUNCTIONS, Arguments
 from agentcy_ray.context.languages.cypher.plan_lists import ListPlanner
+from agentcy_ray.context.languages.cypher.plan_maps import merged, properties_of
 from agentcy_ray.context.languages.cypher.plan_properties import has_labels, property_of
-from agentcy_ray.context.languages.cypher.refusal import refuse
+from agentcy_ray.context.languages.cypher.refusal import UnplannableError, refuse
 from agentcy_ray.context.languages.cypher.values import Value
 
 
@@ -32,8 +33,16 @@ class ExpressionPlanner(ListPlanner):
         """``startNode`` (``src``) or ``endNode`` (``dst``) of an edge."""
 
     def condition(self, expression: tree.Expression, frame: Frame) -> Expr:
-        """An expression as a condition."""
-        return values.as_boolean(self.expression(expression, frame))
+        """An expression as a condition.
+
+        Raises:
+            UnplannableError: it cannot be true or false, whatever the rows.
+        """
+        value = self.expression(expression, frame)
+        if value.kind not in ("boolean", "any"):
+            refuse("", f"a condition is expected here, not a {value.kind}",
+                   "compare it, such as n.size > 0", at=expression.at)  # fmt: skip
+        return values.as_boolean(value)
 
     def expression(self, expression: tree.Expression, frame: Frame) -> Value:
         """Any expression.
@@ -41,6 +50,13 @@ class ExpressionPlanner(ListPlanner):
         Raises:
             UnplannableError: it has no form in SQL.
         """
+        try:
+            return self._planned(expression, frame)
+        except UnplannableError as error:
+            error.within(expression.at)
+            raise
+
+    def _planned(self, expression: tree.Expression, frame: Frame) -> Value:
         match expression:
             case tree.Constant(value=value):
                 return values.constant(value)
@@ -119,8 +135,15 @@ class ExpressionPlanner(ListPlanner):
             case "<>":
                 return values.boolean(operators.differs(left, right))
             case "<" | "<=" | ">" | ">=":
-                return values.boolean(operators.ordered(operator, left, right))
+                try:
+                    return values.boolean(operators.ordered(operator, left, right))
+                except operators.NoOrderError:
+                    refuse(operator, "lists of unknown length have no order here",
+                           "compare items or size(list)")  # fmt: skip
             case "IN":
+                if right.kind not in ("any", "list"):
+                    refuse("IN", f"IN looks into a list, this is a {right.kind}",
+                           "write x IN [a, b]")  # fmt: skip
                 return values.boolean(operators.is_in(left, right))
             case "STARTS WITH" | "ENDS WITH" | "CONTAINS" | "=~":
                 return values.boolean(operators.text_test(operator, left, right))
@@ -161,16 +184,21 @@ class ExpressionPlanner(ListPlanner):
     def _projected_map(self, each: tree.MapProjection, frame: Frame) -> Value:
         subject = self._variable(each.subject.name, frame)
         entries: dict[str, Value] = {}
+        whole = False
         for key, item in each.items:
-            if key == "*":
-                if subject.entries is None:
-                    refuse("*", "all properties of an entity cannot be projected into a map",
-                           "name them: n {.name, .url}, or return n itself")  # fmt: skip
+            if key == "*" and subject.entries is not None:
                 entries |= subject.entries
+            elif key == "*":
+                if subject.kind not in ("node", "edge"):
+                    refuse("*", f"this is a {subject.kind}, of which not all keys are known",
+                           "name them: m {.name, .url}")  # fmt: skip
+                whole = True
             elif isinstance(item, str):
                 entries[item] = property_of(subject, item, self.plan.scope)
             else:
                 entries[key] = self.expression(item, frame)
+        if whole:
+            return merged(properties_of(subject, without=entries), entries)
         return values.map_of(entries)
 
     def _call(self, call: tree.Call, frame: Frame) -> Value:

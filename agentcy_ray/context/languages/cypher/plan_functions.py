@@ -14,6 +14,15 @@ from datetime import date
 from sqlglot import Expr
 
 from agentcy_ray.context.languages.cypher import operators, sql, values
+from agentcy_ray.context.languages.cypher.plan_conversions import (
+    BLANK,
+    each_of,
+    or_null,
+    to_boolean,
+    to_float,
+    to_integer,
+    to_string,
+)
 from agentcy_ray.context.languages.cypher.plan_list_functions import (
     Arguments,
     Handler,
@@ -27,10 +36,13 @@ from agentcy_ray.context.languages.cypher.plan_list_functions import (
     split,
     tail,
 )
-from agentcy_ray.context.languages.cypher.plan_properties import keys_of, labels_of
+from agentcy_ray.context.languages.cypher.plan_maps import keys_of, properties_of
+from agentcy_ray.context.languages.cypher.plan_properties import labels_of
 from agentcy_ray.context.languages.cypher.refusal import refuse
 from agentcy_ray.context.languages.cypher.values import NUMERIC, Value
-from agentcy_ray.context.languages.facts import body
+
+_TEXTS, _NUMBERS = ("text", "any"), (*NUMERIC, "any")
+"""What may be a text, a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +56,24 @@ class Function:
 
 def _numbers(name: str) -> Handler:
     """A function of one double."""
-    return lambda call: Value("float", sql.function(name, values.as_number(call.first)))
+
+    def plan(call: Arguments) -> Value | None:
+        if call.first.kind not in _NUMBERS:
+            return None
+        return Value("float", sql.function(name, values.as_number(call.first)))
+
+    return plan
 
 
-def _texts(name: str) -> Handler:
+def _texts(name: str, *more: Expr) -> Handler:
     """A function of one text."""
-    return lambda call: values.text(sql.function(name, values.as_text(call.first)))
+
+    def plan(call: Arguments) -> Value | None:
+        if call.first.kind not in _TEXTS:
+            return None
+        return values.text(sql.function(name, values.as_text(call.first), *more))
+
+    return plan
 
 
 # -- any value --------------------------------------------------------------------------------
@@ -72,71 +96,6 @@ def _null_if(call: Arguments) -> Value:
     value = values.as_kind(left, left.kind)
     nothing = values.as_kind(values.null(), left.kind)
     return Value(left.kind, sql.case((same, nothing.sql), default=value.sql))
-
-
-def _to_string(call: Arguments) -> Value | None:
-    if call.first.kind not in ("any", *values.SCALARS):
-        return None
-    return values.text(operators.readable(call.first))
-
-
-def _from_text_to_number(text: Expr) -> Expr:
-    return sql.cast(sql.function("btrim", text), "double", strict=False)
-
-
-def _to_float(call: Arguments) -> Value | None:
-    value = call.first
-    if value.kind in NUMERIC:
-        return Value("float", values.as_number(value))
-    if value.kind == "text":
-        return Value("float", _from_text_to_number(value.sql))
-    if value.kind == "any":
-        read = sql.case(
-            (values.has_tag(value.sql, "n"), values.as_number(value)),
-            (values.has_tag(value.sql, "s"), _from_text_to_number(body(value.sql))),
-        )
-        return Value("float", read)
-    return None
-
-
-def _to_integer(call: Arguments) -> Value | None:
-    value = call.first
-    if value.kind == "integer":
-        return value
-    if value.kind == "boolean":
-        return values.integer(sql.cast(value.sql, "bigint"))
-    number = _to_float(call)
-    if number is None:
-        return None
-    exact = values.as_integer(value)
-    if value.kind == "text":
-        exact = sql.cast(sql.function("btrim", value.sql), "bigint", strict=False)
-    cut = sql.cast(sql.function("trunc", number.sql), "bigint", strict=False)
-    return values.integer(sql.function("coalesce", exact, cut))
-
-
-def _to_boolean(call: Arguments) -> Value | None:
-    value = call.first
-    if value.kind == "boolean":
-        return value
-    if value.kind not in ("text", "any"):
-        return None
-    text = sql.function("lower", sql.function("btrim", operators.readable(value)))
-    return values.boolean(
-        sql.case((sql.compare("=", text, sql.lit("true")), sql.TRUE),
-                 (sql.compare("=", text, sql.lit("false")), sql.FALSE))
-    )  # fmt: skip
-
-
-def _each(convert: Handler) -> Handler:
-    def plan(call: Arguments) -> Value | None:
-        if call.first.items is None:
-            return None
-        found = [convert(Arguments(call.name, [each], call.scope)) for each in call.first.items]
-        known = [each for each in found if each is not None]
-        return values.list_of(known) if len(known) == len(found) else None
-
-    return plan
 
 
 def _timestamp(call: Arguments) -> Value:
@@ -180,7 +139,14 @@ def _keys(call: Arguments) -> Value | None:
     value = call.first
     if value.entries is not None:
         return values.list_of([values.constant(key) for key in value.entries])
-    return keys_of(value) if value.fields is not None else None
+    return keys_of(value) if value.kind in ("node", "edge", "map") else None
+
+
+def _properties(call: Arguments) -> Value | None:
+    value = call.first
+    if value.is_null or value.kind == "map":
+        return value
+    return properties_of(value) if value.kind in ("node", "edge") else None
 
 
 def _nodes(call: Arguments) -> Value | None:
@@ -204,31 +170,50 @@ def _length(call: Arguments) -> Value | None:
 # -- texts and numbers ------------------------------------------------------------------------
 
 
-def _substring(call: Arguments) -> Value:
+def _counts(call: Arguments) -> bool:
+    """Whether a call has a text, then numbers that count its characters."""
+    text, *counts = call.given
+    return text.kind in _TEXTS and all(
+        each.kind in _NUMBERS and not (isinstance(each.constant, int) and each.constant < 0)
+        for each in counts
+    )
+
+
+def _substring(call: Arguments) -> Value | None:
+    if not _counts(call):
+        return None
     start = sql.binary("+", values.as_integer(call.given[1]), sql.number(1))
     rest = [values.as_integer(each) for each in call.given[2:]]
     return values.text(sql.function("substr", values.as_text(call.first), start, *rest))
 
 
-def _left(call: Arguments) -> Value:
+def _left(call: Arguments) -> Value | None:
+    if not _counts(call):
+        return None
     count = values.as_integer(call.given[1])
     return values.text(sql.function("substr", values.as_text(call.first), sql.number(1), count))
 
 
-def _right(call: Arguments) -> Value:
+def _right(call: Arguments) -> Value | None:
+    if not _counts(call):
+        return None
     count = values.as_integer(call.given[1])
     return values.text(sql.function("right", values.as_text(call.first), count))
 
 
-def _replace(call: Arguments) -> Value:
+def _replace(call: Arguments) -> Value | None:
+    if call.given[1].constant == "" or any(each.kind not in _TEXTS for each in call.given):
+        return None
     return values.text(sql.function("replace", *(values.as_text(each) for each in call.given)))
 
 
 def _same_number(name: str) -> Handler:
     """A function of one number that keeps whole numbers whole."""
 
-    def plan(call: Arguments) -> Value:
+    def plan(call: Arguments) -> Value | None:
         value = call.first
+        if value.kind not in _NUMBERS:
+            return None
         if value.kind == "integer":
             return values.integer(sql.cast(sql.function(name, value.sql), "bigint"))
         broken = sql.function(name, values.as_number(value))
@@ -243,18 +228,24 @@ def _same_number(name: str) -> Handler:
     return plan
 
 
-def _sign(call: Arguments) -> Value:
+def _sign(call: Arguments) -> Value | None:
+    if call.first.kind not in _NUMBERS:
+        return None
     return values.integer(sql.cast(sql.function("signum", values.as_number(call.first)), "bigint"))
 
 
-def _sqrt(call: Arguments) -> Value:
+def _sqrt(call: Arguments) -> Value | None:
+    if call.first.kind not in _NUMBERS:
+        return None
     number = values.as_number(call.first)  # the engine fails on a negative one
     negative = sql.compare("<", number, sql.number(0.0))
     guarded = sql.case((negative, sql.cast(sql.lit("NaN"), "double")), default=number)
     return Value("float", sql.function("sqrt", guarded))
 
 
-def _round(call: Arguments) -> Value:
+def _round(call: Arguments) -> Value | None:
+    if any(each.kind not in _NUMBERS for each in call.given):
+        return None
     number = values.as_number(call.first)
     if len(call.given) > 1:
         places = values.as_integer(call.given[1])
@@ -282,28 +273,31 @@ def _is_nan(call: Arguments) -> Value:
 
 
 _ONE, _TWO = (1, 1), (2, 2)
+_PART = "give a text, and whole numbers from 0 on"
+_SEARCHED = "give a text of at least one character to look for"
 _PATHS = "name the path in MATCH: MATCH p = (a)-[…]->(b)"
 
 FUNCTIONS: dict[str, Function] = {
     "coalesce": Function(_coalesce, (1, 64)),
     "nullIf": Function(_null_if, _TWO),
-    "toString": Function(_to_string, _ONE),
-    "toStringOrNull": Function(_to_string, _ONE),
-    "toInteger": Function(_to_integer, _ONE),
-    "toIntegerOrNull": Function(_to_integer, _ONE),
-    "toFloat": Function(_to_float, _ONE),
-    "toFloatOrNull": Function(_to_float, _ONE),
-    "toBoolean": Function(_to_boolean, _ONE),
-    "toBooleanOrNull": Function(_to_boolean, _ONE),
-    "toStringList": Function(_each(_to_string), _ONE),
-    "toIntegerList": Function(_each(_to_integer), _ONE),
-    "toFloatList": Function(_each(_to_float), _ONE),
-    "toBooleanList": Function(_each(_to_boolean), _ONE),
+    "toString": Function(to_string, _ONE),
+    "toStringOrNull": Function(or_null(to_string), _ONE),
+    "toInteger": Function(to_integer, _ONE),
+    "toIntegerOrNull": Function(or_null(to_integer), _ONE),
+    "toFloat": Function(to_float, _ONE),
+    "toFloatOrNull": Function(or_null(to_float), _ONE),
+    "toBoolean": Function(to_boolean, _ONE),
+    "toBooleanOrNull": Function(or_null(to_boolean), _ONE),
+    "toStringList": Function(each_of(to_string), _ONE),
+    "toIntegerList": Function(each_of(to_integer), _ONE),
+    "toFloatList": Function(each_of(to_float), _ONE),
+    "toBooleanList": Function(each_of(to_boolean), _ONE),
     "timestamp": Function(_timestamp, (0, 0)),
     "date": Function(_date, _ONE, "write a literal, such as date('2026-01-31')"),
     "type": Function(_type, _ONE, "give a relationship"),
     "labels": Function(_labels, _ONE, "give a node"),
     "keys": Function(_keys, _ONE, "give a node, a relationship or a map"),
+    "properties": Function(_properties, _ONE, "give a node, a relationship or a map"),
     "nodes": Function(_nodes, _ONE, _PATHS),
     "relationships": Function(_relationships, _ONE, _PATHS),
     "length": Function(_length, _ONE, _PATHS),
@@ -316,19 +310,19 @@ FUNCTIONS: dict[str, Function] = {
     "tail": Function(tail, _ONE),
     "reverse": Function(reverse, _ONE, "give a list or a text"),
     "range": Function(range_of, (2, 3)),
-    "split": Function(split, _TWO),
-    "substring": Function(_substring, (2, 3)),
-    "left": Function(_left, _TWO),
-    "right": Function(_right, _TWO),
-    "replace": Function(_replace, (3, 3)),
+    "split": Function(split, _TWO, _SEARCHED),
+    "substring": Function(_substring, (2, 3), _PART),
+    "left": Function(_left, _TWO, _PART),
+    "right": Function(_right, _TWO, _PART),
+    "replace": Function(_replace, (3, 3), _SEARCHED),
     "toLower": Function(_texts("lower"), _ONE),
     "lower": Function(_texts("lower"), _ONE),
     "toUpper": Function(_texts("upper"), _ONE),
     "upper": Function(_texts("upper"), _ONE),
-    "trim": Function(_texts("btrim"), _ONE),
-    "btrim": Function(_texts("btrim"), _ONE),
-    "lTrim": Function(_texts("ltrim"), _ONE),
-    "rTrim": Function(_texts("rtrim"), _ONE),
+    "trim": Function(_texts("btrim", BLANK), _ONE),
+    "btrim": Function(_texts("btrim", BLANK), _ONE),
+    "lTrim": Function(_texts("ltrim", BLANK), _ONE),
+    "rTrim": Function(_texts("rtrim", BLANK), _ONE),
     "abs": Function(_same_number("abs"), _ONE),
     "sign": Function(_sign, _ONE),
     "ceil": Function(_numbers("ceil"), _ONE),

@@ -120,5 +120,5 @@ def row_count(expression: tree.Expression, params: Mapping[str, Any], word: str)
             pass
     if isinstance(found, bool) or not isinstance(found, int) or found < 0:
         refuse(word, f"{word} takes a whole number or a parameter that is one",
-               f"write {word} 10")  # fmt: skip
+               f"write {word} 10", at=expression.at)  # fmt: skip
     return found

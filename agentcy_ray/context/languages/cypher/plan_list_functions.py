@@ -138,8 +138,10 @@ def range_of(call: Arguments) -> Value:
     return values.array_of(sql.case((none, sql.empty_array()), default=items), "integer")
 
 
-def split(call: Arguments) -> Value:
+def split(call: Arguments) -> Value | None:
     """The parts of a text between separators."""
+    if call.given[1].constant == "" or any(e.kind not in ("text", "any") for e in call.given):
+        return None
     text, sign = (values.as_text(each) for each in call.given)
     marked = sql.function("replace", text, sign, sql.lit(f"{ITEM}s"))
     items = sql.function("string_to_array", sql.joined([sql.lit("s"), marked]), sql.lit(ITEM))

@@ -104,6 +104,7 @@ class ListPlanner(ABC):
                 return default
             at = values.as_integer(self.expression(part, frame))
             return sql.case(
+                (sql.is_null(at), sql.cast(sql.NULL, "bigint")),
                 (sql.compare("<", at, sql.number(0)),
                  sql.function("greatest", sql.binary("+", length, at), sql.number(0))),
                 default=sql.function("least", at, length),
@@ -279,6 +280,8 @@ class ListPlanner(ABC):
     def reduce(self, each: tree.Reduce, frame: Frame) -> Value:
         """``reduce(total = initial, x IN list | body)`` over a list of known length."""
         source = self.expression(each.source, frame)
+        if source.is_null:
+            return values.null()
         items = self._unrolled(source)
         if items is None:
             refuse("reduce", "reduce over a list whose length is not known cannot be planned",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from sqlglot import Expr
 
 from agentcy_ray.context.engine import Scope
-from agentcy_ray.context.languages import facts
 from agentcy_ray.context.languages.cypher import sql, tree, values
 from agentcy_ray.context.languages.cypher.refusal import refuse
 from agentcy_ray.context.languages.cypher.values import Value
@@ -22,6 +21,8 @@ NODE_FIELDS = frozenset({
 EDGE_FIELDS = frozenset({
     "id", "realm", "source_id", "first_seen", "last_seen", "archived_at", "content_hash",
 })  # fmt: skip
+NODE_TAKEN = NODE_FIELDS | {"org", "_labels", "_text", "_json"}
+EDGE_TAKEN = EDGE_FIELDS | {"org", "_src", "_dst", "_json"}
 HIDDEN = frozenset({"_text", "_json", ""})
 URL_CHARS = 1_500
 """A longer ``url`` is called ``url_``, see ``basic/layout.py``."""
@@ -64,9 +65,7 @@ def _entity_property(subject: Value, key: str, scope: Scope) -> Value:
     base = key.rstrip("_")
     if base == "url":
         return _url(fields["facts"], key)
-    taken = reserved | {"org", "_labels", "_text", "_json"} if node else (
-        reserved | {"org", "_src", "_dst", "_json"}
-    )  # fmt: skip
+    taken = NODE_TAKEN if node else EDGE_TAKEN
     name = key[:-1] if key.endswith("_") and base in taken else key
     if name.lstrip("_").startswith("@"):
         if not name.startswith("_"):
@@ -118,30 +117,6 @@ def labels_of(node: Value, *, own_only: bool = False) -> Value:
         listed = sql.function("array_sort", listed)
     there = sql.is_null(fields["id"], negated=True)
     return values.array_of(sql.case((there, listed)), "text")
-
-
-def keys_of(entity: Value) -> Value:
-    """The names of an entity's own properties, and of those that every entity has."""
-    fields = entity.fields
-    assert fields is not None
-    node = entity.kind == "node"
-    listed = sql.function("regexp_replace", fields["facts"],
-                          sql.lit(f"{facts.KEY}[^{PROPERTY}]*"), "", "g")  # fmt: skip
-    # Now \x1fname\x1fname\x1f; nested paths hold a dot.
-    nested = sql.lit(f"{PROPERTY}[^{PROPERTY}]*\\.[^{PROPERTY}]*")
-    flat = sql.function("regexp_replace", listed, nested, "", "g")
-    own = sql.function("replace", flat, sql.lit(facts.MARK), ".")
-    always = sorted((NODE_FIELDS if node else EDGE_FIELDS) - {"archived_at"})
-    archived = sql.case(
-        (sql.compare("<>", sql.function("coalesce", fields["archived_at"], ""), sql.lit("")),
-         sql.lit(f"{PROPERTY}archived_at")), default=sql.lit(""),
-    )  # fmt: skip
-    trimmed = sql.function("rtrim", own, sql.lit(PROPERTY))
-    whole = sql.joined([sql.lit(PROPERTY.join(always)), archived, trimmed])
-    marked = sql.function("replace", whole, sql.lit(PROPERTY), sql.lit("\x1ds"))
-    items = sql.function("string_to_array", sql.joined([sql.lit("s"), marked]), sql.lit("\x1d"))
-    there = sql.is_null(fields["id"], negated=True)
-    return values.array_of(sql.case((there, items)), "text")
 
 
 def has_labels(value: Value, labels: tree.LabelExpression) -> Expr:

@@ -77,16 +77,17 @@ class QueryPlanner(PatternPlanner):
             )
         whole = united(queries)
         if distinct:
-            rows = (
-                exp
-                .select(exp.Star(), copy=False)
-                .distinct()
-                .from_(
-                    exp.Subquery(this=whole, alias=exp.TableAlias(this=exp.to_identifier("u"))),
-                    copy=False,
-                )
-            )
-            whole = rows
+            alike = {columns[name]: values.alike(sql.col(columns[name], "u"))
+                     for name in names if kinds[name] == "any"}  # fmt: skip
+            by = [(each, alike.get(each, sql.col(each, "u")))
+                  for each in (*outer.keys, *columns.values())]  # fmt: skip
+            shown = [
+                sql.alias(sql.function("min", sql.col(each, "u")) if each in alike else key, each)
+                for each, key in by
+            ]
+            rows = exp.Subquery(this=whole, alias=exp.TableAlias(this=exp.to_identifier("u")))
+            whole = exp.select(*shown, copy=False).from_(rows, copy=False)
+            whole = whole.group_by(*(key for _, key in by), copy=False)
         merged.name = self.plan.step(whole)
         merged.columns += columns.values()
         for name, column in columns.items():
@@ -249,12 +250,9 @@ class QueryPlanner(PatternPlanner):
             return sql.col(name)
 
         results = {
-            stand_in.name: aggregate(
-                call.name, arguments[call], distinct=call.distinct, order=list(frame.order),
-                column=column,
-            )
+            stand_in.name: aggregate(call, arguments[call], order=list(frame.order), column=column)
             for call, stand_in in calls.items()
-        }  # fmt: skip
+        }
         frame.add(columns_before)
         alone = bool(frame.keys) and not keys
         base, outer_keys = frame.base, list(frame.keys)
@@ -353,7 +351,8 @@ class QueryPlanner(PatternPlanner):
                 try:
                     parts = operators.sort_keys(value)
                 except operators.NoOrderError:
-                    refuse("ORDER", "a list cannot be sorted by", "sort by size(list) or an item")
+                    refuse("ORDER", "a list cannot be sorted by", "sort by size(list) or an item",
+                           at=expression.at)  # fmt: skip
                 keys += [exp.Ordered(this=key, desc=descending, nulls_first=descending)
                          for key in parts]  # fmt: skip
             named: dict[str, Expr] = {}

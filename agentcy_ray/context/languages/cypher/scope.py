@@ -13,6 +13,7 @@ from functools import reduce
 from typing import Any, cast
 
 from agentcy_ray.context.languages.cypher import tree
+from agentcy_ray.context.languages.cypher.splitting import apart
 from agentcy_ray.context.languages.cypher.tree import Expression
 
 ORG_PARAMETER = "_org"
@@ -81,9 +82,11 @@ class Scoper:
                     done.append(self._call(clause, visible))
                     visible |= _returned(clause.query)
                 case tree.Projection():
-                    projected = self._projection(clause, visible, top=top)
+                    *before, projected = apart(
+                        self._projection(clause, visible, top=top), self._mint
+                    )
                     visible = frozenset(column.name for column in projected.columns)
-                    done += _cut_first(projected, sorted(visible))
+                    done += [*before, *_cut_first(projected, sorted(visible))]
         return tuple(done)
 
     def _projection(
@@ -118,10 +121,11 @@ class Scoper:
         return tree.CallSubquery(replace(clause.query, parts=inner), None)
 
     def _match(self, clause: tree.Match, visible: frozenset[str]) -> list[tree.Clause]:
-        paths = tuple(self._named(path) for path in clause.paths)
+        met: list[Expression] = []
+        paths = tuple(self._once(self._named(path), visible, met) for path in clause.paths)
         within = visible | _variables(paths)
-        ends = [p for path in paths for p in self._node_predicates(path)]
-        ends += [p for path in clause.paths for p in self._extra(path, within)]
+        ends = [*met, *(p for path in paths for p in self._node_predicates(path))]
+        ends += [p for path in paths for p in self._extra(path, within)]
         if paths[0].shortest:  # servers differ in what leads from a node to itself: nothing does
             start, end = (tree.Variable(cast("str", node.variable)) for node in paths[0].nodes)
             ends.append(tree.Binary("<>", start, end))
@@ -197,6 +201,23 @@ class Scoper:
         variable = path.variable or (self._mint() if needs_name else None)
         return replace(path, variable=variable, nodes=nodes, relationships=relationships)
 
+    def _once(
+        self, path: tree.Path, visible: frozenset[str], met: list[Expression]
+    ) -> tree.Path:  # fmt: skip
+        """Relationships that were bound before by names of their own, and what they must equal.
+
+        The embedded server binds such a name anew and forgets what it stood for.
+        """
+        found: list[tree.RelationshipPattern] = []
+        for relationship in path.relationships:
+            name = relationship.variable
+            if name is not None and name in visible and relationship.hops is None:
+                again = self._mint()
+                met.append(tree.Binary("=", tree.Variable(again), tree.Variable(name)))
+                relationship = replace(relationship, variable=again)
+            found.append(relationship)
+        return replace(path, relationships=tuple(found))
+
     def _bare(self, path: tree.Path, visible: frozenset[str]) -> tree.Path:
         """The path as it is matched: inline conditions gone, an indexed label first."""
         nodes = tuple(
@@ -260,8 +281,14 @@ class Scoper:
         if is_dataclass(value) and not isinstance(value, type):
             changed = {f.name: self._inside(getattr(value, f.name), visible) for f in fields(value)}
             made = replace(value, **changed)
-            return self._own_keys(made) if isinstance(made, tree.Call) else made
+            return self._call_of(made) if isinstance(made, tree.Call) else made
         return value
+
+    def _call_of(self, call: tree.Call) -> Expression:
+        """A call that means the same on every server."""
+        if call.name in ("stDev", "stDevP"):  # of nothing it is 0, and not nothing
+            return tree.Call("coalesce", (call, tree.Constant(0.0)))
+        return self._own_keys(call)
 
     def _own_keys(self, call: tree.Call) -> Expression:
         """``keys(n)`` without the properties that only we store."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # -- expressions ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class Expression:
-    """Anything that yields a value."""
+    """Anything that yields a value.
 
-    __slots__ = ()
+    ``at`` is where the text has its token (a name, an operator), -1 for what nobody wrote; two
+    expressions that say the same are equal wherever they stand.
+    """
+
+    at: int = field(default=-1, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

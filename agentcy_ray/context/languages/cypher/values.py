@@ -314,7 +314,13 @@ def key_of(value: Value) -> Expr:
     """What tells a value from another, as text, '' for null: for joining, grouping, ordering."""
     if value.fields is not None:
         return sql.function("coalesce", value.fields["id"], "")
-    return sql.function("coalesce", to_any(value), "")
+    tagged = to_any(value)
+    return sql.function("coalesce", alike(tagged) if value.kind == "any" else tagged, "")
+
+
+def alike(tagged: Expr) -> Expr:
+    """A tagged text that is the same for equal numbers: 1.0 becomes 1."""
+    return sql.function("regexp_replace", tagged, sql.lit("^(n-?[0-9]+)[.]0$"), sql.lit("${1}"))
 
 
 def as_kind(value: Value, kind: Kind) -> Value:
