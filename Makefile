@@ -47,9 +47,9 @@ attacks: $(VENV)/.dev ## Run the long form of every table of attacks (40 minutes
 	@timeout -k 30 2400 $(BIN)/python -m pytest -m attack --attacks=long $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev ## Fuzz every route for longer, as every kind of caller [EXAMPLES=50 SEED=1].
+fuzz: $(VENV)/.dev ## Fuzz every route for longer, as every kind of caller [EXAMPLES=30 SEED=1].
 	@timeout -k 30 1800 $(BIN)/python -m pytest tests/api/test_fuzz.py --attacks=long \
-	  --fuzz-examples=$(or $(EXAMPLES),50) --fuzz-seed=$(or $(SEED),0) --timeout=1800 $(ARGS)
+	  --fuzz-examples=$(or $(EXAMPLES),30) --fuzz-seed=$(or $(SEED),0) --timeout=1800 $(ARGS)
 
 # vLLM's build for CPUs needs torch's, and pins two libraries lower than we do.
 VLLM := .venv-vllm
@@ -75,7 +75,8 @@ OIDC := .oidc-provider
 
 $(OIDC)/.done: Makefile
 	@command -v npm > /dev/null || { echo "make test-oidc needs node 20 or later with npm; install it from https://nodejs.org" >&2; exit 1; }
-	@npm install --prefix $(OIDC) --no-save --no-audit --no-fund --silent oidc-provider@9.13.3
+	@npm install --prefix $(OIDC) --no-save --no-audit --no-fund --silent oidc-provider@9.13.3 \
+	  || { echo "npm could not install oidc-provider; see whether its registry can be reached (npm ping)" >&2; exit 1; }
 	@touch $@
 
 .PHONY: test-oidc

@@ -173,12 +173,11 @@ def _said(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {str(fault)[:400]}"
 
 
-def injections(drawn: list[Drawn], each: int) -> Iterator[tuple[Drawn, dict[str, Any]]]:
+def injections(drawn: list[Drawn]) -> Iterator[tuple[Drawn, dict[str, Any]]]:
     """Requests that were drawn, one text of each replaced by a payload.
 
-    Args:
-        drawn: requests that fit the document, or nearly.
-        each: payloads for each place; every payload comes up somewhere.
+    The payloads take turns over all places, so every payload comes up somewhere, and with more
+    requests at more places. ``drawn`` are requests that fit the document, or nearly.
     """
     turn = 0
     for one in drawn:
@@ -191,12 +190,10 @@ def injections(drawn: list[Drawn], each: int) -> Iterator[tuple[Drawn, dict[str,
         places += [(query, name) for name in query]
         places += _texts(body)
         for spot, name in places[:12]:
-            kept = spot[name]
-            for _ in range(each):
-                spot[name] = PAYLOADS[turn % len(PAYLOADS)]
-                turn += 1
-                sent = json.dumps(body) if body is not None else None
-                yield one, {"params": dict(query), "data": sent}
+            kept, spot[name] = spot[name], PAYLOADS[turn % len(PAYLOADS)]
+            turn += 1
+            sent = json.dumps(body) if body is not None else None
+            yield one, {"params": dict(query), "data": sent}
             spot[name] = kept
         if "{" in one.case.path:
             payload = quote(PAYLOADS[turn % len(PAYLOADS)][:200], safe="")
