@@ -151,11 +151,18 @@ def _request_id(scope: Scope) -> str:
 class Cors(CORSMiddleware):
     """Cross-origin requests from the allowed origins; a refused preflight has our error shape."""
 
-    def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight request."""
-        answer = super().preflight_response(request_headers)
-        if answer.status_code < 400:
-            return answer
-        said = bytes(answer.body).decode()
-        error = BadRequestError(f"{said}; allow the origin by CORS_ALLOWED_ORIGINS")
-        return error_response(error, "req_preflight")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["method"] != "OPTIONS":
+            await super().__call__(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if "origin" not in headers or "access-control-request-method" not in headers:
+            await super().__call__(scope, receive, send)
+            return
+        answer: Response = self.preflight_response(headers)
+        if answer.status_code >= 400:
+            said = bytes(answer.body).decode()
+            error = BadRequestError(f"{said}; allow the origin by CORS_ALLOWED_ORIGINS")
+            answer = error_response(error, scope["state"]["request_id"], scope["path"])
+        await answer(scope, receive, send)

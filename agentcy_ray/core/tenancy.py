@@ -132,9 +132,15 @@ class Principal(BaseModel):
         """The grant of ``permission``.
 
         Raises:
-            PermissionDeniedError: neither the role nor a direct grant holds it.
+            PermissionDeniedError: neither the role nor a direct grant holds it, or a key's scope
+                leaves it out.
         """
         found = self.grant(permission)
+        if found is None and self.scope is not None and permission not in self.scope:
+            raise PermissionDeniedError(
+                f"the API key's scope leaves out {permission!r}; make a key that has it",
+                permission=permission,
+            )
         if found is None:
             raise PermissionDeniedError(
                 f"role {self.role.value!r} lacks permission {permission!r}; "

@@ -234,3 +234,6 @@ async def test_the_list_of_origins_is_exact(origin: str) -> None:
         )
     assert "access-control-allow-origin" not in asked.headers
     assert "access-control-allow-origin" not in preflight.headers
+    error = preflight.json()["error"]
+    assert (preflight.status_code, error["code"]) == (400, "bad_request")
+    assert error["request_id"] == preflight.headers["x-request-id"]
