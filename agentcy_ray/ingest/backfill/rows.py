@@ -10,7 +10,14 @@ from uuid import UUID
 from agentcy_ray.core.errors import LeaseLostError, NotFoundError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.core.states import EMBED_BACKFILL, ends, sources_of
-from agentcy_ray.ingest.backfill.records import Backfill, EmbedError, Phase, Status
+from agentcy_ray.ingest.backfill.records import (
+    Backfill,
+    BackfillOptions,
+    EmbedError,
+    Engine,
+    Phase,
+    Status,
+)
 from agentcy_ray.retrieval.embedder import EmbedUsage
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ UPDATE embed_backfills b SET status = $2::text, note = $4, error = $5, eta_secs 
 WHERE id = $1 AND ($3::bigint IS NULL OR epoch = $3) AND status = ANY($7) RETURNING {COLUMNS}
 """
 _JOB = f"UPDATE embed_backfills b SET job_id = $2 WHERE id = $1 RETURNING {COLUMNS}"
+_CHOOSE = "UPDATE embed_backfills SET engine = $2, options = $3 WHERE id = $1"
 _PHASE = """
 UPDATE embed_backfills SET phase = $3, note = $4
 WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
@@ -155,6 +163,18 @@ class BackfillRows:
             sorted({*ends(EMBED_BACKFILL), "failed"}), sources_of(EMBED_BACKFILL, status),
         )  # fmt: skip
         return None if row is None else Backfill(**dict(row))
+
+    async def choose(
+        self,
+        connection: Connection,
+        backfill: Backfill,
+        engine: Engine | None,
+        options: BackfillOptions | None,
+    ) -> None:
+        """Change how a backfill is made: its engine, and the options that were set."""
+        set_ = {} if options is None else {n: getattr(options, n) for n in options.model_fields_set}
+        chosen = backfill.options.model_copy(update=set_).model_dump(mode="json")
+        await connection.execute(_CHOOSE, backfill.id, engine or backfill.engine, chosen)
 
     async def standing(self, backfill: Backfill) -> tuple[int, str]:
         """Epoch and status as they are now."""

@@ -81,6 +81,9 @@ class BackfillStore:
     ) -> Backfill:
         """Fill a space that is being built; one that is open for it already is answered instead.
 
+        One that failed is gone on with, in the way that is asked for now: what is written is not
+        done again.
+
         Raises:
             NotFoundError: no such space.
             ConflictError: ``state_conflict``, the space is not being built.
@@ -93,6 +96,9 @@ class BackfillStore:
                 code="state_conflict",
                 status=space.status,
             )
+        latest = await self.list(org_id, space_id=space_id, limit=1)
+        if latest and latest[0].status == "failed":
+            return await self.resume(org_id, latest[0].id, engine=engine, options=options)
         chosen = (options or BackfillOptions()).model_dump(mode="json")
         async with self._db.tenant(org_id) as connection:
             row = await connection.fetchrow(
@@ -152,21 +158,38 @@ class BackfillStore:
         await self._end_job(held)
         return held
 
-    async def resume(self, org_id: UUID, backfill_id: UUID) -> Backfill:
+    async def resume(
+        self,
+        org_id: UUID,
+        backfill_id: UUID,
+        *,
+        engine: Engine | None = None,
+        options: BackfillOptions | None = None,
+    ) -> Backfill:
         """Go on with one that is paused or failed; what is written is not done again.
 
         One that waits at a soft limit of its budget is thereby let beyond it.
+
+        Args:
+            org_id: whose.
+            backfill_id: which one.
+            engine: what drives it from now on; None = what did.
+            options: those that were set replace the former ones.
 
         Raises:
             NotFoundError: there is none of that id.
             ConflictError: ``state_conflict``, it is neither paused nor failed.
         """
         held = await self.get(org_id, backfill_id)
+        if held.status not in {"paused", "failed"}:
+            raise _refused(held, "gone on with")
         async with self._db.tenant(org_id) as connection:
-            queued = await self._rows.move(connection, backfill_id, "queued")
+            # By its epoch: a running one may be queued as well, by its own worker alone.
+            queued = await self._rows.move(connection, backfill_id, "queued", epoch=held.epoch)
             job: Job | None = None
             if queued is not None:
                 await allow(connection, held)
+                await self._rows.choose(connection, held, engine, options)
                 new = backfill_job(org_id, backfill_id)
                 job = await self._queue.store.insert(connection, new)
                 queued = await self._rows.carried_by(connection, backfill_id, job.id)

@@ -220,9 +220,7 @@ class _Attempt:
         """The backfill of the space: the one under way, a failed one gone on with, or a new one."""
         store = self.runner.backfills
         latest = await store.list(swap.org_id, space_id=space.id, limit=1)
-        if latest and latest[0].status == "failed":
-            return await store.resume(swap.org_id, latest[0].id)
-        if latest and latest[0].status in {"queued", "running", "paused"}:
+        if latest and latest[0].status in {"queued", "running", "paused", "done"}:
             return latest[0]
         return await store.start(
             swap.org_id,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, time
 from uuid import UUID
 
 import pytest
 
 from agentcy_ray.core.errors import (
     CancelledByRequestError,
+    ConfigError,
     ConflictError,
     EmbedderRefusedError,
     EmbedderUnavailableError,
     StoreUnavailableError,
 )
 from agentcy_ray.ingest.backfill.finish import IndexFinisher
+from agentcy_ray.ingest.backfill.quiet import QuietHours
+from agentcy_ray.ingest.backfill.records import BackfillOptions
 from agentcy_ray.jobs.records import Progress
 from agentcy_ray.jobs.worker import Beat
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
@@ -278,6 +282,49 @@ async def test_a_pause_stops_the_worker_and_resume_goes_on_where_it_was(
     assert (queued.status, queued.blocks_done) == ("queued", done)
     assert (await filling.attempt(queued)).status == "done"
     await filling.assert_complete()
+
+
+async def test_one_that_failed_is_gone_on_with_in_the_way_that_is_asked_for_now(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling()
+    quiet = [QuietHours(start=time(9), end=time(17))]
+    backfill = await filling.start(lanes=1, share=0.5)
+
+    async def wrong(texts: Sequence[str]) -> None:
+        if len(filling.model.texts) > 50:
+            raise ConfigError("the key is wrong")
+
+    filling.model.hook = wrong
+    with pytest.raises(ConfigError):
+        await filling.attempt(backfill)
+    failed = await filling.get(backfill)
+    filling.model.hook = None
+    filling.model.texts.clear()
+    again = await filling.store.start(
+        filling.house.org_id, filling.space.id, options=BackfillOptions(share=0.9, quiet=quiet)
+    )
+    assert (again.id, again.status) == (failed.id, "queued")
+    assert again.options == failed.options.model_copy(update={"share": 0.9, "quiet": (*quiet,)})
+    ended = await filling.attempt(again, now=lambda: datetime(2026, 11, 23, 20, tzinfo=UTC))
+    assert (ended.status, len(filling.model.texts)) == ("done", 100 - failed.chunks)
+    await filling.assert_complete()
+
+
+async def test_one_that_runs_cannot_be_resumed(make_filling: MakeFilling):
+    filling = await make_filling()
+    org, backfill = filling.house.org_id, await filling.start(lanes=1)
+    refused: list[ConflictError] = []
+
+    async def resume(texts: Sequence[str]) -> None:
+        filling.model.hook = None
+        with pytest.raises(ConflictError) as error:
+            await filling.store.resume(org, backfill.id)
+        refused.append(error.value)
+
+    filling.model.hook = resume
+    assert (await filling.attempt(backfill)).status == "done"
+    assert [error.details["status"] for error in refused] == ["running"]
 
 
 async def test_a_cancel_ends_the_work_and_lets_the_space_be_dropped(make_filling: MakeFilling):
