@@ -129,7 +129,7 @@ def to_sql(expression: Expr) -> str:
         QueryTooCostlyError: it would be longer than ``MAX_PARTS`` allows, as what is nested in what
             is written several times can be.
     """
-    if _parts(expression) > MAX_PARTS:
+    if parts(expression) > MAX_PARTS:
         raise QueryTooCostlyError(
             "this query says too much at once; nest less in each other, or ask in several queries",
             limit=MAX_PARTS,
@@ -137,7 +137,7 @@ def to_sql(expression: Expr) -> str:
     return str(expression.sql(dialect=_DataFusion, comments=False))
 
 
-def _parts(expression: Expr) -> int:
+def parts(expression: Expr) -> int:
     """How many parts the text of an expression has; one that stands in several places counts in
     each, and is looked at once."""
     known: dict[int, int] = {}

@@ -26,6 +26,8 @@ def refuse(source: str, at: int, token: str, reason: str, instead: str = "") -> 
     if token != shown:
         reason, instead = (text.replace(token, shown) for text in (reason, instead))
     hint = f"; {instead}" if instead else ""
+    if not instead and reason.startswith("expected "):
+        instead = reason.removeprefix("expected ")
     raise QueryRejectedError(
         f"line {line}, column {column}, at {shown!r}: {reason}{hint}",
         token=shown,

@@ -95,7 +95,7 @@ CASES = (
             ("database", "1", 1),
             ("service", "1", 1),
             ("service", "2", 1),
-            ("team", None, 1),
+            ("team", "", 1),
         ),
         ordered=True,
     ),

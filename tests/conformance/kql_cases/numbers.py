@@ -47,6 +47,26 @@ CASES = (
         ordered=True,
     ),
     Case(
+        "print 14 % 12, -14 % 12, 14 % -12, -14 % -12, -7.5 % 2, 5 % 0",
+        ((2, 10, 2, 10, 0.5, None),),
+    ),
+    Case(
+        "range x from -2 to 2 step 1 | project x % 3, x % -3, bin(x, 3)",
+        ((1, 1, -3), (2, 2, -3), (0, 0, 0), (1, 1, 0), (2, 2, 0)),
+    ),
+    Case(
+        "datatable(v:int)[5, int(null)] | project a = v > 3, b = v > 3 or isnull(v), c = v == int(null), d = v > 3 and true, e = bool(null) or false",
+        ((True, True, False, True, False), (None, True, None, False, False)),
+    ),
+    Case(
+        "print tostring(long(null)), strlen(tostring(dynamic(null))), isnull(tostring(long(null))), coalesce(tostring(long(null)), 'none'), extract('x=([0-9]+)', 1, 'x=45', typeof(long)) + 1",
+        (("", 0, False, "none", 46),),
+    ),
+    Case(
+        "datatable(x:real)[] | summarize stdev(x), variance(x), avg(x), sum(x), make_list(x)",
+        ((0.0, 0.0, None, 0.0, []),),
+    ),
+    Case(
         "print 1 < 2, 'a' < 'b', 1 == 1.0, datetime(2026-01-01) < datetime(2026-01-02), 1h > 1m",
         ((True, True, True, True, True),),
     ),

@@ -140,3 +140,19 @@ def test_a_bomb_is_planned_or_refused_in_bounded_time(
             told = None
         assert time.process_time() - began < 10, (depth, len(text))
         assert told is None or (told.status == 422 and len(told.message) < 2000), (depth, told)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["n" + ".a" * 50, "n.a" + "[0]" * 30, "n.a" + " + n.b" * 12, "n.a" + " + ' ' + n.b" * 6,
+     "n.a" + " - n.b" * 30, "toString(n.a + n.b) + n.c + n.d", "CASE n.a WHEN 1 THEN n.b END + n.c",
+     "[x IN n.l | x.a.b + x.c + x.d + x.e]"],
+)  # fmt: skip
+def test_what_is_nested_in_what_is_written_several_times_is_computed_once(expression: str) -> None:
+    for query in (
+        "MATCH (n) RETURN {}",
+        "MATCH (n) WHERE {} = 1 RETURN n",
+        "MATCH (n) RETURN sum({})",
+    ):
+        planned = LANGUAGES["cypher on kyma"](query.format(expression))
+        assert len(planned.sql) < 1_000_000

@@ -46,6 +46,8 @@ class QueryParser(PatternParser):
         query = self._query(closing="", needs_return=True)
         if self.take(";") and not self.at_end:
             self.refuse("several statements in one text", "send them one by one")
+        if self.is_words("WHERE"):
+            self.refuse("WHERE stands before RETURN", "write WITH … WHERE … RETURN …")
         if not self.at_end:
             after = "expected the end of the query, or UNION, after RETURN"
             self.refuse(_REFUSED.get(self.token.word, after))
@@ -111,6 +113,8 @@ class QueryParser(PatternParser):
             return self._call_subquery()
         if token.kind == "sign" and token.text == ";":
             self.refuse("several statements in one text", "send them one by one")
+        if token.kind == "sign" and token.text in ("-", "<", ">"):
+            self.refuse("not a hop", "write (a)-->(b) or (a)-[:TYPE]->(b)")
         return self.refuse(_REFUSED.get(token.word, _CLAUSES))
 
     def _match_rest(self, *, optional: bool) -> tree.Match:

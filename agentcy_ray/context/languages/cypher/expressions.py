@@ -70,6 +70,8 @@ class ExpressionParser(Cursor, ABC):
         result: Expression | None = None
         while self.token.kind == "sign" and self.token.text in _COMPARISONS:
             sign = self.next()
+            if sign.text == "=" and self.is_sign("="):
+                self.refuse("Cypher has no ==", "write =")
             right = self._predicate()
             link = tree.Binary(sign.text, left, right, at=sign.start)
             result = link if result is None else tree.Binary("AND", result, link)
@@ -245,6 +247,8 @@ class ExpressionParser(Cursor, ABC):
             while self.take(","):
                 arguments.append(self.expression())
         self.expect(")", f"to close the arguments of {known}")
+        if known == "count" and not arguments:
+            self.refuse("there is nothing to count", "write count(*) or count(n)", token=token)
         return tree.Call(known, tuple(arguments), distinct, at=token.start)
 
     def _quantifier(self, kind: str) -> Expression:

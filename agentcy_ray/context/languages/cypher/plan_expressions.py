@@ -7,11 +7,13 @@ computed by a frame of its own and joined back, so planning an expression may ad
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
-from sqlglot import Expr
+from sqlglot import Expr, exp
 
 from agentcy_ray.context.languages.cypher import operators, sql, tree, values
-from agentcy_ray.context.languages.cypher.frames import Frame
+from agentcy_ray.context.languages.cypher.frames import Frame, Plan
 from agentcy_ray.context.languages.cypher.functions import AGGREGATES
 from agentcy_ray.context.languages.cypher.plan_functions import FUNCTIONS, Arguments
 from agentcy_ray.context.languages.cypher.plan_lists import ListPlanner
@@ -19,10 +21,19 @@ from agentcy_ray.context.languages.cypher.plan_maps import merged, properties_of
 from agentcy_ray.context.languages.cypher.plan_properties import has_labels, property_of
 from agentcy_ray.context.languages.cypher.refusal import UnplannableError, refuse
 from agentcy_ray.context.languages.cypher.values import Value
+from agentcy_ray.context.languages.planned import parts
+
+LONG = 300
+"""Parts of an expression that is computed once, not written into others several times over."""
 
 
 class ExpressionPlanner(ListPlanner):
     """Plans expressions; subqueries are planned by the layers above."""
+
+    def __init__(self, plan: Plan, params: Mapping[str, Any]) -> None:
+        super().__init__(plan, params)
+        self._cases = 0
+        """How many CASE an expression stands in."""
 
     @abstractmethod
     def subquery(self, subquery: tree.Subquery, frame: Frame) -> Value:
@@ -65,9 +76,9 @@ class ExpressionPlanner(ListPlanner):
             case tree.Variable(name=name):
                 return self._variable(name, frame)
             case tree.Property(subject=subject, key=key):
-                return property_of(self.expression(subject, frame), key, self.plan.scope)
+                return property_of(self._once(subject, frame), key, self.plan.scope)
             case tree.Item(subject=subject, index=index):
-                return self.item(self.expression(subject, frame), self.expression(index, frame))
+                return self.item(self._once(subject, frame), self.expression(index, frame))
             case tree.Slice():
                 return self.slice(expression, frame)
             case tree.ListOf(items=items):
@@ -127,8 +138,8 @@ class ExpressionPlanner(ListPlanner):
         if operator == "XOR":
             sides = [self.condition(e, frame) for e in (expression.left, expression.right)]
             return values.boolean(sql.compare("<>", sides[0], sides[1]))
-        left = self.expression(expression.left, frame)
-        right = self.expression(expression.right, frame)
+        left = self._once(expression.left, frame)
+        right = self._once(expression.right, frame)
         match operator:
             case "=":
                 return values.boolean(operators.equals(left, right))
@@ -154,9 +165,29 @@ class ExpressionPlanner(ListPlanner):
                     refuse(operator, "division by zero", "divide by another number")
                 return operators.arithmetic(operator, left, right)
 
+    def _once(self, expression: tree.Expression, frame: Frame) -> Value:
+        """An expression for where it is written several times: a column when it is long.
+
+        What divides stays where it is inside a CASE, which may keep rows away from it; a column is
+        computed for all of them.
+        """
+        value = self.expression(expression, frame)
+        if value.kind != "any" or value.is_null or parts(value.sql) <= LONG:
+            return value
+        if self._cases and _divides(value.sql):
+            return value
+        return frame.keep({"": value})[""]
+
     # -- cases, maps, calls
 
     def _case(self, each: tree.Case, frame: Frame) -> Value:
+        self._cases += 1
+        try:
+            return self._chosen(each, frame)
+        finally:
+            self._cases -= 1
+
+    def _chosen(self, each: tree.Case, frame: Frame) -> Value:
         subject = None if each.subject is None else self.expression(each.subject, frame)
         branches: list[tuple[Expr, Value]] = []
         for when, then in each.branches:
@@ -212,7 +243,7 @@ class ExpressionPlanner(ListPlanner):
         if planner is None:
             refuse(call.name, f"the function {call.name} cannot be planned on this engine",
                    "compute it from text, number and list functions, or in the caller")  # fmt: skip
-        given = [self.expression(each, frame) for each in call.arguments]
+        given = [self._once(each, frame) for each in call.arguments]
         low, high = planner.arity
         if not low <= len(given) <= high:
             wanted = f"{low}" if low == high else f"{low} to {high}"
@@ -223,6 +254,20 @@ class ExpressionPlanner(ListPlanner):
             refuse(call.name, f"{call.name} cannot be planned for these arguments",
                    planner.instead)  # fmt: skip
         return found
+
+
+def _divides(expression: Expr) -> bool:
+    """Whether a part of an expression divides; each part is looked at once, wherever it stands."""
+    seen: set[int] = set()
+    waiting = [expression]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, exp.Div | exp.Mod):
+            return True
+        if id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.iter_expressions()
+    return False
 
 
 def _operands(chain: tree.Binary) -> list[tree.Expression]:

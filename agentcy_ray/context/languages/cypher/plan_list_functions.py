@@ -71,17 +71,19 @@ def is_empty(call: Arguments) -> Value | None:
     )  # fmt: skip
 
 
-def head(call: Arguments) -> Value:
+def head(call: Arguments) -> Value | None:
     """The first item."""
     return _nth(call.first, 0)
 
 
-def last(call: Arguments) -> Value:
+def last(call: Arguments) -> Value | None:
     """The last item."""
     return _nth(call.first, -1)
 
 
-def _nth(value: Value, at: int) -> Value:
+def _nth(value: Value, at: int) -> Value | None:
+    if value.kind not in ("list", "any"):
+        return None
     if value.items is not None:
         return value.items[at] if value.items else values.null()
     found = values.as_list(value)
@@ -89,9 +91,11 @@ def _nth(value: Value, at: int) -> Value:
     return values.item_value(item, found.item)
 
 
-def tail(call: Arguments) -> Value:
+def tail(call: Arguments) -> Value | None:
     """All items but the first."""
     value = call.first
+    if value.kind not in ("list", "any"):
+        return None
     if value.items is not None:
         return values.list_of(list(value.items[1:]))
     found = values.as_list(value)
@@ -119,8 +123,10 @@ def reverse(call: Arguments) -> Value | None:
     return None
 
 
-def range_of(call: Arguments) -> Value:
+def range_of(call: Arguments) -> Value | None:
     """Whole numbers from a start to an end, both included."""
+    if any(each.kind not in ("integer", "any") for each in call.given):
+        return None
     bounds = [each.constant for each in call.given]
     if all(isinstance(each, int) for each in bounds):
         start, end = bounds[0], bounds[1]

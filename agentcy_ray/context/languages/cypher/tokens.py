@@ -95,7 +95,7 @@ def _number(source: str, found: re.Match[str]) -> Token:
     at, text = found.start(), found[0]
     after = source[found.end() : found.end() + 1]
     if after == "_" or after.isalnum():
-        refuse(source, at, text + after, "not a number")
+        refuse(source, at, text + after, "not a number", "write 12, 1.5, 1e3 or 0x1F")
     if found["float"]:
         number = float(text)
         if number == float("inf"):
@@ -117,7 +117,8 @@ def _quoted(source: str, at: int) -> Token:
     while True:
         end = source.find("`", end)
         if end < 0:
-            refuse(source, at, source[at : at + 10], "the quoted name is not closed")
+            refuse(source, at, source[at : at + 10], "the quoted name is not closed",
+                   "close it with `")  # fmt: skip
         if not source.startswith("``", end):
             break
         end += 2
@@ -136,7 +137,8 @@ def _string(source: str, at: int) -> Token:
     here = at + 1
     while True:
         if here >= len(source):
-            refuse(source, at, source[at : at + 10], "the string is not closed")
+            refuse(source, at, source[at : at + 10], "the string is not closed",
+                   f"close it with {quote}")  # fmt: skip
         char = source[here]
         if char == quote:
             return Token("string", source[at : here + 1], "".join(parts), at)

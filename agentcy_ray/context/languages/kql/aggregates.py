@@ -19,6 +19,7 @@ from agentcy_ray.context.languages.values import (
     Value,
     case,
     cast,
+    constant,
     convert,
     list_item,
     list_of,
@@ -102,7 +103,9 @@ def _check(
     most = {"count": 1, "percentile": 2, "make_list": 2, "make_set": 2, "dcount": 2}.get(name, 1)
     least = {"count": 0, "percentile": 2}.get(name, 1)
     if not least <= len(arguments) <= most:
-        lowering.fail(node, f"{node.name} takes {least or 'no'} argument, not {len(arguments)}")
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        lowering.fail(node, f"{node.name} takes {wanted} arguments, not {len(arguments)}",
+                      f"write {node.name} with {wanted}")  # fmt: skip
 
 
 Build = Callable[["Lowering", tree.Call, Value, list[tree.Expression]], Value]
@@ -149,8 +152,8 @@ def _extreme(lowering: Lowering, node: tree.Call, value: Value, _: list[tree.Exp
 
 def _spread(lowering: Lowering, node: tree.Call, value: Value, _: list[tree.Expression]) -> Value:
     name = _STATISTICS[_CONDITIONAL.get(node.name, node.name)]
-    added = number(lowering, node, value)
-    return Value(function(name, cast(added.copy, "real")), "real")
+    spread = function(name, cast(number(lowering, node, value).copy, "real"))
+    return Value(function("coalesce", spread, constant("real", 0.0).sql), "real", nullable=False)
 
 
 def _any(lowering: Lowering, node: tree.Call, value: Value, _: list[tree.Expression]) -> Value:

@@ -1,8 +1,10 @@
-"""``+ - * / %`` over numbers, moments and timespans. Dividing by zero gives null."""
+"""``+ - * / %`` over numbers, moments and timespans.
+
+Dividing by zero gives null, and ``%`` is never below zero, whatever the signs, as in Kusto.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from sqlglot import exp
@@ -104,7 +106,7 @@ def _known(operator: str, kind: Kind, left: Any, right: Any) -> Any:
             exact = isinstance(left, int) and isinstance(right, int) and kind != "real"
             result = _truncated(left, right) if exact else left / right
         case _:
-            result = math.fmod(left, right)
+            result = left % abs(right)
     if kind == "real":
         return float(result)
     whole = round(result)
@@ -124,6 +126,10 @@ def _sql(operator: str, kind: Kind, left: Value, right: Value) -> exp.Expr:
     if operator in "/%" and not (right.is_constant and right.constant):
         second = function("nullif", second, exp.Literal.number(0))
     result: exp.Expr = exp.Paren(this=_SQL[operator](this=first, expression=second))
+    if operator == "%":  # the engine's has the sign of its left side
+        width = function("abs", second.copy())
+        above = exp.Paren(this=exp.Add(this=result, expression=width))
+        result = exp.Paren(this=exp.Mod(this=above, expression=width.copy()))
     if kind == "timespan" and "real" in (left.kind, right.kind):
         result = cast(result, "long")
     return function("arrow_cast", result, NANOSECONDS) if kind == "datetime" else result

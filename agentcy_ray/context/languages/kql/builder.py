@@ -226,8 +226,10 @@ class Builder(ExpressionBuilder):  # pyright: ignore[reportUntypedBaseClass, rep
 
     def mv_expand(self, meta: Meta, children: list[Any]) -> tree.Expand:
         _, options, items, _, limit = children
-        if options.get("bagexpansion", "bag") != "bag":
-            self._refuse(meta.start_pos, "bagexpansion", "only lists are expanded")
+        for name in ("kind", "bagexpansion"):
+            if options.get(name, "bag") != "bag":
+                self._refuse(meta.start_pos, name, "only lists are expanded",
+                             "read a map by its keys, such as props.owner.team")  # fmt: skip
         return tree.Expand(
             meta.start_pos, meta.end_pos, items, options.get("with_itemindex"), limit
         )

@@ -19,8 +19,10 @@ from agentcy_ray.context.languages.values import (
     NUMERIC,
     Kind,
     Value,
+    case,
     constant,
     convert,
+    null,
     tagged_constant,
 )
 
@@ -57,13 +59,20 @@ def compare(
 
 
 def equal(left: Value, right: Value, *, filtering: bool) -> exp.Expr:
-    """Equality; of two absent values only texts are equal."""
+    """Equality; two absent values are unknown to each other, but for texts, which are equal."""
     if (right.is_constant and right.constant == "") or (left.is_constant and left.constant == ""):
         return exp.EQ(this=_filled(left), expression=_filled(right))
     plain = exp.EQ(this=left.copy, expression=right.copy)
     if filtering or not (left.nullable or right.nullable):
         return plain
-    return exp.Paren(this=exp.NullSafeEQ(this=left.copy, expression=right.copy))
+    same = exp.Paren(this=exp.NullSafeEQ(this=left.copy, expression=right.copy))
+    if left.kind == "string":
+        return same
+    neither = exp.And(
+        this=exp.Is(this=left.copy, expression=exp.Null()),
+        expression=exp.Is(this=right.copy, expression=exp.Null()),
+    )
+    return case((neither, null("bool")), default=same)
 
 
 def unequal(left: Value, right: Value) -> exp.Expr:

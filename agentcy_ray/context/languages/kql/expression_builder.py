@@ -123,7 +123,8 @@ class ExpressionBuilder(Transformer_NonRecursive[Token, Any]):
     def number(self, meta: Meta, children: list[Any]) -> tree.Constant:
         found = number(children[0])
         if found is None:
-            self._refuse(meta.start_pos, children[0], "the number does not fit into 64 bits")
+            self._refuse(meta.start_pos, children[0], "the number does not fit into 64 bits",
+                         "write a real, such as 1e20")  # fmt: skip
         return self._constant(meta, "long" if isinstance(found, int) else "real", found)
 
     def string(self, meta: Meta, children: list[Any]) -> tree.Constant:

@@ -14,6 +14,7 @@ from agentcy_ray.context.languages.frames import TABLES, Frame, Plan
 from agentcy_ray.context.languages.kql import arithmetic, comparisons, tree
 from agentcy_ray.context.languages.refusals import nearest, refuse
 from agentcy_ray.context.languages.values import (
+    KINDS,
     Kind,
     Value,
     constant,
@@ -154,7 +155,9 @@ class Lowering:
                 left = self.condition(node.left, filtering=filtering)
                 right = self.condition(node.right, filtering=filtering)
                 kind = exp.And if node.operator == "and" else exp.Or
-                return exp.Paren(this=kind(this=left, expression=right))
+                both = exp.Paren(this=kind(this=left, expression=right))
+                # An absent truth value counts as false here, as in Kusto.
+                return both if filtering else function("coalesce", both, exp.false())
             case tree.Binary() if node.operator not in arithmetic.OPERATORS:
                 left, right = self.lower(node.left), self.lower(node.right)
                 return comparisons.compare(
@@ -319,6 +322,8 @@ class Lowering:
 
         if node.name == "toscalar":
             return self._scalar_query(node)
+        if node.name == "typeof":
+            return self._type_name(node)
         if node.name in aggregates.NAMES and not (
             node.name in functions.SCALAR and not self.aggregates
         ):
@@ -326,6 +331,14 @@ class Lowering:
                 self.fail(node, f"{node.name} counts over rows", f"write summarize {node.name}(…)")
             return aggregates.lower(self, node)
         return functions.lower(self, node)
+
+    def _type_name(self, node: tree.Call) -> Value:
+        """``typeof(long)``: the name of a type, for functions that take one."""
+        match node.arguments:
+            case (tree.Name(name=name),) if name in KINDS:
+                return constant("string", name)
+            case _:
+                return self.fail(node, "typeof takes the name of a type", "write typeof(long)")
 
     def _scalar_query(self, node: tree.Call) -> Value:
         query = self.query_of(node.arguments[0]) if len(node.arguments) == 1 else None

@@ -92,7 +92,8 @@ def lower(lowering: Lowering, node: tree.Call) -> Value:
         wanted = str(found.least) if found.least == found.most else (
             f"{found.least} or more" if found.most is None else f"{found.least} to {found.most}"
         )  # fmt: skip
-        lowering.fail(node, f"{node.name} takes {wanted} arguments, not {count}")
+        lowering.fail(node, f"{node.name} takes {wanted} arguments, not {count}",
+                      f"write {node.name} with {wanted}")  # fmt: skip
     return found.build(Called(lowering, node, [lowering.lower(each) for each in node.arguments]))
 
 
@@ -115,6 +116,14 @@ def _to(kind: Kind) -> Build:
         return convert(value, kind)
 
     return build
+
+
+def _to_string(called: Called) -> Value:
+    """A text is never absent in Kusto: what has no value is the empty one."""
+    value = convert(called.arguments[0], "string")
+    if value.is_constant:
+        return constant("string", value.constant or "")
+    return Value(function("coalesce", value.copy, ""), "string", nullable=False)
 
 
 def _literal_of(kind: Kind) -> Build:
@@ -175,12 +184,13 @@ def _chosen(results: list[Value], conditions: list[exp.Expr]) -> Value:
 def _coalesce(called: Called) -> Value:
     kind = common(each.kind for each in called.arguments)
     found = [convert(each, kind) for each in called.arguments]
-    parts = [
-        function("nullif", each.copy, "") if kind == "string" and each.nullable else each.copy
-        for each in found
-    ]
-    nullable = all(each.nullable for each in found)
-    return Value(function("coalesce", *parts), kind, nullable)
+    certain = [not each.nullable for each in found]
+    parts = [each.copy for each in found]
+    if kind == "string":  # an empty text is an absent one
+        certain = [each.is_constant and bool(each.constant) for each in found]
+        parts = [part if known else function("nullif", part, "")
+                 for part, known in zip(parts, certain, strict=True)]  # fmt: skip
+    return Value(function("coalesce", *parts), kind, nullable=not any(certain))
 
 
 def _is_null(negated: bool) -> Build:
@@ -329,7 +339,7 @@ _INSTEAD = {
 }  # fmt: skip
 
 _CONVERSIONS: dict[str, Kind] = {
-    "tostring": "string", "tolong": "long", "toint": "long", "todouble": "real", "toreal": "real",
+    "tolong": "long", "toint": "long", "todouble": "real", "toreal": "real",
     "todecimal": "real", "tobool": "bool", "toboolean": "bool", "todatetime": "datetime",
 }  # fmt: skip
 
@@ -337,6 +347,7 @@ SCALAR: dict[str, Function] = {
     **{name: Function(_to(kind)) for name, kind in _CONVERSIONS.items()},
     **{name: Function(_literal_of(kind)) for name, kind in KINDS.items()
        if name not in ("timespan", "time", "dynamic", "datetime", "date")},
+    "tostring": Function(_to_string),
     "totimespan": Function(_span), "timespan": Function(_span), "time": Function(_span),
     "parse_json": Function(_dynamic), "todynamic": Function(_dynamic),
     "toobject": Function(_dynamic),

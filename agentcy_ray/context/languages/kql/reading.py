@@ -64,13 +64,14 @@ _SIGNS = {
     "'": "close the quote", '"': "close the quote",
     "$": "declare query_parameters(name:string) and write name",
     "!": "write not(…), != or !in", "=": "compare with ==", "&": "write and", "?": "write iff()",
-    "`": "quote a name as ['the name']",
+    "#": "comments begin with //", "@": "write @ before a text only", "[": "write dynamic([1, 2])",
+    "`": "quote a name as ['the name']", "~": "compare without regard to case by =~ or !~",
 }  # fmt: skip
 _WORDS = {
     "select": "KQL begins with a table: context_nodes | where …", "like": "use has or contains",
     "is": "use isnull(x) or isnotnull(x)", "group": "use summarize … by",
     "not": "write not(…) or !in", "inner": "write join kind=inner (…) on id",
-    "as": "write name = expression",
+    "as": "write name = expression", "between": "write x between (1 .. 2)",
 }  # fmt: skip
 _COMPARING = (
     "and", "or", "in", "has", "contains", "startswith", "endswith", "between", "matches regex",
@@ -84,9 +85,19 @@ _SLIPS = (
     (r"(cluster|database|external_table|externaldata)\s*\(.*$",
      "only context_nodes, context_edges and context_events can be read"),
     (r"\bnot$", "write not(…) or !in"),
+    (r"(\bin~?|\bhas_any|\bhas_all)$", "write the values in parentheses: name in ('a', 'b')"),
+    (r"\bbetween$", "write x between (1 .. 2)"),
+    (r"=\s*\[$", "write dynamic([1, 2])"),
+    (r"\|\s*count$", "use summarize count() by <column>, or count alone"),
+    (r"\bmake-graph\s+\w+\s*$", "write make-graph src --> dst with context_nodes on id"),
+    (r"\bproject-rename\s+\w+$", "write project-rename new = old"),
+    (r"\bquery_parameters\s*\(\s*\w+$", "write declare query_parameters(name:string)"),
+    (r"^\s*(search|find)$", "use where name has 'word' or body has 'word'"),
+    (r"(?i)^\s*select\b", "KQL begins with a table: context_nodes | where …"),
     (r"^set\b", "options are not supported: leave the set statement out"),
     (r"let\s+\w+\s*=\s*\([^)]*(\)\s*\{)?$",
      "functions of a query's own are not supported: use let x = …;"),
+    (r"^\s*let\b[^;]*$", "write let name = value; and a query after it"),
 )  # fmt: skip
 _OPERATOR_WORD = {"WHERE", "SUMMARIZE", "EXTEND"}
 
@@ -151,11 +162,14 @@ def _explain(source: str, error: UnexpectedInput) -> NoReturn:
         refuse(source, at, whole, "only one query may stand after the declarations",
                "send one query at a time")  # fmt: skip
     stage = before.rpartition("|")[2]
-    instead = _WORDS.get(whole.lower(), "") or _SIGNS.get(word[:1], "") or _known_slip(before)
+    if source[at - 1 : at].isdigit() and whole.isalpha():
+        refuse(source, at, whole, "no unit of time", "write 1d, 2h, 30m, 10s or 5ms")
+    instead = _WORDS.get(whole.lower(), "") or _SIGNS.get(word, "") or _known_slip(before)
     if not instead and "graph-match" in stage:
         instead = "write graph-match (a)-[e*1..3]->(b) where … project a.id, b.id"
-    if not instead and before:
-        instead = _after(expected, whole, stage)
+    if not instead:
+        begin = "begin with a table: context_nodes | where …"
+        instead = _after(expected, whole, stage) if before else begin
     refuse(source, at, whole, "not expected here", instead)
 
 
@@ -182,7 +196,13 @@ def _after(expected: set[str], word: str, stage: str) -> str:
     options = [*open_, *wanted]
     if options:
         return f"expected {' or '.join(options)}"
-    return "a name is expected" if "NAME" in expected else ""
+    if "NAME" in expected:
+        return "a name is expected"
+    if word.lower() in OPERATORS:
+        return f"write | {word.lower()}"
+    if "VBAR" in expected:
+        return "end the stage here, by | or nothing"
+    return "leave it out, or see GET /context/completion?language=kql"
 
 
 def _word_at(source: str, at: int) -> str:

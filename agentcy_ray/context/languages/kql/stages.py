@@ -142,7 +142,8 @@ def rename(pipes: Pipelines, frame: Frame, stage: tree.Rename) -> Frame:
     new: dict[str, str] = {}
     for name, old in stage.pairs:
         if old.name not in names:
-            pipes.refuse(old.at, old.name, "no such column", nearest(old.name, names))
+            advice = nearest(old.name, names) or f"columns are {', '.join(names[:16])}"
+            pipes.refuse(old.at, old.name, "no such column", advice)
         if name in names:
             pipes.refuse(old.at, name, "there is a column of that name", "choose another")
         new[old.name] = name

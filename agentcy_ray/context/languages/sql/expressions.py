@@ -111,9 +111,10 @@ class Lowering:
             return Value(values.cast(constant("datetime", self.now).sql, "date"), "date")
         known = self.sight.names(relation)
         listed = ", ".join(dict.fromkeys(known))
-        return self.fail(
-            node, "no such column", nearest(name, known) or (f"known are {listed}" if known else "")
+        advice = nearest(name, known) or (
+            f"known are {listed}" if known else "write from context_nodes, or a text as 'text'"
         )
+        return self.fail(node, "no such column", advice)
 
     def _literal(self, node: exp.Literal) -> Value:
         if node.is_string:

@@ -61,6 +61,8 @@ _INSTEAD: dict[str, str] = {
     "Qualify": "filter by where over a sub-query",
     "Lateral": "use a join, or unnest in the select list",
     "TableSample": "use limit",
+    "sample": "use limit",
+    "kind": "cast to varchar, bigint, double, boolean, timestamp or date",
     "Into": "only reading is allowed",
     "Lock": "only reading is allowed",
     "Pivot": "use case inside of aggregates",
@@ -189,4 +191,5 @@ def _explain(source: str, error: ParseError) -> NoReturn:
                "complete the clause")  # fmt: skip
     reason = str(found.get("description") or "not expected here").rstrip(".").split("<")[0].strip()
     refuse(source, max(0, min(start, len(source))), word or source[:20],
-           reason[:1].lower() + reason[1:], nearest(word, KEYWORDS))  # fmt: skip
+           reason[:1].lower() + reason[1:],
+           nearest(word, KEYWORDS) or "write select … from context_nodes where …")  # fmt: skip

@@ -247,7 +247,8 @@ class Queries:
         ]
         if not found:
             names = [each.alias for each in sight.relations]
-            self.refuse(item, "there is nothing to select from", nearest(wanted, names))
+            advice = nearest(wanted, names) or "write from context_nodes"
+            self.refuse(item, "there is nothing to select from", advice)
         return found
 
     def _group(
