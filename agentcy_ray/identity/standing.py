@@ -156,7 +156,7 @@ def _holds(now: Holding, principal: Principal) -> bool:
         return False
     # An issuer's own token says the role for itself; the stored one may be another.
     if principal.auth == "oidc" and principal.session_id is None:
-        return True
+        return set(principal.permissions) <= set(now.permissions)
     if (now.role, now.permissions) == (principal.role, principal.permissions):
         return True
     powers = now.powers()

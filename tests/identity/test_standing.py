@@ -44,6 +44,8 @@ async def test_keys_logins_and_organisations_end_what_they_began(desk: Desk) -> 
     by_key = by_login.model_copy(update={"session_id": None, "api_key_id": new_id()})
     # What an issuer's own token says of the role is not what is stored.
     by_issuer = by_login.model_copy(update={"session_id": None, "auth": "oidc", "role": Role.OWNER})
+    granted = by_issuer.model_copy(update={"permissions": ("org.read",)})
+    assert await standing.of_principals([granted]) == [False]
     system = Principal(user_id=new_id(), org_id=desk.org_id, role=Role.OWNER, auth="system")
     asked = [by_login, by_key, by_issuer, system]
     assert await standing.of_principals(asked) == [True, False, True, True]
