@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
+import httpx2 as httpx
 import pytest
 
+from agentcy_ray.api.app import create_app
 from agentcy_ray.core.ids import encode
+from agentcy_ray.core.settings import Settings
 from tests.api.platform import PASSWORD, Platform, credentials
 
 
@@ -110,6 +114,21 @@ async def test_how_to_log_in_is_told_without_a_login(platform: Platform) -> None
         "providers": ["local"],
         "registration": "invite",
     }
+
+
+async def test_where_nobody_logs_in_by_a_password_nobody_registers() -> None:
+    async def never() -> Any:
+        raise AssertionError("the lifespan does not run here")
+
+    settings = Settings.load({}, **{
+        "auth_provider": ("oidc",), "auth_registration": "open",
+        "oidc_discovery_url": "https://login.test/.well-known/openid-configuration",
+        "oidc_client_id": "agentcy",
+    })  # fmt: skip
+    transport = httpx.ASGITransport(create_app(settings, never))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        told = (await client.get("/api/v1/auth/config")).json()
+    assert told == {"providers": ["oidc"], "registration": "off"}
 
 
 async def test_refused_logins_are_in_the_log_of_whom_they_were_about(platform: Platform) -> None:
