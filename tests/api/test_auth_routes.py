@@ -120,11 +120,13 @@ async def test_where_nobody_logs_in_by_a_password_nobody_registers() -> None:
     async def never() -> Any:
         raise AssertionError("the lifespan does not run here")
 
-    settings = Settings.load({}, **{
-        "auth_provider": ("oidc",), "auth_registration": "open",
-        "oidc_discovery_url": "https://login.test/.well-known/openid-configuration",
-        "oidc_client_id": "agentcy",
-    })  # fmt: skip
+    settings = Settings.load(
+        {},
+        auth_provider=("oidc",),
+        auth_registration="open",
+        oidc_discovery_url="https://login.test/.well-known/openid-configuration",
+        oidc_client_id="agentcy",
+    )
     transport = httpx.ASGITransport(create_app(settings, never))
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         told = (await client.get("/api/v1/auth/config")).json()
