@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from neo4j import Record
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.events import EVENT
 from agentcy_ray.context.basic.layout import ENTITY, moment, name_of, stamp, to_edge, to_node
-from agentcy_ray.context.basic.slices import SLICE_ROWS, sliced, variable
+from agentcy_ray.context.basic.slices import Edges, Nodes, sliced
 from agentcy_ray.context.basic.writes import LISTED, edge_types, erase
 from agentcy_ray.context.engine import EntityKind, Node
 from agentcy_ray.context.migration.entities import MOMENT, SEEN, Entities
@@ -25,10 +26,8 @@ BATCH_ROWS = 10_000
 _BESIDE = ("body", "service", "severity", "trace_id", "span_id", "duration_ms")
 
 # Events have no content hash; they are no entities of the graph on the other engine.
-_NODES = (
-    "MATCH (n:{name}) WHERE n.org = $org AND n.archived_at IS {hidden} AND n.content_hash <> ''"
-)
-_EDGES = "MATCH (a)-[r:{name}]->(b) WHERE r.org = $org AND r.archived_at IS {hidden}"
+_NODES = "n:{name} AND n.org = $org AND n.archived_at IS {hidden} AND n.content_hash <> ''"
+_EDGES = "r.org = $org AND r.archived_at IS {hidden}"
 _SEEN_NODE = """
 RETURN n.id, n.realm, n._labels, n.content_hash, n.source_id, n.first_seen, n.last_seen, true
 """
@@ -57,8 +56,8 @@ RETURN n AS entity
 class Leaving:
     """One organisation's way out of Basic. Reads what is live, unless it says otherwise."""
 
-    def __init__(self, bolt: Bolt, *, slice_rows: int = SLICE_ROWS) -> None:
-        """``slice_rows``: about how many entities one query reads."""
+    def __init__(self, bolt: Bolt, *, slice_rows: int | None = None) -> None:
+        """``slice_rows``: how many nodes one query looks at, about; None = as is usual."""
         self._bolt = bolt
         self._slice_rows = slice_rows
 
@@ -101,11 +100,11 @@ class Leaving:
     async def archived(self, org_id: UUID, kind: EntityKind) -> AsyncGenerator[Entities]:
         """Whole entities that are archived, a part at a time; events are none."""
         schema = NODES if kind == "node" else EDGES
-        of = variable(kind)
+        of = "n" if kind == "node" else "r"
         for name in [ENTITY] if kind == "node" else await edge_types(self._bolt):
-            text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NOT NULL")
             rows: list[dict[str, Any]] = []
-            async for record in self._sliced(org_id, kind, text, f" RETURN {of} AS entity"):
+            asked = _asked(kind, name, "NOT NULL")
+            async for record in self._sliced(org_id, asked, f"RETURN {of} AS entity"):
                 stored = record["entity"]
                 row = _node_row(stored) if kind == "node" else _edge_row(stored, _plain(name))
                 rows.append({**row, "archived": moment(stored["archived_at"])})
@@ -145,13 +144,11 @@ class Leaving:
     async def _scan(
         self, org_id: UUID, kind: EntityKind, name: str, realm: str | None
     ) -> AsyncIterator[pa.RecordBatch]:
-        text = (_NODES if kind == "node" else _EDGES).format(name=name, hidden="NULL")
-        if realm is not None:
-            text += f" AND {variable(kind)}.realm = $realm"
         shown = _SEEN_NODE if kind == "node" else _SEEN_EDGE
         rows: list[list[Any]] = []
         own = None if kind == "node" else [_plain(name)]
-        async for record in self._sliced(org_id, kind, text, shown, realm):
+        asked = _asked(kind, name, "NULL", realm)
+        async for record in self._sliced(org_id, asked, shown, realm):
             rows.append(record.values())
             if len(rows) == BATCH_ROWS:
                 yield _seen(rows, own)
@@ -160,10 +157,19 @@ class Leaving:
             yield _seen(rows, own)
 
     def _sliced(
-        self, org_id: UUID, kind: EntityKind, text: str, shown: str, realm: str | None = None
+        self, org_id: UUID, asked: Nodes | Edges, shown: str, realm: str | None = None
     ) -> AsyncGenerator[Record]:
-        given = {"org": org_id.hex, "realm": realm}
-        return sliced(self._bolt, kind, text, shown, given, self._slice_rows)
+        if self._slice_rows is not None:
+            asked = replace(asked, rows=self._slice_rows)
+        return sliced(self._bolt, asked, shown, {"org": org_id.hex, "realm": realm})
+
+
+def _asked(kind: EntityKind, name: str, hidden: str, realm: str | None = None) -> Nodes | Edges:
+    of = "n" if kind == "node" else "r"
+    within = "" if realm is None else f" AND {of}.realm = $realm"
+    if kind == "node":
+        return Nodes(_NODES.format(name=name, hidden=hidden) + within)
+    return Edges(name, _EDGES.format(hidden=hidden) + within)
 
 
 def _seen(rows: list[list[Any]], names: list[str] | None) -> pa.RecordBatch:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from agentcy_ray.context.basic.bolt import Bolt
 from agentcy_ray.context.basic.layout import name_of, to_edge, to_node
-from agentcy_ray.context.basic.slices import sliced
+from agentcy_ray.context.basic.slices import Nodes, sliced
 from agentcy_ray.context.engine import Direction, Edge, Node, Scope, Subgraph
 from agentcy_ray.core.batches import NODES
 from agentcy_ray.core.errors import InvalidError
@@ -52,9 +52,7 @@ WITH n, count(r) AS degree ORDER BY degree DESC, n.id LIMIT $limit
 RETURN n, degree
 """
 _SOME = "MATCH (n:Entity) WHERE {n} RETURN n LIMIT $limit"
-_OF_SOURCE = (
-    "MATCH (n:Entity) WHERE n.org = $org AND n.source_id = $source AND n.archived_at IS NULL"
-)
+_OF_SOURCE = Nodes("n.org = $org AND n.source_id = $source AND n.archived_at IS NULL")
 
 
 def visible(name: str, scope: Scope) -> str:
@@ -175,7 +173,7 @@ async def export_nodes(bolt: Bolt, org_id: UUID, source_id: UUID) -> AsyncIterat
     """Live nodes of a source as ``NODES`` batches; nulls in properties are gone."""
     rows: list[dict[str, Any]] = []
     given = {"org": org_id.hex, "source": source_id.hex}
-    async for record in sliced(bolt, "node", _OF_SOURCE, "RETURN n", given):
+    async for record in sliced(bolt, _OF_SOURCE, "RETURN n", given):
         rows.append(_exported(to_node(record["n"])))
         if len(rows) == EXPORT_ROWS:
             yield pa.RecordBatch.from_pylist(rows, schema=NODES)
