@@ -25,13 +25,18 @@ _ACTIVE = "SELECT scope, subject, unit FROM budget_limits"
 _LIST = """
 SELECT l.scope, l.subject, l.unit, l.hard, l.soft_share, l.updated_at,
   coalesce(b.spent, 0) AS spent, coalesce(b.reserved, 0) AS reserved,
-  coalesce(b.raised, false) AS raised
-FROM budget_limits l
+  coalesce(b.raised, false) AS raised,
+  (l.subject <> '*' OR l.scope = 'org') AND (b.seeded_at IS NULL OR b.seeded_at < l.created_at)
+    AND (l.created_at AT TIME ZONE coalesce(o.settings->>'timezone', 'UTC'))::date
+      >= budget_day(l.org_id) AS fresh
+FROM budget_limits l JOIN organizations o ON o.id = l.org_id
 LEFT JOIN budget_balances b ON b.org_id = l.org_id AND b.scope = l.scope AND b.unit = l.unit
   AND b.subject = l.subject AND b.period = budget_day(l.org_id)::text
   AND (l.subject <> '*' OR l.scope = 'org')
 ORDER BY array_position(ARRAY['org', 'user', 'agent', 'run'], l.scope), l.subject, l.unit
 """
+# Of a limit that was set today and that nothing has drawn on yet, as the first draw will count it.
+_USED = "SELECT budget_used($1, $2, $3, $4, $5, budget_day($1))"
 _PUT = """
 INSERT INTO budget_limits (id, org_id, scope, subject, unit, hard, soft_share, updated_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -179,10 +184,20 @@ class LimitStore:
         """
         async with self._db.tenant(org_id) as connection:
             zone = await connection.fetchval(_ZONE, org_id)
-            rows = await connection.fetch(_LIST)
-        if zone is None:
-            raise NotFoundError("no such organisation")
-        return Budgets(timezone=zone, limits=tuple(_limit(row) for row in rows))
+            if zone is None:
+                raise NotFoundError("no such organisation")
+            limits: list[Limit] = []
+            for row in await connection.fetch(_LIST):
+                spent: int = row["spent"]
+                if row["fresh"]:
+                    scope, subject = row["scope"], row["subject"]
+                    id_ = decode("usr", subject) if scope == "user" else None
+                    used = await connection.fetchval(
+                        _USED, org_id, scope, subject, id_, row["unit"]
+                    )
+                    spent = max(spent, used)
+                limits.append(_limit(row, spent))
+        return Budgets(timezone=zone, limits=tuple(limits))
 
     async def change(self, org_id: UUID, change: BudgetChange, by: UUID | None) -> Budgets:
         """Set and remove limits, all or none; every process goes by them at once.
@@ -232,10 +247,10 @@ async def _put(connection: Any, org_id: UUID, limit: LimitChange, by: UUID | Non
     )  # fmt: skip
 
 
-def _limit(row: Any) -> Limit:
+def _limit(row: Any, spent: int) -> Limit:
     unit: Unit = row["unit"]
-    amounts = {name: shown(unit, row[name]) for name in ("hard", "spent", "reserved")}
-    return Limit.model_validate({**dict(row), **amounts})
+    amounts = {name: shown(unit, row[name]) for name in ("hard", "reserved")}
+    return Limit.model_validate({**dict(row), **amounts, "spent": shown(unit, spent)})
 
 
 def _channel(org_id: UUID) -> str:

@@ -113,12 +113,20 @@ async def test_what_is_used_outside_of_runs_is_in_the_reports_with_or_without_a_
     purse: Purse,
 ) -> None:
     ledger = await purse.process()
+    me = encode("usr", purse.user_id)
     for _ in range(2):
         held = await ledger.reserve(
             purse.scope("fill"), Estimate(tokens=10, gpu_seconds=3), model="m"
         )
         await ledger.settle(held, Spent(7, 0, None, gpu_seconds=2.5))
-        await purse.limit(ledger, {"scope": "org", "unit": "gpu_seconds", "hard": 100})
+        await purse.limit(
+            ledger,
+            {"scope": "org", "unit": "gpu_seconds", "hard": 100},
+            {"scope": "user", "subject": me, "unit": "tokens", "hard": 100},
+        )
+        told = {one.unit: one.spent for one in (await ledger.limits.get(purse.org_id)).limits}
+        used = await purse.rows("SELECT in_tokens AS tokens, gpu_seconds FROM usage_ledger")
+        assert told == dict(used[0]), "shown as it is counted, before anything draws on it too"
     (row,) = await purse.rows("SELECT * FROM usage_ledger")
     assert (row["agent"], row["model"], row["in_tokens"]) == ("fill", "m", 14)
     assert (row["gpu_seconds"], row["cost_usd"]) == (5.0, 0.05)
