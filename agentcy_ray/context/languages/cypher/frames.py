@@ -196,6 +196,16 @@ class Frame:
         self.add(columns)
         return kept
 
+    def computed(self, value: Value) -> Value:
+        """A value of unknown type as a column that the engine does not write out again.
+
+        DataFusion moves filters below what they read, its expressions in place of its columns, as
+        often as they are named; below ``unnest`` it moves nothing.
+        """
+        name = self.plan.mint("x")
+        self.add({name: sql.function("unnest", sql.array([values.to_any(value)]))})
+        return Value("any", sql.col(name))
+
     def kept(self, value: Value, columns: dict[str, Expr]) -> Value:
         """A value that reads columns only; what must be computed for it goes to ``columns``."""
         if value.constant is not UNSET or _stable(value):

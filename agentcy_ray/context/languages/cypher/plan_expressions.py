@@ -176,7 +176,7 @@ class ExpressionPlanner(ListPlanner):
             return value
         if self._cases and _divides(value.sql):
             return value
-        return frame.keep({"": value})[""]
+        return frame.computed(value)
 
     # -- cases, maps, calls
 
