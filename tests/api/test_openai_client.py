@@ -188,6 +188,8 @@ async def test_models_are_agents_then_what_is_set_up(platform: Platform) -> None
     kinds = [model.startswith("agent:") for model in listed]
     assert kinds == sorted(kinds, reverse=True)
     assert {"agent:default", "offline:extractive", "local:all-MiniLM-L6-v2"} <= set(listed)
+    for model in listed:
+        assert (await client.models.retrieve(model)).id == model
     one = await client.models.retrieve("agent:default")
     assert (one.id, one.owned_by) == ("agent:default", "agentcy")
     with pytest.raises(openai.NotFoundError):

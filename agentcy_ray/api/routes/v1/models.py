@@ -47,26 +47,31 @@ class ModelList(BaseModel):
 
 @router.get("/models")
 async def list_models(caller: Invoker, request: Request) -> ModelList:
-    """Agents, then the models that are set up, those that this cluster serves among them."""
+    """Agents, then the models that are set up, those that this cluster serves among them, and those
+    that make vectors."""
     services = services_of(request)
     entries = [_of_agent(agent) async for agent in _agents(services, caller.org_id)]
-    entries += [_of_model(reference) for reference in _configured(services)]
+    references = [*services.models.references(), *await _embedders(services, caller.org_id)]
+    entries += [_of_model(reference) for reference in dict.fromkeys(references)]
     return ModelList(data=entries, first_id=entries[0].id, last_id=entries[-1].id)
 
 
 @router.get("/models/{model:path}")
 async def read_model(model: str, caller: Invoker, request: Request) -> ModelEntry:
     """One of them; also a model of a provider that is set up and that the list does not name."""
-    found: Any = await chosen(services_of(request), caller, model)
+    services = services_of(request)
+    if model in await _embedders(services, caller.org_id):
+        return _of_model(model)
+    found: Any = await chosen(services, caller, model)
     return _of_agent(found) if isinstance(found, AgentProfile) else _of_model(model)
 
 
-def _configured(services: Services) -> list[str]:
-    """References of the models that are set up, and of those that make vectors."""
-    models = services.models
-    embedders = [services.settings.embedding_model]
-    embedders += [f"vllm:{model.name}" for model in models.local_models("embed")]
-    return list(dict.fromkeys([*models.references(), *embedders]))
+async def _embedders(services: Services, org_id: UUID) -> list[str]:
+    """References of the models that make vectors: the default, those of the cluster, and those of
+    the organisation's spaces."""
+    served = [f"vllm:{model.name}" for model in services.models.local_models("embed")]
+    spaces = [space.embedder for space in await services.spaces.list(org_id)]
+    return [services.settings.embedding_model, *served, *spaces]
 
 
 async def _agents(services: Services, org_id: UUID) -> AsyncGenerator[AgentProfile]:
