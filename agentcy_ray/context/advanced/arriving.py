@@ -70,7 +70,7 @@ class Arriving:
         return await self._store.append(org_id, TABLES[kind], rows, key_scope="adopt")
 
     async def hide(self, org_id: UUID, kind: EntityKind, ids: Sequence[str], at: datetime) -> int:
-        """Archive entities by rows that are only just newer than what they hide."""
+        """Let entities be gone, by rows that are only just newer than what they hide."""
         total = 0
         names = [name for name in STORED[TABLES[kind]] if name != "at"]
         for start in range(0, len(ids), IDS):
@@ -87,7 +87,7 @@ class Arriving:
             )
             rows = await self._store.read(org_id, sql, texts(*names))
             if rows.num_rows:
-                made = await asyncio.to_thread(_just_hidden, rows, at)
+                made = await asyncio.to_thread(hidden_rows, rows, at, "purge")
                 total += await self._store.append(org_id, TABLES[kind], made, key_scope="hide")
         return total
 
@@ -181,13 +181,6 @@ def _adopted(kind: EntityKind, entities: Entities, newest: dict[str, str]) -> pa
         }
     columns = {name: own.get(name, rows.column(name)) for name in rows.schema.names}
     return pa.RecordBatch.from_pydict(columns)
-
-
-def _just_hidden(rows: pa.Table, at: datetime) -> pa.RecordBatch:
-    made = hidden_rows(rows, at, "archive")
-    place = made.schema.get_field_index("version")
-    versions = [_after(version) for version in rows["version"].to_pylist()]
-    return made.set_column(place, "version", pa.array(versions, pa.string()))
 
 
 def _census(batch: pa.RecordBatch, kind: EntityKind) -> pa.RecordBatch:

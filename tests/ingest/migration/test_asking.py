@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from agentcy_ray.context.engine import Query, Scope
 from agentcy_ray.core.errors import CancelledByRequestError, ConflictError
 from agentcy_ray.ingest.migration.start import settle_engines
 from agentcy_ray.jobs.worker import Beat
@@ -52,6 +53,11 @@ async def test_a_migration_cancelled_before_its_cut_over_leaves_basic_as_it_was(
     assert again.checksums["repaired"] > 0, "what the first one left, and Basic has no more, goes"
     basic, advanced = await moving.both()
     assert advanced == basic
+    text, scope = "MATCH (n:Item) RETURN n.id, n.archived_at", Scope(org_id=house.org_id)
+    everything = Query(text=text, limit=100, include_archived=True)
+    answers = [await moving.router.engines.basic.query(scope, everything)]
+    answers.append(await moving.router.engines.advanced.query(scope, everything))
+    assert sorted(answers[1].rows) == sorted(answers[0].rows), "not as archived either"
 
 
 async def test_one_that_nobody_carries_out_yet_is_cancelled_at_once(make_moving: MakeMoving):
