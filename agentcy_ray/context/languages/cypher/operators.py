@@ -210,7 +210,7 @@ def sort_keys(value: Value) -> list[Expr]:
                     for rank, some in marks.items()
                 )
             )
-            return [rank, values.as_number(value), values.to_any(value)]
+            return [rank, values.as_number(value), values.alike(values.to_any(value))]
         case _:
             return [values.to_any(value)]
 
