@@ -27,6 +27,7 @@ import pyarrow.compute
 from sqlglot import Dialect, Expr
 
 from agentcy_ray.context.languages.facts import ITEM, MARK
+from agentcy_ray.context.languages.spread import spread
 from agentcy_ray.core.errors import QueryTooCostlyError
 
 pc: Any = pyarrow.compute
@@ -127,9 +128,9 @@ def to_sql(expression: Expr) -> str:
 
     Raises:
         QueryTooCostlyError: it would be longer than ``MAX_PARTS`` allows, as what is nested in what
-            is written several times can be.
+            is written several times can be, by us or by the engine.
     """
-    if parts(expression) > MAX_PARTS:
+    if parts(expression) > MAX_PARTS or spread(expression) > MAX_PARTS:
         raise QueryTooCostlyError(
             "this query says too much at once; nest less in each other, or ask in several queries",
             limit=MAX_PARTS,

@@ -11,7 +11,7 @@ import pytest
 
 from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages import cypher, kql, sql
-from agentcy_ray.core.errors import AgentcyError
+from agentcy_ray.core.errors import AgentcyError, QueryTooCostlyError
 from tests.conftest import AttackScale
 
 pytestmark = pytest.mark.attack
@@ -156,3 +156,33 @@ def test_what_is_nested_in_what_is_written_several_times_is_computed_once(expres
     ):
         planned = LANGUAGES["cypher on kyma"](query.format(expression))
         assert len(planned.sql) < 1_000_000
+
+
+CHAINS: dict[str, tuple[str, Callable[[int], str]]] = {
+    "extend": ("kql", lambda n: "nodes | extend x0 = strlen(name)" + "".join(
+        f" | extend x{i} = x{i - 1} + x{i - 1}" for i in range(1, n)) + f" | where x{n - 1} > 3"),
+    "project": ("kql", lambda n: "nodes | project x = strlen(name)"
+        + " | project x = x + x" * n + " | where x > 3"),
+    "with": ("cypher on kyma", lambda n: "MATCH (n) WITH size(n.name) AS x"
+        + " WITH x + x AS x" * n + " WHERE x > 3 RETURN x"),
+    "steps": ("sql", lambda n: "with a0 as (select length(name) x from nodes)" + "".join(
+        f", a{i} as (select x + x as x from a{i - 1})" for i in range(1, n))
+        + f" select * from a{n - 1} where x > 3"),
+    "selects": ("sql", lambda n: "select x from " + "(select x + x as x from " * n
+        + "(select length(name) as x from nodes) a0" + "".join(f") a{i}" for i in range(1, n + 1))
+        + " where x > 3"),
+    "shown": ("sql", lambda n: "select " + "x || x as x from (select " * n + "name as x from nodes"
+        + "".join(f") a{i}" for i in range(n)) + " order by x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_steps_that_an_engine_would_write_into_each_other_are_refused_by_their_length(
+    chain: str,
+) -> None:
+    """DataFusion plans twenty of them for minutes, with no look at any time limit."""
+    language, query = CHAINS[chain]
+    for few in (1, 5, 9):
+        LANGUAGES[language](query(few))
+    with pytest.raises(QueryTooCostlyError):
+        LANGUAGES[language](query(24))
