@@ -16,6 +16,7 @@ from agentcy_ray.context.languages.cypher.scope import (
     Rules,
     Scoper,
 )
+from agentcy_ray.context.languages.refusals import refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def scoped(
         dialect: what the server at hand can do.
 
     Raises:
-        QueryRejectedError: the text is outside the read-only language, or a parameter has no value.
+        QueryRejectedError: the text is outside the read-only language, nested too deeply, or a
+            parameter has no value.
     """
     parser = QueryParser(text)
     query = parser.whole()
@@ -74,9 +76,12 @@ def scoped(
         row_limit=row_limit,
         prefix=_unused_prefix(parser),
     )
-    scoped_tree = Scoper(rules).top(query)
     renderer = Renderer()
-    sent = renderer.query(scoped_tree)
+    try:
+        scoped_tree = Scoper(rules).top(query)
+        sent = renderer.query(scoped_tree)
+    except RecursionError:
+        refuse(text, 0, text[:20], "the query is nested too deeply", "split it by WITH")
     used |= renderer.literals
     used[ORG_PARAMETER] = scope.org_id.hex
     if scope.realms is not None:
