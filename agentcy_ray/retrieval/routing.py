@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+from agentcy_ray.core.errors import ConflictError
+from agentcy_ray.core.ids import encode
 from agentcy_ray.core.org_cache import OrgCache
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
 from agentcy_ray.stores.bell import Bell
@@ -62,9 +64,18 @@ class Routes:
 
         Raises:
             NotFoundError: no such space.
+            ConflictError: ``state_conflict``, it is not filled, or was given up.
         """
         if isinstance(space, UUID):
-            return (await self._spaces.get(org_id, space),)
+            named = await self._spaces.get(org_id, space)
+            if named.status == "failed" or named.indexed_at is None:
+                raise ConflictError(
+                    f"{encode('spc', space)} is {named.status} and answers nothing; wait for its "
+                    "backfill, or leave `space` out",
+                    code="state_conflict",
+                    status=named.status,
+                )
+            return (named,)
         route = await self._routes.get(org_id)
         wanted = (route.active, route.beside if route.both or space == "both" else None)
         return tuple(each for each in wanted if each is not None)

@@ -96,6 +96,7 @@ class SearchService:
         Raises:
             InvalidError: the query is blank, or both weights are 0.
             NotFoundError: no such space.
+            ConflictError: the space that is named is not filled yet, or was given up.
             EmbedderUnavailableError: the embedder is away or did not make the space.
             QueryTimeoutError: the search ran past its limit.
         """

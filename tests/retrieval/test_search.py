@@ -8,7 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from agentcy_ray.core.errors import EmbedderUnavailableError, InvalidError, NotFoundError
+from agentcy_ray.core.errors import (
+    ConflictError,
+    EmbedderUnavailableError,
+    InvalidError,
+    NotFoundError,
+)
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
@@ -344,9 +349,14 @@ async def test_a_search_by_another_embedder_than_the_spaces_says_what_to_set(
         await other.hybrid("east")
 
 
-async def test_an_unknown_space_is_not_found(shelf: Shelf) -> None:
+async def test_an_unknown_space_is_not_found_and_one_that_is_not_filled_answers_nothing(
+    shelf: Shelf, chosen: ChosenEmbedder, spaces: SpaceStore
+) -> None:
     with pytest.raises(NotFoundError):
         await shelf.search("east", space=new_id())
+    empty = await spaces.create(shelf.org, chosen.info)
+    with pytest.raises(ConflictError, match="is building and answers nothing"):
+        await shelf.hybrid("east", space=empty.id)
 
 
 async def test_a_long_chunk_is_shown_around_the_word_that_was_asked_for(shelf: Shelf) -> None:
