@@ -76,9 +76,9 @@ class ExpressionPlanner(ListPlanner):
             case tree.Variable(name=name):
                 return self._variable(name, frame)
             case tree.Property(subject=subject, key=key):
-                return property_of(self._once(subject, frame), key, self.plan.scope)
+                return property_of(self.once(subject, frame), key, self.plan.scope)
             case tree.Item(subject=subject, index=index):
-                return self.item(self._once(subject, frame), self.expression(index, frame))
+                return self.item(self.once(subject, frame), self.expression(index, frame))
             case tree.Slice():
                 return self.slice(expression, frame)
             case tree.ListOf(items=items):
@@ -138,8 +138,8 @@ class ExpressionPlanner(ListPlanner):
         if operator == "XOR":
             sides = [self.condition(e, frame) for e in (expression.left, expression.right)]
             return values.boolean(sql.compare("<>", sides[0], sides[1]))
-        left = self._once(expression.left, frame)
-        right = self._once(expression.right, frame)
+        left = self.once(expression.left, frame)
+        right = self.once(expression.right, frame)
         match operator:
             case "=":
                 return values.boolean(operators.equals(left, right))
@@ -165,18 +165,23 @@ class ExpressionPlanner(ListPlanner):
                     refuse(operator, "division by zero", "divide by another number")
                 return operators.arithmetic(operator, left, right)
 
-    def _once(self, expression: tree.Expression, frame: Frame) -> Value:
+    def once(self, expression: tree.Expression, frame: Frame) -> Value:
         """An expression for where it is written several times: a column when it is long.
 
         What divides stays where it is inside a CASE, which may keep rows away from it; a column is
         computed for all of them.
         """
         value = self.expression(expression, frame)
-        if value.kind != "any" or value.is_null or parts(value.sql) <= LONG:
+        if value.kind not in ("any", "list") or value.is_null or value.items is not None:
+            return value
+        if parts(value.sql) <= LONG:
             return value
         if self._cases and _divides(value.sql):
             return value
-        return frame.computed(value)
+        found = frame.computed(value)
+        return found if value.kind == "any" else values.array_of(
+            values.items_of(found.sql), value.item
+        )  # fmt: skip
 
     # -- cases, maps, calls
 
@@ -243,7 +248,7 @@ class ExpressionPlanner(ListPlanner):
         if planner is None:
             refuse(call.name, f"the function {call.name} cannot be planned on this engine",
                    "compute it from text, number and list functions, or in the caller")  # fmt: skip
-        given = [self._once(each, frame) for each in call.arguments]
+        given = [self.once(each, frame) for each in call.arguments]
         low, high = planner.arity
         if not low <= len(given) <= high:
             wanted = f"{low}" if low == high else f"{low} to {high}"

@@ -68,6 +68,10 @@ class ListPlanner(ABC):
         """Any expression."""
 
     @abstractmethod
+    def once(self, expression: tree.Expression, frame: Frame) -> Value:
+        """An expression for where it is written several times."""
+
+    @abstractmethod
     def condition(self, expression: tree.Expression, frame: Frame) -> Expr:
         """An expression as a condition."""
 
@@ -96,7 +100,7 @@ class ListPlanner(ABC):
 
     def slice(self, expression: tree.Slice, frame: Frame) -> Value:
         """``subject[start..end]``."""
-        subject = values.as_list(self.expression(expression.subject, frame))
+        subject = values.as_list(self.once(expression.subject, frame))
         length = sql.cast(sql.function("array_length", subject.sql), "bigint")
 
         def bound(part: tree.Expression | None, default: Expr) -> Expr:
