@@ -191,6 +191,8 @@ class Guard:
             raise _denied("the host is no name that a server can have", host)
         elif name in METADATA_NAMES:
             raise _denied(f"{host} is the metadata service of a cloud", host)
+        if not 0 < port < 65_536:
+            raise _denied(f"there is no port {port}", host)
         pins, allowed = self.pins, self.egress.allowed_hosts
         if pins.hosts and not host_matches(name, pins.hosts):
             raise _denied(f"this source is pinned to {', '.join(pins.hosts)}, not {host}", host)
@@ -235,7 +237,7 @@ def proxy_of(settings: AccessSettings, url: str) -> str | None:
 
 def port_of(url: httpx2.URL) -> int:
     """The port of a URL, its scheme's own when it names none."""
-    return url.port or DEFAULT_PORTS.get(url.scheme, 0)
+    return DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
 
 
 def _literal(host: str) -> Address | None:

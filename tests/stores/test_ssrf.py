@@ -74,7 +74,7 @@ URLS = [
     "http://good.example@127.0.0.1/", "http://me:pw@good.example/", "http://good.example\\@127.0.0.1/",
     "http://127.0.0.1:80@good.example/", "http://good.example:80:80/", "http://127.0.0.1\t/",
     "http://127.0.0.1\r\nHost: x/", "http:\\\\127.0.0.1\\x", "http://[::1", "http://::1/",
-    "http://good.example:99999/",
+    "http://good.example:99999/", "http://93.184.216.34:65536/", "http://93.184.216.34:0/",
 ]  # fmt: skip
 """URLs that are refused as such."""
 
@@ -184,7 +184,7 @@ REDIRECTS = [
     "http://127.0.0.1:{port}/", "//127.0.0.1:{port}/", "http://localhost:{port}/", "http://[::1]/",
     "http://0x7f.1:{port}/", "http://169.254.169.254/latest/meta-data/", "http://2130706433/",
     "http://loop.evil.example:{port}/", "http://cloud.evil.example/", "file:///etc/passwd",
-    "gopher://127.0.0.1:{port}/", "http://good@127.0.0.1:{port}/", "http://[::ffff:127.0.0.1]/",
+    "gopher://127.0.0.1:{port}/", "http://127.0.0.2:99999/", "http://good@127.0.0.1:{port}/", "http://[::ffff:127.0.0.1]/",
 ]  # fmt: skip
 
 
