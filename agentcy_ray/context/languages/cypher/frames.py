@@ -16,8 +16,11 @@ from agentcy_ray.context.engine import Scope
 from agentcy_ray.context.languages.current import newest
 from agentcy_ray.context.languages.cypher import sql, values
 from agentcy_ray.context.languages.cypher.values import UNSET, Value
+from agentcy_ray.context.languages.planned import parts
 
 UNIT = "one"
+LONG = 300
+"""Parts of an expression that is computed once, not written into others several times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +200,9 @@ class Frame:
         return kept
 
     def computed(self, value: Value) -> Value:
-        """A value of unknown type as a column that the engine does not write out again.
-
-        DataFusion moves filters below what they read, its expressions in place of its columns, as
-        often as they are named; below ``unnest`` it moves nothing.
-        """
+        """A value as a column that the engine does not write out again; tagged text."""
         name = self.plan.mint("x")
-        self.add({name: sql.function("unnest", sql.array([values.to_any(value)]))})
+        self.add({name: _fixed(values.to_any(value))})
         return Value("any", sql.col(name))
 
     def kept(self, value: Value, columns: dict[str, Expr]) -> Value:
@@ -222,7 +221,10 @@ class Frame:
     def _column(self, value: Value, columns: dict[str, Expr]) -> Value:
         name = self.plan.mint("x")
         if value.kind in ("any", "node", "edge"):
-            columns[name] = values.to_any(value)
+            found = values.to_any(value)
+            if value.kind == "any" and parts(found) > LONG:
+                found = _fixed(found)
+            columns[name] = found
             return values.of_tagged(sql.col(name), value.kind)
         columns[name] = value.sql
         return Value(value.kind, sql.col(name), item=value.item)
@@ -329,6 +331,15 @@ class Frame:
             join_type="left" if outer else "inner", copy=False
         )  # fmt: skip
         self.advance(query, added)
+
+
+def _fixed(expression: Expr) -> Expr:
+    """An expression for a column that stays one.
+
+    DataFusion moves filters below the steps whose columns they read, and writes the expressions of
+    the columns out as often as they are named; below ``unnest`` it moves nothing.
+    """
+    return sql.function("unnest", sql.array([expression]))
 
 
 def _stable(value: Value) -> bool:

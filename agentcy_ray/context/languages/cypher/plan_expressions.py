@@ -13,7 +13,7 @@ from typing import Any
 from sqlglot import Expr, exp
 
 from agentcy_ray.context.languages.cypher import operators, sql, tree, values
-from agentcy_ray.context.languages.cypher.frames import Frame, Plan
+from agentcy_ray.context.languages.cypher.frames import LONG, Frame, Plan
 from agentcy_ray.context.languages.cypher.functions import AGGREGATES
 from agentcy_ray.context.languages.cypher.plan_functions import FUNCTIONS, Arguments
 from agentcy_ray.context.languages.cypher.plan_lists import ListPlanner
@@ -22,9 +22,6 @@ from agentcy_ray.context.languages.cypher.plan_properties import has_labels, pro
 from agentcy_ray.context.languages.cypher.refusal import UnplannableError, refuse
 from agentcy_ray.context.languages.cypher.values import Value
 from agentcy_ray.context.languages.planned import parts
-
-LONG = 300
-"""Parts of an expression that is computed once, not written into others several times over."""
 
 
 class ExpressionPlanner(ListPlanner):
