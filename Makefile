@@ -47,9 +47,9 @@ attacks: $(VENV)/.dev ## Run the long form of every table of attacks (40 minutes
 	@timeout -k 30 2400 $(BIN)/python -m pytest -m attack --attacks=long $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev ## Fuzz every route for longer, as every kind of caller [EXAMPLES=30 SEED=1].
-	@timeout -k 30 1800 $(BIN)/python -m pytest tests/api/test_fuzz.py --attacks=long \
-	  --fuzz-examples=$(or $(EXAMPLES),30) --fuzz-seed=$(or $(SEED),0) --timeout=1800 $(ARGS)
+fuzz: $(VENV)/.dev ## Fuzz every route for longer, as every kind of caller (40 minutes at most) [EXAMPLES=30 SEED=1].
+	@timeout -k 30 2400 $(BIN)/python -m pytest tests/api/test_fuzz.py --attacks=long \
+	  --fuzz-examples=$(or $(EXAMPLES),30) --fuzz-seed=$(or $(SEED),0) --timeout=2400 $(ARGS)
 
 # vLLM's build for CPUs needs torch's, and pins two libraries lower than we do.
 VLLM := .venv-vllm
