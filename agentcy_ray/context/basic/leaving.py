@@ -57,7 +57,7 @@ class Leaving:
     """One organisation's way out of Basic. Reads what is live, unless it says otherwise."""
 
     def __init__(self, bolt: Bolt, *, slice_rows: int | None = None) -> None:
-        """``slice_rows``: how many nodes one query looks at, about; None = as is usual."""
+        """``slice_rows``: how many nodes one query looks at, about, whatever is asked for."""
         self._bolt = bolt
         self._slice_rows = slice_rows
 
@@ -161,6 +161,8 @@ class Leaving:
     ) -> AsyncGenerator[Record]:
         if self._slice_rows is not None:
             asked = replace(asked, rows=self._slice_rows)
+            if isinstance(asked, Edges):
+                asked = replace(asked, at_once=0)
         return sliced(self._bolt, asked, shown, {"org": org_id.hex, "realm": realm})
 
 
