@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import orjson
 import psutil
 import pytest
 
+from agentcy_ray.cli import patience
 from agentcy_ray.runtime.cluster_config import ClusterConfig, load_cluster_config
 from tests.e2e.conftest import WAIT_SECS, Machine, environment, repository, workdir
 from tests.vllm.chat_model import WINDOW
@@ -99,17 +99,15 @@ def machine(workdir: Path, folder: Path) -> Iterator[Machine]:
 
 def await_models(machine: Machine) -> None:
     """Ask ``/health`` until the models are ready, as an operator would."""
-    deadline = time.monotonic() + READY_SECS
-    state = ""
-    while time.monotonic() < deadline:
-        health = httpx.get(f"{machine.url}/health", timeout=60).json()
+
+    async def ready() -> bool | None:
+        health = (await asyncio.to_thread(httpx.get, f"{machine.url}/health", timeout=60)).json()
         assert "error" not in health, health
         state = health.get("checks", {}).get("local_models", "the platform starts")
-        if state == "ok":
-            return
         assert "failed" not in state, state
-        time.sleep(1)
-    raise AssertionError(f"the models are not ready after {READY_SECS} s: {state}")
+        return state == "ok" or None
+
+    asyncio.run(patience.until(ready, limit_secs=READY_SECS, every_secs=1))
 
 
 @pytest.fixture(scope="session")

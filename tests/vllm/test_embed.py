@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from agentcy_ray.cli import patience
 from agentcy_ray.retrieval.embedder import matrix_of
 from agentcy_ray.retrieval.served_embedder import open_served
 from tests.e2e.conftest import Machine
@@ -34,12 +35,12 @@ async def test_a_served_model_embeds_with_an_identity_of_its_weights(served: Ser
 
 
 @pytest.mark.requirement("EMB-03")
-def test_a_space_is_filled_through_ray_data_llm(machine: Machine, repository: Path) -> None:
+async def test_a_space_is_filled_through_ray_data_llm(machine: Machine, repository: Path) -> None:
     machine.agentcy("sources", "add", "code", "git", "--set", f"url={repository}")
     machine.agentcy("sources", "sync", "code")
     words = ("embed", "backfill", "--model", MODEL, "--engine", "ray-data", "--no-follow")
     made = machine.agentcy(*words)["space"]["id"]
-    ended = _ended(machine, made)
+    ended = await _ended(machine, made)
     assert ended["backfill"]["status"] == "done", ended
     assert ended["space"]["status"] == "ready"
     assert ended["space"]["embedder"] == MODEL
@@ -47,14 +48,12 @@ def test_a_space_is_filled_through_ray_data_llm(machine: Machine, repository: Pa
     assert not ended["backfill"]["errors"]
 
 
-def _ended(machine: Machine, space_id: str) -> dict[str, Any]:
+async def _ended(machine: Machine, space_id: str) -> dict[str, Any]:
     """The space when its backfill is over; a new engine starts first, which takes minutes."""
-    deadline = time.monotonic() + READY_SECS
-    state: dict[str, Any] = {}
-    while time.monotonic() < deadline:
-        spaces = machine.agentcy("embed", "status")["spaces"]
-        state = next(one for one in spaces if one["space"]["id"] == space_id)
-        if state["backfill"]["status"] in {"done", "failed"}:
-            return state
-        time.sleep(2)
-    raise AssertionError(f"the space is not filled after {READY_SECS} s: {state}")
+
+    async def over() -> dict[str, Any] | None:
+        told = await asyncio.to_thread(machine.agentcy, "embed", "status")
+        state = next(one for one in told["spaces"] if one["space"]["id"] == space_id)
+        return state if state["backfill"]["status"] in {"done", "failed"} else None
+
+    return await patience.until(over, limit_secs=READY_SECS, every_secs=2)
