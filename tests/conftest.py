@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from agentcy_ray.core.settings import Settings
@@ -31,6 +32,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks", choices=("short", "long"), default="short")
     parser.addoption("--fuzz-examples", type=int, help="requests per operation and caller")
     parser.addoption("--fuzz-seed", type=int, default=0, help="draws other requests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no property fail by chance: the short form draws the same examples each time.
+
+    The long form draws others in every run. No example has a limit of time, since a busy machine
+    would decide about it.
+    """
+    hypothesis.settings.register_profile(
+        "suite",
+        deadline=None,
+        derandomize=config.getoption("--attacks") == "short",
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    if config.getoption("--hypothesis-profile") is None:
+        hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from agentcy_ray.core.errors import InvalidError
 from tests.conformance.graphs import LATER, SEEN, Graph, small, write
 
 FEW = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -13,7 +13,9 @@ from agentcy_ray.core.errors import InvalidError
 from tests.conformance.graphs import LATER, Graph, small, write
 
 FEW = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

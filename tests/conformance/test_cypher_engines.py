@@ -16,7 +16,9 @@ from tests.conformance.test_cypher_queries import CORPUS, rows_of
 @pytest.mark.slow
 @pytest.mark.requirement("CTX-03")
 @settings(
-    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 async def test_engines_agree_on_every_graph(pair: Pair, data: st.DataObject) -> None:

@@ -14,7 +14,9 @@ from agentcy_ray.core.errors import CapabilityError, QueryRejectedError, QueryTi
 from tests.conformance.graphs import LATER, Graph, write
 
 FEW = settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

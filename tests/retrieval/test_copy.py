@@ -66,7 +66,9 @@ def _clean(value: Any) -> Any:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(made=st.lists(rows, min_size=1, max_size=6), skip=st.integers(0, 2), seed=st.integers(0, 9))
 @pytest.mark.parametrize("storage", STORAGES)

@@ -179,7 +179,9 @@ JSON_VALUE = st.recursive(
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(records=st.lists(st.dictionaries(st.text(max_size=5), JSON_VALUE, max_size=4), max_size=6))
 async def test_a_document_and_its_lines_give_the_same_rows(tmp_path, records):
