@@ -240,7 +240,7 @@ async def forward_proxy(folder: Path, login: str = "") -> AsyncGenerator[Forward
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        port = int(await asyncio.wait_for(process.stdout.readline(), 20))
+        port = int(await asyncio.wait_for(process.stdout.readline(), 60))
         at = f"{login}@" if login else ""
         yield ForwardProxy(f"http://{at}127.0.0.1:{port}", log)
     finally:

@@ -113,7 +113,7 @@ class Platform:
         channel = f"ch:jobs:{self.org_id.hex}"
         async with asyncio.timeout(60), self.services.bell.listen(channel) as ear:
             while not (run := (await client.get(f"/sync-runs/{run_id}")).json())["ended_at"]:
-                await ear.next(10)
+                await ear.next(5)
         return run
 
     async def job_ended(self, job_id: str, who: str = "owner") -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Platform:
         channel = f"ch:jobs:{self.org_id.hex}"
         async with asyncio.timeout(60), self.services.bell.listen(channel) as ear:
             while (job := (await client.get(f"/jobs/{job_id}")).json())["status"] in OPEN_JOB:
-                await ear.next(10)
+                await ear.next(5)
         return job
 
     async def source(self, who: str = "owner", **body: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Platform:
 
     async def run_ended(self, run_id: str, who: str = "owner") -> dict[str, Any]:
         client = await self.as_(who)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for _ in events(client, "GET", f"/runs/{run_id}/events"):
                 pass
         return (await client.get(f"/runs/{run_id}")).json()

@@ -122,7 +122,7 @@ async def test_a_deleted_key_is_refused_at_once_here_and_by_other_processes(
                 refused = await client.get("/auth/ping")
                 error = refused.json()["error"]
                 assert (refused.status_code, error["code"]) == (401, "token_invalid")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await heard.wait()
             with pytest.raises(UnauthenticatedError):
                 await other.authenticator.bearer(header)
@@ -143,7 +143,7 @@ async def test_a_stream_ends_with_the_credential_that_opened_it(platform: Platfo
                 assert await anext(pieces)  # it is open
             open_before = len(open_streams)
             assert (await owner.delete(f"/api-keys/{made['id']}")).status_code == 204
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with suppress(httpx.TransportError):
                     async for _ in before:
                         pass
@@ -174,7 +174,7 @@ async def test_a_stream_ends_with_its_credential_though_nobody_was_told(platform
         for statement, who in endings:
             await platform.sql(statement, who)
         open_streams.end(None)  # rings may have been lost
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for stream in streams[:2]:
                 with suppress(httpx.TransportError):
                     async for _ in stream:

@@ -27,7 +27,7 @@ JSON = {"content-type": "application/json"}
 async def raw(url: str, sent: bytes, *then: bytes) -> tuple[int, dict[str, list[str]], Any]:
     """Status, headers and JSON of the answer to bytes on a bare socket."""
     place = urlsplit(url)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
         for piece in (sent, *then):
             writer.write(piece)

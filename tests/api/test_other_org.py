@@ -297,7 +297,7 @@ async def test_a_stream_of_the_audit_log_resumes_in_ones_own_log(
     other, theirs = await platform.as_("other"), encode("usr", platform.users["owner"])
     await other.post("/agents", json={"name": "for-the-log"})
     seen: list[Event] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in events(
             other, "GET", "/policies/audit/stream", headers={"last-event-id": "0"}
         ):

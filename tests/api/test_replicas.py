@@ -83,7 +83,7 @@ async def test_one_login_is_good_at_every_replica_until_it_ends_at_any(pair: Pai
             assert (await client.get("/auth/ping", headers=again)).status_code == 200
         assert (await second.post("/auth/logout", headers=again)).status_code == 204
         # The other one hears of it by the bell, and sees it after 5 s at the latest.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await first.get("/auth/ping", headers=again)).status_code != 401:
                 pass
 
@@ -127,7 +127,7 @@ async def test_a_users_streams_are_counted_over_both_and_freed_when_they_end(pai
             assert refused.json()["error"]["code"] == "quota_exceeded"
             assert int(refused.headers["retry-after"]) >= 1
         await last.aclose()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             status = 429
             while status == 429:
                 async with second.stream("GET", TAIL) as stream:

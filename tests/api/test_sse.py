@@ -58,7 +58,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off() -> None:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        await asyncio.wait_for(closed.wait(), 10)
+        await asyncio.wait_for(closed.wait(), 60)
         writer.transport.abort()
         del reader
 
@@ -78,4 +78,4 @@ async def test_a_client_that_leaves_closes_the_frames() -> None:
             async for event in read_events(answer):
                 assert event.type == "ping"
                 break
-        await asyncio.wait_for(closed.wait(), 10)
+        await asyncio.wait_for(closed.wait(), 60)

@@ -243,7 +243,7 @@ async def test_a_tail_gives_the_backlog_and_then_what_another_process_writes(db,
     here, there = (AuditLog(db, bell) for bell in bells)
     await asyncio.gather(*(there.append(entry(org, action=f"step.{n}")) for n in range(2)))
     tail = here.tail(org, 1, ping_secs=30)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert (await anext(tail)).seq == 2
         coming = asyncio.ensure_future(anext(tail))
         await there.append(entry(org, action="news"))

@@ -117,7 +117,7 @@ async def test_a_writer_that_stops_in_a_commit_holds_the_chain_for_a_moment_only
         async with db.tenant(org) as connection:
             sealed = [seal(entry(org))]
             assert await writer._append(connection, org, (0, GENESIS), sealed) is not None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await other.append(entry(org, 1))
 
     with pytest.raises(StoreUnavailableError):

@@ -208,7 +208,7 @@ async def test_a_read_is_stopped_at_its_deadline(pool, source, bench):
     await pool.call(request(source))
     outcome = await pool.call(request(source, "wait", secs=0.05))
     assert (outcome.error_code, outcome.transient) == ("connector_timeout", True)
-    await asyncio.wait_for(bench.stop.wait(), 5)
+    await asyncio.wait_for(bench.stop.wait(), 60)
     assert (await pool.call(request(source))).ok
 
 
@@ -301,7 +301,7 @@ async def test_an_abandoned_read_stops_and_an_abandoned_write_does_not(pool, sou
     await bench.reached.wait()
     await dispatcher.abandon([read, write])
     assert (await answers[0]).error_code == "cancelled"
-    await asyncio.wait_for(bench.stop.wait(), 5)
+    await asyncio.wait_for(bench.stop.wait(), 60)
     bench.go.set()
     assert (await answers[1]).ok
     assert bench.stopped == ["wait"]
@@ -317,7 +317,7 @@ async def test_calls_beyond_a_sources_concurrency_wait_their_turn(pool, store, o
     await pool.call(request(limited))
     calls = [asyncio.create_task(pool.call(request(limited, "wait"))) for _ in range(10)]
     late = asyncio.create_task(pool.call(request(limited, "wait", secs=0.05)))
-    assert (await asyncio.wait_for(late, 5)).error_code == "unavailable"
+    assert (await asyncio.wait_for(late, 60)).error_code == "unavailable"
     assert bench.running == 3
     bench.go.set()
     assert all(outcome.ok for outcome in await asyncio.gather(*calls))

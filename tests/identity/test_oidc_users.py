@@ -152,7 +152,7 @@ async def test_of_two_owners_who_end_at_once_by_different_ways_one_stays(
         )
         await ending.execute("UPDATE users SET active = false WHERE id = $1", desk.user_id)
         login = asyncio.create_task(users.admit(person, store_role=True))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await ending.fetchval(WAITING):
                 await asyncio.wait({login}, timeout=0.02)
     admitted = await login

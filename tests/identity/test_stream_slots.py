@@ -32,7 +32,7 @@ def away() -> RedisStore:
 
 async def noted(redis: RedisStore, name: str, number: int) -> None:
     """Wait until Redis has so many notes of processes, bounded."""
-    async with asyncio.timeout(10), redis.commands() as client:
+    async with asyncio.timeout(60), redis.commands() as client:
         while await client.hlen(redis.key("sse", name)) != number:
             await asyncio.sleep(0)
 

@@ -51,7 +51,7 @@ class Platform:
             self.ingest.bell.listen(f"ch:jobs:{run.org_id.hex}") as ear,
         ):
             while (run := await self.syncs.get(run.org_id, run.id)).ended_at is None:
-                await ear.next(10)
+                await ear.next(5)
         return run
 
     async def query(self, text: str) -> list[tuple]:
@@ -126,7 +126,7 @@ async def test_a_repository_is_synced_and_followed(platform: Platform, tmp_path:
     source = await platform.sources.create(platform.principal, new)
     async with platform.bell.listen(f"ch:graph:{source.org_id.hex}") as ear:
         run = await platform.sync(source)
-        news = await ear.next(10)
+        news = await ear.next(30)
     assert (run.status, run.error) == ("synced", None)
     assert news is not None
     assert news["event"] == "source.synced"

@@ -60,7 +60,7 @@ async def test_a_flushed_redis_loses_no_job(queue, redis, org, kind):
     async with redis.commands() as client:
         await client.delete(*await client.keys(redis.key("*")))
     await queue.reconcile()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await queue.wait([kind], 5)
     job = await queue.claim("w", [kind], 30)
     assert job is not None

@@ -55,7 +55,7 @@ class _Telling:
 
     async def job_when(self, org, job_id, wanted: Callable[[Job], bool]) -> Job:
         """The job once it is as wanted."""
-        async with asyncio.timeout(20), self._moved:
+        async with asyncio.timeout(60), self._moved:
             while not wanted(job := await self.store.get(org, job_id)):
                 await self._moved.wait()
         return job
@@ -88,7 +88,7 @@ async def working(queue, settings, handlers, **how):
         yield worker, stop
     finally:
         stop.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 async def ended(queue, org, job_id) -> Job:
@@ -148,7 +148,7 @@ async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick
         bell.listen(f"ch:jobs:{org.hex}") as ear,
     ):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
-        rung = await ear.next(10)
+        rung = await ear.next(30)
         assert rung is not None
         assert rung["progress"]["done"] == 1
         first = await queue.store.get(org, made.id)
@@ -156,8 +156,8 @@ async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick
         assert (now.attempts, now.epoch) == (1, 1)
         go.set()
         assert (await ended(queue, org, made.id)).status is JobStatus.SUCCEEDED
-        async with asyncio.timeout(10):
-            while (rung := await ear.next(5)) is None or "status" not in rung:
+        async with asyncio.timeout(60):
+            while (rung := await ear.next(30)) is None or "status" not in rung:
                 pass
         assert rung["status"] == "succeeded"
     await bell.aclose()
@@ -174,9 +174,9 @@ async def test_a_cancelled_job_stops_within_seconds(queue, quick, org, kind):
 
     async with working(queue, quick, {kind: handler}):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         await queue.cancel(org, made.id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await ended(queue, org, made.id)).status is JobStatus.CANCELLED
 
 
@@ -189,7 +189,7 @@ async def test_a_stopped_worker_hands_its_job_back_uncounted(queue, quick, org, 
 
     async with working(queue, quick, {kind: handler}, drain_secs=0.0):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
     job = await queue.claim("next", [kind], 30)
     assert job is not None
     assert (job.id, job.attempts) == (made.id, 1)
@@ -204,7 +204,7 @@ async def test_a_worker_that_lost_its_lease_records_nothing(queue, db, quick, or
 
     async with working(queue, quick, {kind: handler}):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         async with db.system() as connection:  # as a successor's claim would
             await connection.execute(
                 "UPDATE jobs SET epoch = epoch + 1, worker_id = 'other',"

@@ -386,7 +386,7 @@ async def test_closing_the_stream_closes_the_providers_connection() -> None:
         found = models(llm_base_url=url)
         async with aclosing(found.resolve(found.default_reference()).stream(ASK)) as stream:
             assert await anext(stream) == TextDelta("One ")
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 60)
 
 
 async def test_cancelling_a_reader_in_wait_closes_the_providers_connection() -> None:
@@ -400,9 +400,9 @@ async def test_cancelling_a_reader_in_wait_closes_the_providers_connection() -> 
                     first.set()
 
         reader = asyncio.create_task(read())
-        await asyncio.wait_for(first.wait(), 5)
+        await asyncio.wait_for(first.wait(), 60)
         reader.cancel()
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 60)
 
 
 async def test_no_first_token_in_time_is_a_model_timeout() -> None:

@@ -217,7 +217,7 @@ async def _never(scope: Any, receive: Any, send: Any) -> None:
 
 async def _once_up(port: int, ask: bytes, context: ssl.SSLContext) -> bytes:
     """The first answer of a listener that may just be starting; bounded."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 answer = await exchange(port, ask, context)

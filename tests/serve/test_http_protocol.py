@@ -41,15 +41,15 @@ class Line:
         self.writer.write("\r\n".join(lines).encode())
 
     async def head(self) -> str:
-        return (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode()
+        return (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)).decode()
 
     async def body(self, size: int) -> bytes:
-        return await asyncio.wait_for(self.reader.readexactly(size), 10)
+        return await asyncio.wait_for(self.reader.readexactly(size), 60)
 
     async def chunks(self) -> bytes:
         """A chunked body."""
         whole = b""
-        while size := int(await asyncio.wait_for(self.reader.readline(), 10), 16):
+        while size := int(await asyncio.wait_for(self.reader.readline(), 60), 16):
             whole += await self.body(size)
             await self.body(2)
         await self.body(2)
@@ -146,7 +146,7 @@ async def test_an_answer_after_which_the_connection_closes_arrives_whole() -> No
     async with line_to(Answers()) as line:
         await line.ask("/cut")
         assert "connection: close" in await line.head()
-        assert await asyncio.wait_for(line.reader.read(), 10) == b"y" * 50
+        assert await asyncio.wait_for(line.reader.read(), 60) == b"y" * 50
 
 
 async def test_a_reader_that_takes_nothing_stops_the_writer() -> None:
@@ -173,7 +173,7 @@ async def test_a_reader_that_takes_nothing_stops_the_writer() -> None:
         place = urlsplit(url)
         reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        await asyncio.wait_for(blocked.wait(), 20)
+        await asyncio.wait_for(blocked.wait(), 60)
         assert sent < 1024
         writer.transport.abort()
         del reader

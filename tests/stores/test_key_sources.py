@@ -175,7 +175,7 @@ async def test_what_is_remembered_is_forgotten_after_its_time(
     ring = KeyRing(google(httpserver, lambda: cloud.token), remember_secs=0)
     wrapped = (await ring.new_key()).wrapped
     await ring.unwrap(wrapped)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while ring.known:
             await asyncio.sleep(0)
     await ring.aclose()
@@ -204,10 +204,10 @@ async def test_one_who_gives_up_leaves_the_answer_to_the_others() -> None:
     ring = KeyRing(Slow())
     first = asyncio.create_task(ring.unwrap(WrappedKey("slow", DATA_KEY)))
     second = asyncio.create_task(ring.unwrap(WrappedKey("slow", DATA_KEY)))
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 60)
     first.cancel()
     go.set()
-    assert await asyncio.wait_for(second, 5) == DATA_KEY
+    assert await asyncio.wait_for(second, 60) == DATA_KEY
     with pytest.raises(SealBrokenError):
         await ring.unwrap(WrappedKey("slow", b"too short"))
     await ring.aclose()

@@ -272,7 +272,7 @@ async def test_reads_go_together_and_at_most_sixteen_are_on_their_way(world):
     async def wait(request) -> None:
         if len(world.dispatcher.requests) == 16:
             full.set()
-        await asyncio.wait_for(full.wait(), 10)
+        await asyncio.wait_for(full.wait(), 60)
 
     async def released(calls) -> None:
         if not places:

@@ -86,7 +86,7 @@ async def test_a_late_model_is_not_waited_for_and_helps_once_it_answers(db):
     embedder, group = Embedder(), tools("dog", "ship", "vessels", connector="late")
     search = ToolSearch(ToolVectors(embedder, db))
     embedder.go.clear()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await first(search, "vessel", group) == "vessels"  # by letters
         embedder.go.set()
         await search.settled()

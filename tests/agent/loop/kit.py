@@ -221,7 +221,7 @@ def loop_of(
 async def execute(world: World, loop: AgentLoop, owner: str = "a") -> list[RunEvent]:
     """Claim the one run that waits, execute it, and give its log."""
     run = await world.claim(owner)
-    await asyncio.wait_for(loop.execute(run, RunControl()), 20)
+    await asyncio.wait_for(loop.execute(run, RunControl()), 60)
     return await log_of(world, run)
 
 

@@ -130,7 +130,7 @@ async def test_a_soft_limit_asks_once_and_an_answer_holds_for_the_day(
         assert words(events)
     assert (await process.gates.approvals.get(world.principal, asked[0].id)).status == "consumed"
     stop.set()
-    await asyncio.wait_for(working, 20)
+    await asyncio.wait_for(working, 60)
 
 
 async def test_a_refusal_at_the_soft_limit_ends_the_run_and_the_next_one_asks_anew(
@@ -152,7 +152,7 @@ async def test_a_refusal_at_the_soft_limit_ends_the_run_and_the_next_one_asks_an
     assert asked[0].id != asked[1].id
     assert await balance(world) == (0, 0)
     stop.set()
-    await asyncio.wait_for(working, 20)
+    await asyncio.wait_for(working, 60)
 
 
 @pytest.mark.chaos

@@ -47,7 +47,7 @@ async def working(world: World, loop: AgentLoop, **limits: Any) -> AsyncIterator
         yield executor
     finally:
         stop.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 async def ended(world: World, run: Run) -> list[RunEvent]:
@@ -114,7 +114,7 @@ async def test_no_more_runs_are_held_than_allowed_and_the_rest_follow(world: Wor
     runs = [await world.start(model=scripted_reference(tools="a.read")) for _ in range(5)]
     async with working(world, loop, concurrency=2) as executor:
         for _ in range(2):
-            await asyncio.wait_for(begun.acquire(), 10)
+            await asyncio.wait_for(begun.acquire(), 60)
         assert len(executor.held) == 2
         let.set()
         for run in runs:
@@ -187,10 +187,10 @@ async def test_a_stopping_executor_lets_a_write_end_and_hands_the_run_back(world
     stop = asyncio.Event()
     executor = Executor(world.runs, loop, world.bell, renew_secs=NEVER, poll_secs=NEVER)
     task = asyncio.create_task(executor.run(stop))
-    await asyncio.wait_for(under_way.wait(), 10)
+    await asyncio.wait_for(under_way.wait(), 60)
     stop.set()
     let.set()
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 60)
     assert tools.steps("end") == ["write@1000"]
     left = await world.runs.get(world.principal, run.id)
     assert (left.status, left.owner, left.lease_until) == ("running", None, None)
@@ -258,7 +258,7 @@ async def taken_over(world: World, assembly: Assembly, run: Run) -> list[RunEven
         return await ended(world, run)
     finally:
         stop.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.chaos
@@ -324,7 +324,7 @@ async def test_an_approval_may_come_after_the_takeover_too(world: World, tmp_pat
             task = asyncio.create_task(first.executor.run(stop))
             asked = await seen(world, run, lambda e: e.type is EventType.APPROVAL_REQUIRED)
             stop.set()
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 60)
         following = asyncio.create_task(taken_over(world, assembly, run))
         (approval,) = await assembly.gates.approvals.list(world.principal, status="pending")
         await assembly.gates.approvals.decide(
@@ -349,7 +349,7 @@ async def test_cancelling_voids_the_approval_that_a_run_waits_for(
         await world.runs.cancel(world.principal, run.id)
         events = await ended(world, run)
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         (approval,) = await assembly.gates.approvals.list(world.principal)
     assert approval.status == "cancelled"
     assert events[-1].data["finish_reason"] == "cancelled"
@@ -376,5 +376,5 @@ async def test_a_model_that_obeys_orders_in_tool_output_has_no_unapproved_effect
         )
         await ended(world, run)
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
     assert place.done() == ["look a"]

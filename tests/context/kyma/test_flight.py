@@ -64,7 +64,7 @@ async def test_the_first_batch_is_there_before_the_last_is_made(
 
 
 async def test_a_reader_that_leaves_ends_the_stream_at_once(client: KymaClient) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with aclosing(client.batches("kyma", "slow", timeout_ms=60_000)) as batches:
             await anext(batches)
 

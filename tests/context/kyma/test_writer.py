@@ -78,13 +78,13 @@ async def test_a_producer_waits_while_a_table_has_its_slices_under_way(
     ]
     while stub.under_way < 3:
         stub.arrived.clear()
-        await asyncio.wait_for(stub.arrived.wait(), 10)
+        await asyncio.wait_for(stub.arrived.wait(), 60)
     other = asyncio.create_task(client.ingest("kyma", "context_edges", batch(1), key_scope="p"))
     while stub.under_way < 4:  # another table has its own
         stub.arrived.clear()
-        await asyncio.wait_for(stub.arrived.wait(), 10)
+        await asyncio.wait_for(stub.arrived.wait(), 60)
     stub.hold.set()
-    results = await asyncio.wait_for(asyncio.gather(*writing, other), 20)
+    results = await asyncio.wait_for(asyncio.gather(*writing, other), 60)
 
     assert sum(result.rows for result in results) == 121
     assert stub.most_under_way <= 4
@@ -97,9 +97,9 @@ async def test_one_key_is_never_under_way_twice(client: KymaClient, stub: StubKy
     writing = [
         asyncio.create_task(client.ingest("kyma", TABLE, batch(5), key_scope="p")) for _ in range(3)
     ]
-    await asyncio.wait_for(stub.arrived.wait(), 10)
+    await asyncio.wait_for(stub.arrived.wait(), 60)
     stub.hold.set()
-    results = await asyncio.wait_for(asyncio.gather(*writing), 10)
+    results = await asyncio.wait_for(asyncio.gather(*writing), 60)
 
     assert sorted((done.rows, done.replayed) for done in results) == [(0, 5), (0, 5), (5, 0)]
     assert stub.most_under_way == 1
@@ -111,11 +111,11 @@ async def test_one_request_makes_a_table_before_others_fill_it(
     client = open_client(slice_bytes=2000)
     stub.hold = asyncio.Event()
     writing = asyncio.create_task(client.ingest("kyma", TABLE, batch(100), key_scope="p"))
-    await asyncio.wait_for(stub.arrived.wait(), 10)
+    await asyncio.wait_for(stub.arrived.wait(), 60)
     assert stub.most_under_way == 1
     stub.hold.set()
 
-    assert (await asyncio.wait_for(writing, 20)).rows == 100
+    assert (await asyncio.wait_for(writing, 60)).rows == 100
 
 
 @pytest.mark.requirement("KYMA-04")
