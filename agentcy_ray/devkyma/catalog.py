@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS tables (
 CREATE TABLE IF NOT EXISTS databases (name TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS extents (
     id INTEGER PRIMARY KEY, table_id TEXT NOT NULL, rows INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, newest INTEGER) STRICT;
+    bytes INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS ledger (
     key TEXT PRIMARY KEY, snapshot TEXT NOT NULL, rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
@@ -40,12 +40,11 @@ CREATE TABLE IF NOT EXISTS graphs (
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """One immutable Parquet file. ``newest`` is the greatest ``at`` in ns, None without one."""
+    """One immutable Parquet file."""
 
     id: int
     rows: int
     bytes: int
-    newest: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Catalog:
             name: {} for (name,) in self._db.execute("SELECT name FROM databases")
         }
         extents: dict[str, list[Extent]] = {}
-        rows = self._db.execute("SELECT table_id, id, rows, bytes, newest FROM extents ORDER BY id")
+        rows = self._db.execute("SELECT table_id, id, rows, bytes FROM extents ORDER BY id")
         for table_id, *rest in rows:
             extents.setdefault(table_id, []).append(Extent(*rest))
         rows = self._db.execute("SELECT id, database, name, snapshot, columns FROM tables")
@@ -198,9 +197,8 @@ class Catalog:
                 self._db.execute("BEGIN")
                 if extent is not None:
                     self._db.execute(
-                        "INSERT INTO extents (table_id, id, rows, bytes, newest)"
-                        " VALUES (?, ?, ?, ?, ?)",
-                        (table.id, extent.id, extent.rows, extent.bytes, extent.newest),
+                        "INSERT INTO extents (table_id, id, rows, bytes) VALUES (?, ?, ?, ?)",
+                        (table.id, extent.id, extent.rows, extent.bytes),
                     )
                     self._db.execute(
                         "UPDATE tables SET snapshot = ? WHERE id = ?", (snapshot, table.id)
@@ -213,7 +211,7 @@ class Catalog:
                 )
             return written, True
 
-    def swap(self, table: Table, gone: frozenset[int], merged: Extent | None) -> bool:
+    def swap(self, table: Table, gone: frozenset[int], merged: Extent) -> bool:
         """Put one extent in the place of several; False when one of them is gone already."""
         with self._lock:
             table = self._databases[table.database][table.name]
@@ -223,18 +221,14 @@ class Catalog:
             with self._db:
                 self._db.execute("BEGIN")
                 self._db.executemany("DELETE FROM extents WHERE id = ?", [(i,) for i in gone])
-                if merged is not None:
-                    self._db.execute(
-                        "INSERT INTO extents (table_id, id, rows, bytes, newest)"
-                        " VALUES (?, ?, ?, ?, ?)",
-                        (table.id, merged.id, merged.rows, merged.bytes, merged.newest),
-                    )
+                self._db.execute(
+                    "INSERT INTO extents (table_id, id, rows, bytes) VALUES (?, ?, ?, ?)",
+                    (table.id, merged.id, merged.rows, merged.bytes),
+                )
                 self._db.execute(
                     "UPDATE tables SET snapshot = ? WHERE id = ?", (snapshot, table.id)
                 )
-            kept = [e for e in table.extents if e.id not in gone]
-            if merged is not None:
-                kept.append(merged)
+            kept = [e for e in table.extents if e.id not in gone] + [merged]
             self._databases[table.database][table.name] = replace(
                 table, snapshot=snapshot, extents=tuple(sorted(kept, key=lambda e: e.id))
             )

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import S3Store
 
-from agentcy_ray.devkyma.arrow import pc
 from agentcy_ray.devkyma.catalog import Extent, Table
 from agentcy_ray.devkyma.config import Config
 from agentcy_ray.devkyma.types import schema_of
@@ -69,11 +68,10 @@ class Encoded:
 
     data: bytes
     rows: int
-    newest: int | None
 
     def extent(self, extent_id: int) -> Extent:
         """The catalog's row of the file."""
-        return Extent(extent_id, self.rows, len(self.data), self.newest)
+        return Extent(extent_id, self.rows, len(self.data))
 
 
 def encoded(rows: pa.Table) -> Encoded:
@@ -81,10 +79,7 @@ def encoded(rows: pa.Table) -> Encoded:
     sink = io.BytesIO()
     with _writer(sink, rows.schema) as writer:
         writer.write_table(rows, row_group_size=ROW_GROUP)
-    newest = None
-    if "at" in rows.column_names and rows.schema.field("at").type == pa.timestamp("ns"):
-        newest = pc.max(rows["at"].cast(pa.int64())).as_py()
-    return Encoded(sink.getvalue(), rows.num_rows, newest)
+    return Encoded(sink.getvalue(), rows.num_rows)
 
 
 def merged(table: Table, extents: Sequence[Extent], files: Iterable[Any]) -> Encoded:
@@ -101,8 +96,7 @@ def merged(table: Table, extents: Sequence[Extent], files: Iterable[Any]) -> Enc
                     held.clear()
         if held:
             writer.write_table(pa.Table.from_batches(held), row_group_size=ROW_GROUP)
-    newest = max((e.newest for e in extents if e.newest is not None), default=None)
-    return Encoded(sink.getvalue(), sum(e.rows for e in extents), newest)
+    return Encoded(sink.getvalue(), sum(e.rows for e in extents))
 
 
 def _writer(sink: io.BytesIO, schema: pa.Schema) -> Any:

@@ -1,4 +1,4 @@
-"""Upkeep of extents: small ones are merged, old ones dropped. Nothing in a row changes.
+"""Upkeep of extents: small ones are merged. Nothing in a row changes.
 
 Extents of one order of magnitude are merged together, so a row is rewritten a few times at most
 and a table never has more than a few dozen of them.
@@ -73,18 +73,6 @@ class Upkeep:
                 done.tasks += 1
                 done.extents += len(group)
         return done
-
-    def drop_older(self, table: Table, before_ns: int) -> list[Extent]:
-        """Drop the extents whose newest row is older than a time."""
-        with self._merging:
-            now = self._now(table)
-            extents = now.extents if now else ()
-            old = [e for e in extents if e.newest is not None and e.newest < before_ns]
-            gone = frozenset(e.id for e in old)
-            if not gone or not self._engine.catalog.swap(table, gone, None):
-                return []
-        self._engine.sessions.retire(table.id, gone)
-        return old
 
     def _settle(self, table: Table) -> None:
         with self._lock:

@@ -123,7 +123,7 @@ class AdvancedEngine:
     async def prune(self, org_id: UUID, source_id: UUID, archived_before: datetime) -> int:
         """Let entities of a source that were archived before a time be gone; returns their number.
 
-        Nothing shows them from then on; their rows go when kyma's extents are rewritten.
+        Nothing shows them from then on; their rows stay in kyma's files (docs/decisions.md).
         """
         now = datetime.now(UTC)
         return await writes.prune(self._store, org_id, source_id, archived_before, now)

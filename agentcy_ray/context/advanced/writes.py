@@ -127,7 +127,7 @@ async def prune(store: Store, org_id: UUID, source_id: UUID, before: datetime, a
 async def erase(store: Store, org_id: UUID, at: datetime) -> AsyncIterator[int]:
     """Let every entity of an organisation be gone; yields how many each step took.
 
-    Its events stay until kyma's retention takes them: nobody reads the database any more.
+    Its rows and events stay in kyma's files: nobody reads the database any more.
     """
     kinds: tuple[EntityKind, ...] = ("edge", "node")
     for kind in kinds:
