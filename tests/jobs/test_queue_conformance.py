@@ -52,6 +52,14 @@ async def due_now(db: Database, job_id: UUID) -> None:
         )
 
 
+async def put_off(db: Database, job_id: UUID) -> None:
+    """Give a job that waits an hour more, whatever the machine does meanwhile."""
+    async with db.system() as connection:
+        await connection.execute(
+            "UPDATE jobs SET run_after = run_after + interval '1 hour' WHERE id = $1", job_id
+        )
+
+
 async def lapse(db: Database, job_id: UUID) -> None:
     async with db.system() as connection:
         await connection.execute(
@@ -80,7 +88,7 @@ async def test_news_of_a_job_ends_a_wait(queue, org, kind):
     async def announce() -> None:
         await queue.enqueue(NewJob(org_id=org, kind=kind))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         await asyncio.gather(queue.wait([kind], 60), announce())
         while await claim(queue, kind) is None:
             await queue.wait([kind], 1)
@@ -146,6 +154,7 @@ async def test_a_failing_job_is_retried_with_growing_delays_then_dead_then_reviv
         failed = await queue.fail(job, StoreUnavailableError("the graph is away"))
         assert failed.status is JobStatus.RETRY_WAIT
         delays.append((failed.run_after - failed.updated_at).total_seconds())
+        await put_off(db, made.id)
         assert await claim(queue, kind) is None, "not before its time"
         await due_now(db, made.id)
     assert [round(a / b) for a, b in zip(delays, (5, 10, 20), strict=True)] == [1, 1, 1]
@@ -188,6 +197,54 @@ async def test_a_released_job_is_ready_at_once_and_keeps_its_attempts(queue, org
     again = await claim(queue, kind)
     assert again is not None
     assert again.attempts == 1
+
+
+async def test_a_job_that_is_laid_by_waits_without_a_worker_until_it_is_woken(queue, db, org, kind):
+    await queue.enqueue(NewJob(org_id=org, kind=kind, max_attempts=1))
+    job = await claim(queue, kind)
+    assert job is not None
+    waiting = await queue.lay_by(job, 3600)
+    assert (waiting.status, waiting.attempts) == (JobStatus.RETRY_WAIT, 0)
+    assert await claim(queue, kind) is None
+    async with db.tenant(org) as connection:
+        assert await queue.store.wake(connection, job.id) is not None
+    again = await claim(queue, kind)
+    assert again is not None
+    assert (again.attempts, again.epoch) == (1, 2)
+    with pytest.raises(LeaseLostError):
+        await queue.lay_by(job, 3600)
+    await queue.succeed(again)
+    async with db.tenant(org) as connection:
+        assert await queue.store.wake(connection, job.id) is None
+
+
+async def test_a_job_that_is_woken_before_it_is_laid_by_has_its_turn_at_once(queue, db, org, kind):
+    await queue.enqueue(NewJob(org_id=org, kind=kind))
+    for _ in range(2):  # a turn that was woken says nothing of the next
+        job = await claim(queue, kind)
+        assert job is not None
+        async with db.tenant(org) as connection:
+            await queue.store.wake(connection, job.id)
+        await queue.lay_by(job, 3600)
+    job = await claim(queue, kind)
+    assert job is not None
+    await queue.lay_by(job, 3600)
+    assert await claim(queue, kind) is None
+
+
+async def test_the_handler_of_a_job_that_was_laid_by_hears_of_its_cancel(queue, org, kind):
+    await queue.enqueue(NewJob(org_id=org, kind=kind))
+    job = await claim(queue, kind)
+    assert job is not None
+    await queue.lay_by(job, 3600)
+    assert (await queue.cancel(org, job.id)).open
+    job = await claim(queue, kind)
+    assert job is not None
+    assert job.cancel_requested
+    await queue.lay_by(job, 3600)
+    job = await claim(queue, kind)
+    assert job is not None, "nor does it sleep over it"
+    assert (await queue.cancelled(job)).status is JobStatus.CANCELLED
 
 
 async def test_cancelling_stops_a_waiting_job_and_asks_a_running_one(queue, org, kind):
@@ -246,8 +303,8 @@ async def test_the_reconciler_announces_jobs_whose_news_was_lost(queue, db, org,
     async with db.tenant(org) as connection:  # inserted, never announced
         await queue.store.insert(connection, NewJob(org_id=org, kind=kind))
     assert await queue.reconcile() >= 1
-    async with asyncio.timeout(5):
-        await queue.wait([kind], 5)
+    async with asyncio.timeout(50):
+        await queue.wait([kind], 60)
     assert await claim(queue, kind) is not None
 
 

@@ -61,7 +61,7 @@ async def test_a_flushed_redis_loses_no_job(queue, redis, org, kind):
         await client.delete(*await client.keys(redis.key("*")))
     await queue.reconcile()
     async with asyncio.timeout(60):
-        await queue.wait([kind], 5)
+        await queue.wait([kind], 120)
     job = await queue.claim("w", [kind], 30)
     assert job is not None
     assert job.id == made.id

@@ -25,8 +25,10 @@ Handler = Callable[[Job, Beat], Awaitable[None]]
 
 
 @pytest.fixture
-def quick(settings: Settings) -> Settings:
-    return settings.model_copy(update={"job_lease_secs": 1.0, "job_heartbeat_secs": 0.2})
+def quick(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Workers look often at their jobs, and no machine is too busy to renew a lease."""
+    monkeypatch.setattr("agentcy_ray.jobs.worker.TICK_SECS", 0.2)
+    return settings.model_copy(update={"job_lease_secs": 60.0, "job_heartbeat_secs": 0.2})
 
 
 class _Telling:
@@ -163,7 +165,7 @@ async def test_a_long_job_keeps_its_lease_and_shows_progress(queue, redis, quick
     await bell.aclose()
 
 
-async def test_a_cancelled_job_stops_within_seconds(queue, quick, org, kind):
+async def test_a_cancelled_job_stops_at_the_next_sign_of_its_worker(queue, quick, org, kind):
     started = asyncio.Event()
 
     async def handler(job: Job, beat: Beat) -> None:
@@ -176,8 +178,27 @@ async def test_a_cancelled_job_stops_within_seconds(queue, quick, org, kind):
         made = await queue.enqueue(NewJob(org_id=org, kind=kind))
         await asyncio.wait_for(started.wait(), 60)
         await queue.cancel(org, made.id)
-        async with asyncio.timeout(60):
-            assert (await ended(queue, org, made.id)).status is JobStatus.CANCELLED
+        assert (await ended(queue, org, made.id)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_waits_for_another_leaves_it_the_only_slot(queue, quick, org, kind):
+    seen: list[str] = []
+
+    async def handler(job: Job, beat: Beat) -> None:
+        seen.append(job.payload["name"])
+        if job.payload["name"] == "second":
+            async with queue.db.tenant(org) as connection:
+                await queue.store.wake(connection, first.id)
+        elif "second" not in seen:
+            beat.lay_by(3600)
+
+    first = await queue.enqueue(NewJob(org_id=org, kind=kind, payload={"name": "first"}))
+    async with working(queue, quick, {kind: handler}):
+        await queue.job_when(org, first.id, lambda job: job.status is JobStatus.RETRY_WAIT)
+        await queue.enqueue(NewJob(org_id=org, kind=kind, payload={"name": "second"}))
+        done = await queue.job_when(org, first.id, lambda job: not job.open)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+    assert seen == ["first", "second", "first"]
 
 
 async def test_a_stopped_worker_hands_its_job_back_uncounted(queue, quick, org, kind):
@@ -228,7 +249,7 @@ async def handler(job, beat):
     await asyncio.Event().wait()
 
 async def main(url, kind):
-    settings = Settings.load({}, job_lease_secs=1.0)
+    settings = Settings.load({})
     queue = PostgresQueue(settings, await open_database(url))
     await JobWorker(queue, {kind: handler}, "victim", settings).run(asyncio.Event())
 
@@ -252,6 +273,11 @@ async def test_the_job_of_a_killed_worker_is_run_by_another_after_its_lease(
     finally:
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
+    assert await queue.claim("early", [kind], 30) is None
+    async with db.system() as connection:
+        await connection.execute(
+            "UPDATE jobs SET lease_until = clock_timestamp() WHERE id = $1", made.id
+        )
     ran: list[Job] = []
 
     async def handler(job: Job, beat: Beat) -> None:
