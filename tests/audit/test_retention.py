@@ -15,17 +15,20 @@ from agentcy_ray.core.errors import CancelledByRequestError
 from agentcy_ray.stores.postgres import Database
 from tests.audit.test_audit_log import as_owner
 
-TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+def today() -> datetime:
+    """The last midnight."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 async def aged(db: Database, org: UUID, *days: float) -> AuditLog:
     """A log whose entries are so many days older than this midnight."""
-    log = AuditLog(db)
+    log, midnight = AuditLog(db), today()
     for number, age in enumerate(days, start=1):
         await log.append(
             AuditEntry(
                 org_id=org, category="admin", action=f"step.{number}", decision="allow",
-                ts=TODAY - timedelta(days=age),
+                ts=midnight - timedelta(days=age),
             )
         )  # fmt: skip
     return log
@@ -155,7 +158,7 @@ async def test_each_month_has_its_partition_which_goes_when_it_is_over_and_empty
             )
         return {row["name"] for row in rows}
 
-    old = TODAY - timedelta(days=400)
+    old = today() - timedelta(days=400)
     name = f"audit_log_{old:%Y_%m}"
     async with db.system() as connection:
         assert await connection.fetchval("SELECT make_audit_month($1)", old.date())
@@ -163,7 +166,7 @@ async def test_each_month_has_its_partition_which_goes_when_it_is_over_and_empty
     log = await aged(db, org, 400, 0)
     retention = AuditRetention(db, log, default_days=90)
     await AuditMonths(db).tend()
-    assert {name, f"audit_log_{TODAY:%Y_%m}", "audit_log_rest"} <= await partitions()
+    assert {name, f"audit_log_{today():%Y_%m}", "audit_log_rest"} <= await partitions()
     async with db.tenant(org) as connection:
         where = "SELECT tableoid::regclass::text FROM audit_log ORDER BY seq"
         assert await connection.fetchval(where) == name
@@ -177,7 +180,7 @@ async def test_each_month_has_its_partition_which_goes_when_it_is_over_and_empty
 
 
 async def test_a_month_whose_entries_lie_elsewhere_is_left_as_it_is(db, org):
-    stray = TODAY - timedelta(days=800)
+    stray = today() - timedelta(days=800)
     await aged(db, org, 800)
     async with db.system() as connection:
         assert not await connection.fetchval("SELECT make_audit_month($1)", stray.date())

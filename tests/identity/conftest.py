@@ -41,6 +41,17 @@ class MovingClock:
         return SystemClock().now() + self.ahead
 
 
+class StoppedClock(MovingClock):
+    """Stands still, until a test moves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = super().now()
+
+    def now(self) -> datetime:
+        return self._start + self.ahead
+
+
 @dataclass
 class Desk:
     """Who logs people in, and the people."""

@@ -17,18 +17,7 @@ from agentcy_ray.core.tenancy import Principal, Role
 from agentcy_ray.identity.buckets import Ask, Buckets
 from agentcy_ray.identity.limits import LEASE_MOST, LEASE_SHARE, RateLimits
 from agentcy_ray.stores.redis import RedisStore, open_redis
-from tests.identity.conftest import MovingClock
-
-
-class StoppedClock(MovingClock):
-    """Stands still, until a test moves it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._start = super().now()
-
-    def now(self) -> Any:
-        return self._start + self.ahead
+from tests.identity.conftest import MovingClock, StoppedClock
 
 
 class CountedBuckets(Buckets):

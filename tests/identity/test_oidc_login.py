@@ -37,7 +37,7 @@ class Browser:
         started = await self.login.start(return_to)
         parts = urlsplit(started.url)
         self.asked = {k: v[0] for k, v in parse_qs(parts.query).items()} | tampered
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             url = f"{parts.scheme}://{parts.netloc}{parts.path}"
             answer = await http.get(url, params=self.asked)
         assert answer.status_code == 302

@@ -7,7 +7,7 @@ from datetime import timedelta
 from agentcy_ray.core.errors import RateLimitedError
 from agentcy_ray.identity.throttle import Throttle
 from agentcy_ray.stores.redis import RedisStore
-from tests.identity.conftest import MovingClock
+from tests.identity.conftest import StoppedClock
 
 
 async def taken(throttle: Throttle, key: str) -> int:
@@ -21,7 +21,7 @@ async def taken(throttle: Throttle, key: str) -> int:
 
 
 async def test_replicas_count_together_and_time_gives_tokens_back(redis: RedisStore) -> None:
-    clock = MovingClock()
+    clock = StoppedClock()
     clock.ahead = timedelta(seconds=-clock.now().timestamp() % 60)
     first, second = Throttle(redis, "login", 6, clock), Throttle(redis, "login", 6, clock)
     for _ in range(3):
@@ -35,7 +35,7 @@ async def test_replicas_count_together_and_time_gives_tokens_back(redis: RedisSt
 
 
 async def test_while_redis_is_away_each_process_counts(redis: RedisStore) -> None:
-    clock = MovingClock()
+    clock = StoppedClock()
     throttle = Throttle(redis, "login", 4, clock)
     await redis.aclose()
     assert await taken(throttle, "k") == 4
