@@ -20,6 +20,7 @@ from agentcy_ray.connectors.local_dispatch import LocalDispatcher
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.sessions import SessionPool
 from agentcy_ray.connectors.sources import SourceStore
+from agentcy_ray.core import interpreter
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.retrieval.local_embedder import LocalEmbedder
 from agentcy_ray.stores.endpoints import Endpoints
@@ -43,6 +44,7 @@ async def serve(settings: Settings, endpoints: Endpoints) -> None:
             check_source=nothing,
         )  # fmt: skip
 
+    interpreter.settle()  # as a replica does
     listener = socket.create_server(("127.0.0.1", 0))
     sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
