@@ -36,6 +36,12 @@ class Embedder:
         return vectors_of(vectors)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no late model."""
+    monkeypatch.setattr("agentcy_ray.agent.tool_vectors.WAIT_SECS", 60.0)
+
+
 def tools(*words: str, connector: str = "zoo") -> ToolGroup:
     return ToolGroup([
         CatalogEntry(
@@ -82,7 +88,8 @@ async def test_a_new_version_costs_only_the_texts_that_changed(db):
     await search.close()
 
 
-async def test_a_late_model_is_not_waited_for_and_helps_once_it_answers(db):
+async def test_a_late_model_is_not_waited_for_and_helps_once_it_answers(db, monkeypatch):
+    monkeypatch.setattr("agentcy_ray.agent.tool_vectors.WAIT_SECS", 0.1)
     embedder, group = Embedder(), tools("dog", "ship", "vessels", connector="late")
     search = ToolSearch(ToolVectors(embedder, db))
     embedder.go.clear()
@@ -90,6 +97,7 @@ async def test_a_late_model_is_not_waited_for_and_helps_once_it_answers(db):
         assert await first(search, "vessel", group) == "vessels"  # by letters
         embedder.go.set()
         await search.settled()
+        monkeypatch.setattr("agentcy_ray.agent.tool_vectors.WAIT_SECS", 60.0)
         assert await first(search, "vessel", group) == "ship"
     await search.close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -109,6 +111,19 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
         async with db.system() as connection:
             await connection.execute("DELETE FROM organizations")
         await db.close()
+
+
+@pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Scripted models that pause say one word and wait for this, however long that takes."""
+    go_on = asyncio.Event()
+
+    async def pause(secs: float) -> None:
+        if secs:
+            await go_on.wait()
+
+    monkeypatch.setattr("agentcy_ray.llm.scripted.asyncio", SimpleNamespace(sleep=pause))
+    return go_on
 
 
 async def _people(db: Database) -> Principal:

@@ -43,6 +43,8 @@ HANG = "hang"
 """A call with this id has its effect and never answers."""
 HUNG_CHANNEL = "ch:hung"
 """Rung when it has had its effect."""
+LEASE_SECS = 60.0
+"""Longer than any machine is too busy to renew it; the successor of the dead lets it end."""
 
 
 class LabGraph(StillGraph, Graph):
@@ -144,7 +146,7 @@ async def assembled(place: Place, *, may_hang: bool = False) -> AsyncIterator[As
             spending=spending,
         )
     )
-    executor = Executor(runs, loop, bell, lease_secs=1.0, renew_secs=0.3, poll_secs=0.2)
+    executor = Executor(runs, loop, bell, lease_secs=LEASE_SECS, renew_secs=0.3, poll_secs=0.2)
     try:
         yield Assembly(executor, gates, sources, runs, log, lab, spending)
     finally:

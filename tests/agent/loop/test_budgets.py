@@ -36,7 +36,7 @@ from agentcy_ray.retrieval.embedder import (
 from tests.agent.loop.conftest import World
 from tests.agent.loop.executor_process import Assembly, Place, assembled, spawned
 from tests.agent.loop.kit import loop_of, of, words
-from tests.agent.loop.test_executor import ended, seen, taken_over
+from tests.agent.loop.test_executor import ended, hasten, seen, taken_over
 
 FIRST_WORD = EventType.CONTENT_DELTA
 
@@ -160,13 +160,14 @@ async def test_a_kill_in_the_middle_of_a_turn_leaves_nothing_held(
     world: World, place: Place, process: Assembly
 ) -> None:
     await limit(world, process, hard=1_000_000)
-    run = await world.start(model=scripted_reference(tokens=200, itl=5, usage=100))
+    run = await world.start(model=scripted_reference(tokens=200, itl=50, usage=100))
     killed = await spawned(place)
     await seen(world, run, lambda event: event.type is FIRST_WORD)
     spent, reserved = await balance(world)
     assert (spent, reserved > 1000) == (0, True)
     killed.kill()
     await killed.wait()
+    await hasten(world)
     events = await taken_over(world, process, run)
     end = await finished(world, run)
     assert (end.epoch, events[-1].data["finish_reason"]) == (2, "end_turn")

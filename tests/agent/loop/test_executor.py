@@ -211,24 +211,39 @@ async def test_a_run_whose_lease_was_taken_is_let_go(world: World) -> None:
     assert not (await log_of(world, run))[-1].terminal
 
 
-async def test_an_executor_may_be_its_own_successor(world: World) -> None:
+async def test_an_executor_may_be_its_own_successor(world: World, spoken: asyncio.Event) -> None:
     run = await world.start(model="scripted:tokens=150,itl=2")
     async with working(world, loop_of(world)) as executor:
         await seen(world, run, lambda event: event.type is EventType.CONTENT_DELTA)
-        async with world.db.system() as connection:
-            await connection.execute("UPDATE runs SET lease_until = now() - interval '1 second'")
+        await lapse(world)
         await world.bell.ring(QUEUED_CHANNEL, {"run": run.id.hex})
         restarted = await seen(world, run, lambda event: event.type is EventType.WARNING)
         await seen(
             world, run, lambda e: e.type is EventType.CONTENT_DELTA and e.seq > restarted.seq
         )
         assert executor.held == (run.id,)  # the successor's hold outlives the former's end
+        spoken.set()
         events = await ended(world, run)
         await let_go(executor)
     again = await world.runs.get(world.principal, run.id)
     assert (again.status, again.finish_reason) == ("completed", "end_turn")
     assert again.epoch == 2
     assert len(of(events, EventType.WARNING)) == 1
+
+
+async def lapse(world: World) -> None:
+    """Let the leases end, as they do some time after their owners have died."""
+    async with world.db.system() as connection:
+        await connection.execute(
+            "UPDATE runs SET lease_until = now() - interval '1 second'"
+            " WHERE lease_until IS NOT NULL"
+        )
+
+
+async def hasten(world: World) -> None:
+    """Let models speak at once that have been slow, so that somebody could come between."""
+    async with world.db.system() as connection:
+        await connection.execute("UPDATE runs SET model = replace(model, 'itl=50', 'itl=0')")
 
 
 # -- killed processes, with the real gates -------------------------------------------------------
@@ -252,6 +267,8 @@ async def lab(
 
 
 async def taken_over(world: World, assembly: Assembly, run: Run) -> list[RunEvent]:
+    """The log of a run whose process is gone, after a successor has ended it."""
+    await lapse(world)
     stop = asyncio.Event()
     task = asyncio.create_task(assembly.executor.run(stop))
     try:
@@ -270,7 +287,7 @@ async def test_after_a_kill_in_mid_stream_no_turn_and_no_effect_is_repeated(
         tools="lab.look>lab.stir",
         args={"lab.look": {"id": "a"}, "lab.stir": {"id": "b"}},
         tokens=300,
-        itl=5,
+        itl=50,
     )
     async with lab(world, tmp_path, write="allow") as (place, assembly):
         run = await world.start(model=model)
@@ -285,6 +302,7 @@ async def test_after_a_kill_in_mid_stream_no_turn_and_no_effect_is_repeated(
         await seen(world, run, third_turn)
         process.kill()
         await process.wait()
+        await hasten(world)
         events = await taken_over(world, assembly, run)
     assert place.done() == ["look a", "stir b"]
     assert [r["status"] for r in of(events, EventType.TOOL_RESULT)] == ["completed"] * 2

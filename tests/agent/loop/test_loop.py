@@ -535,7 +535,9 @@ async def test_a_successor_repeats_no_completed_turn_and_the_former_writes_nothi
 
 
 @pytest.mark.requirement("AGT-09")
-async def test_a_half_streamed_turn_is_begun_anew_with_a_warning(world: World) -> None:
+async def test_a_half_streamed_turn_is_begun_anew_with_a_warning(
+    world: World, spoken: asyncio.Event
+) -> None:
     run = await world.start(model=scripted_reference(tools="a.read", itl=5, tokens=200))
     claimed = await world.claim("first")
     control = RunControl()
@@ -547,6 +549,7 @@ async def test_a_half_streamed_turn_is_begun_anew_with_a_warning(world: World) -
     with pytest.raises(Stopped):
         await asyncio.wait_for(former, 60)
     await world.runs.release(claimed.key)
+    spoken.set()
     events = await execute(world, loop_of(world), "second")
     (warning,) = of(events, EventType.WARNING)
     restart = next(event.seq for event in events if event.type is EventType.WARNING)
