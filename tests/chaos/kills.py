@@ -77,7 +77,12 @@ async def approve(world: World, assembly: Assembly) -> None:
 
 @asynccontextmanager
 async def executing(assembly: Assembly) -> AsyncIterator[None]:
-    """The successor at work."""
+    """The successor at work, once the leases of the dead have ended."""
+    async with assembly.runs._db.system() as connection:
+        await connection.execute(
+            "UPDATE runs SET lease_until = now() - interval '1 second'"
+            " WHERE lease_until IS NOT NULL"
+        )
     stop = asyncio.Event()
     task = asyncio.create_task(assembly.executor.run(stop))
     try:

@@ -35,7 +35,9 @@ class Bao:
     token: str
 
     def post(self, path: str, **body: Any) -> Any:
-        with httpx2.Client(trust_env=False, headers={"x-vault-token": self.token}) as client:
+        with httpx2.Client(
+            trust_env=False, timeout=60, headers={"x-vault-token": self.token}
+        ) as client:
             answer = client.post(f"{self.url}/v1/{path}", json=body).raise_for_status()
             return answer.json() if answer.content else None
 

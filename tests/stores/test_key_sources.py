@@ -219,7 +219,7 @@ async def test_one_who_gives_up_leaves_the_answer_to_the_others() -> None:
 @contextmanager
 def looking_at_signatures(aws: str) -> Iterator[None]:
     """The server checks signatures and rights meanwhile."""
-    with httpx2.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False, timeout=60) as client:
         before = client.post(f"{aws}/moto-api/reset-auth", content=b"0").json()
         try:
             yield

@@ -147,8 +147,11 @@ async def test_stopped_by_its_key_service_it_loses_nothing(rows: SealedRows) -> 
 
 
 @pytest.mark.requirement("CON-03")
-async def test_those_who_write_and_read_meanwhile_are_not_disturbed(rows: SealedRows) -> None:
+async def test_those_who_write_and_read_meanwhile_are_not_disturbed(
+    rows: SealedRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writers seal with the key that they know, which for a while is the former one."""
+    monkeypatch.setattr("agentcy_ray.stores.keys.install.FRESH_SECS", 0.2)
     now = InstallKeys(A)
     running = Vault(KeyRing(InstallSource(lambda: now)))  # keys in a file, as `up` has them
     [org_id, other] = rows.orgs
@@ -186,7 +189,7 @@ async def test_those_who_write_and_read_meanwhile_are_not_disturbed(rows: Sealed
             stop.set()
     assert done.passes > 1
     assert done.moved > 42 - 14  # of which 14 may have ended before they were moved
-    assert reads > 100
+    assert reads > 0
     assert await rows.key_ids() == {key_id_of(B)}
     assert await rows.check(Vault(B)) > 42 - 14
 

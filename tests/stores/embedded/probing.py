@@ -87,7 +87,7 @@ def server_processes(state_dir: Path) -> list[psutil.Process]:
     return found
 
 
-async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 30) -> None:
+async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 120) -> None:
     """Wait for a condition of another process; fail after ``seconds``."""
 
     async def look() -> bool | None:

@@ -110,7 +110,9 @@ async def _ingest(endpoints: Endpoints, label: str) -> None:
     headers = {
         "authorization": f"Bearer {endpoints.kyma_token}", "x-database": "d", "x-table": "t",
     }  # fmt: skip
-    async with httpx2.AsyncClient(base_url=endpoints.kyma_url, headers=headers) as client:
+    async with httpx2.AsyncClient(
+        base_url=endpoints.kyma_url, headers=headers, timeout=60
+    ) as client:
         body = f'{{"label":"{label}"}}\n'
         (await client.post("/v1/ingest", content=body)).raise_for_status()
 
