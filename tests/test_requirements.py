@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import gc
 import tomllib
 from pathlib import Path
+
+from tests.trees import parsed
 
 TESTS = Path(__file__).parent
 
@@ -14,20 +15,11 @@ def claimed() -> dict[str, list[str]]:
     """Requirement id → the test functions that are marked with it."""
     found: dict[str, list[str]] = {}
     for path in TESTS.rglob("test_*.py"):
-        for node in ast.walk(_parsed(path)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 for requirement in _marks(node):
                     found.setdefault(requirement, []).append(f"{path.name}::{node.name}")
     return found
-
-
-def _parsed(path: Path) -> ast.Module:
-    """The tree of a file. In Python 3.11 a finalizer that parses something too would break it."""
-    gc.disable()
-    try:
-        return ast.parse(path.read_text())
-    finally:
-        gc.enable()
 
 
 def _marks(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[str]:

@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.trees import parsed
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/security.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PAGE)))
@@ -19,7 +21,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PAGE)))
 @pytest.mark.parametrize("named", NAMED)
 def test_a_test_that_the_page_names_is_there(named: str) -> None:
     path, _, name = named.partition("::")
-    tree = ast.parse((ROOT / path).read_text())
+    tree = parsed(ROOT / path)
     functions = {
         node.name
         for node in ast.walk(tree)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.trees import parsed
+
 ROOT = Path(__file__).parents[2] / "agentcy_ray"
 SMELLS = re.compile(
     r"(?:^|_)(?:secret|password|passwd|passphrase|token|api_?key|credentials?|bearer|authorization"
@@ -32,7 +34,7 @@ def forms(tree: ast.Module) -> Iterator[ast.ClassDef]:
 def shown() -> Iterator[str]:
     """Fields of texts and bytes that smell of a secret and stand in a ``repr``."""
     for path in sorted(ROOT.rglob("*.py")):
-        for form in forms(ast.parse(path.read_text())):
+        for form in forms(parsed(path)):
             for field in form.body:
                 if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                     continue

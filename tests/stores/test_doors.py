@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trees import parsed
+
 ROOT = Path(__file__).parents[2]
 CODE = ROOT / "agentcy_ray"
 
@@ -85,7 +87,7 @@ class _Uses(ast.NodeVisitor):
 
 def doors_in(path: Path) -> set[str]:
     """The doors that a module uses, by their full names."""
-    used = _Uses(ast.parse(path.read_text())).found
+    used = _Uses(parsed(path)).found
     return {name for name in used if any(fnmatchcase(name, door) for door in DOORS)}
 
 

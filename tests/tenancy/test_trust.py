@@ -14,6 +14,7 @@ import pytest
 import agentcy_ray
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.runtime.wire import pack, unpack_exchange, unpack_reply
+from tests.trees import parsed
 
 ROOT = Path(agentcy_ray.__file__).parent
 pytestmark = pytest.mark.attack
@@ -51,9 +52,8 @@ ORG = re.compile(r"\b(org|org_id|tenant|tenant_id)\b")
 def modules(room: str, words: re.Pattern[str]) -> Iterator[tuple[str, ast.Module]]:
     """Name and tree of those modules of a room that hold one of the words."""
     for path in sorted((ROOT / room).rglob("*.py")):
-        text = path.read_text()
-        if words.search(text):
-            yield str(path.relative_to(ROOT)), ast.parse(text)
+        if words.search(path.read_text()):
+            yield str(path.relative_to(ROOT)), parsed(path)
 
 
 @pytest.mark.requirement("SEC-02")
@@ -143,7 +143,7 @@ FRONT_ENDS = ("context/languages/", "devkyma/")
 
 def _texts(name: str) -> Iterator[str]:
     """The strings of a module that are no docstrings."""
-    tree = ast.parse((ROOT / name).read_text())
+    tree = parsed(ROOT / name)
     said = {
         node.body[0].value
         for node in ast.walk(tree)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from agentcy_ray.cli import patience
 from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.retrieval.embedder import Embedded
@@ -19,7 +21,7 @@ from agentcy_ray.runtime.cluster_config.parts import EmbeddingActors
 from agentcy_ray.runtime.embedding import EmbeddingActor, EmbeddingPool
 from tests.ingest.backfill.conftest import MakeFilling
 from tests.ingest.backfill.filling import Filling, Models, slow_model
-from tests.ingest.backfill.nodes import Node, another_node
+from tests.ingest.backfill.nodes import START_SECS, Node, another_node
 from tests.ingest.conftest import MakeHouse
 from tests.ingest.memory_source import MemorySource, chain
 
@@ -43,17 +45,26 @@ class Telling(EmbeddingActor):
             file.write("".join(f"{node} {text!r}\n" for text in texts))
         return await super().embed(texts)
 
+    async def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
 
-def actors_on(node: Node, reference: str, told: Path) -> list[str]:
+
+async def actors_on(node: Node, reference: str, told: Path) -> list[str]:
     """Names of actors that begin on a node and, when it is lost, go on where there is room."""
-    names = [f"telling-{new_id().hex}" for _ in range(ACTORS)]
     there = NodeAffinitySchedulingStrategy(node.id, soft=True)
-    for name in names:
-        ray.remote(Telling).options(
+
+    async def begun() -> str | None:
+        name = f"telling-{new_id().hex}"
+        actor: Any = ray.remote(Telling).options(
             name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1,
             scheduling_strategy=there,
         ).remote(reference, told)  # fmt: skip
-    return names
+        if await actor.node.remote() == node.id:
+            return name
+        ray.kill(actor)  # whoever chose its place had not heard of the node yet
+        return None
+
+    return [await patience.until(begun, limit_secs=START_SECS) for _ in range(ACTORS)]
 
 
 def let_go(names: Sequence[str]) -> None:
@@ -68,7 +79,7 @@ async def test_a_lost_node_costs_a_block_of_each_lane_at_most(
     filling = await make_filling(SIZE)
     reference, told = filling.model.info.reference, tmp_path / "told"
     async with another_node("away", tmp_path) as node:
-        names = actors_on(node, reference, told)
+        names = await actors_on(node, reference, told)
         models = Models({"words": filling.house.embedder, reference: EmbeddingPool(names)})
         filling.house.stores = replace(filling.house.stores, embedders=models)
         left = 3

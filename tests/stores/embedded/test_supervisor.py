@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import asyncpg
@@ -240,21 +241,19 @@ async def test_port_that_is_taken_meanwhile_is_replaced(own: Settings, start: St
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the suite itself runs as a plain user")
-async def test_plain_user_starts_everything_too(own: Settings) -> None:
+async def test_plain_user_starts_everything_too() -> None:
     python = _python_for_everyone()
     if python is None:
         pytest.skip("no Python of this version that another user may run")
-    own.state_dir.mkdir(mode=0o700)
-    os.chown(own.state_dir, 65534, 65534)
-    for folder in own.state_dir.parents:  # pytest keeps its folders to itself
-        if folder.stat().st_uid == 0 and folder.name.startswith(("pytest-", "test_")):
-            folder.chmod(0o755)
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [str(python), "-c", _START_AND_STOP, str(own.state_dir)],
-        user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True,
-        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )  # fmt: skip
+    # pytest keeps its folders to itself, and another run of it closes them again
+    with tempfile.TemporaryDirectory(prefix="agb-") as state_dir:
+        os.chown(state_dir, 65534, 65534)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [str(python), "-c", _START_AND_STOP, state_dir],
+            user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True,
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["postgres", "redis", "graph", "True"]
 
