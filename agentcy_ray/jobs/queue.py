@@ -78,12 +78,16 @@ class JobQueue(Protocol):
         """Hand a job back at once without counting the attempt (the worker stops)."""
         ...
 
+    async def lay_by(self, job: Job, secs: float) -> Job:
+        """Let a job wait without a worker for ``secs``, or until ``store.wake``; uncounted."""
+        ...
+
     async def cancelled(self, job: Job) -> Job:
         """End a running job because a cancel was asked for and obeyed."""
         ...
 
     async def cancel(self, org_id: UUID, job_id: UUID) -> Job:
-        """Cancel a waiting job, or ask a running one to stop."""
+        """Cancel a waiting job, or ask one that was begun to stop."""
         ...
 
     async def retry(self, org_id: UUID, job_id: UUID) -> Job:
@@ -187,13 +191,24 @@ class RowQueue(ABC):
         await self._offer(job.id, job.kind, 0.0)
         return ended
 
+    async def lay_by(self, job: Job, secs: float) -> Job:
+        """Let a job wait without a worker."""
+        waiting = await self._store.lay_by(job, secs)
+        await self._tell(self.settle(waiting))
+        left = (waiting.run_after - waiting.updated_at).total_seconds()  # it may have been woken
+        await self._offer(job.id, job.kind, max(0.0, left))
+        return waiting
+
     async def cancelled(self, job: Job) -> Job:
         """End a running job as cancelled."""
         return await self._end(job, JobStatus.CANCELLED)
 
     async def cancel(self, org_id: UUID, job_id: UUID) -> Job:
         """Cancel a waiting job, or ask a running one to stop."""
-        return await self._store.cancel(org_id, job_id)
+        job = await self._store.cancel(org_id, job_id)
+        if job.status in {JobStatus.QUEUED, JobStatus.RETRY_WAIT}:  # its handler is to hear of it
+            await self.announce(job)
+        return job
 
     async def retry(self, org_id: UUID, job_id: UUID) -> Job:
         """Revive a dead job."""

@@ -93,6 +93,25 @@ UPDATE jobs SET status = $3, error = $4, lease_until = NULL,
 WHERE id = $1 AND epoch = $2 AND status = ANY($7)
 RETURNING {_COLUMNS}
 """
+# A job that was woken while its worker looked at what it waits for has its turn at once.
+_LAY_BY = f"""
+UPDATE jobs SET status = 'retry_wait', error = NULL, lease_until = NULL, attempts = attempts - 1,
+  run_after = clock_timestamp() + make_interval(
+    secs => CASE WHEN cancel_requested OR run_after > claimed_at THEN 0 ELSE $3::float8 END)
+WHERE id = $1 AND epoch = $2 AND status = ANY($4)
+RETURNING {_COLUMNS}
+"""
+# Of a running job ``run_after`` lies before its claim, unless it was woken since.
+_WAKE = f"""
+UPDATE jobs SET run_after = clock_timestamp()
+WHERE id = $1 AND status IN ('running', 'retry_wait') RETURNING {_COLUMNS}
+"""
+# One that was begun and then handed back, not failed: its handler left things to put in order.
+_CANCEL_BEGUN = f"""
+UPDATE jobs SET cancel_requested = true, run_after = clock_timestamp()
+WHERE id = $1 AND status IN ('queued', 'retry_wait') AND epoch > 0 AND error IS NULL
+RETURNING {_COLUMNS}
+"""
 _CANCEL_WAITING = f"""
 UPDATE jobs SET status = 'cancelled', cancel_requested = true
 WHERE id = $1 AND status = ANY($2) RETURNING {_COLUMNS}
@@ -234,14 +253,49 @@ class JobStore:
             raise _lost(job)
         return _job(row)
 
+    async def lay_by(self, job: Job, secs: float) -> Job:
+        """Let a job that this worker runs wait without a worker; the attempt does not count.
+
+        Args:
+            job: as claimed; its epoch is the proof.
+            secs: until its next turn, unless ``wake`` brings that forward. At once where the job
+                was woken, or its cancel asked for, since it was claimed.
+
+        Raises:
+            LeaseLostError: another worker holds the job, or it has ended.
+        """
+        sources = sources_of(JOB, JobStatus.RETRY_WAIT.value)
+        async with self._db.system() as connection:
+            row = await connection.fetchrow(_LAY_BY, job.id, job.epoch, secs, sources)
+        if row is None:
+            raise _lost(job)
+        return _job(row)
+
+    async def wake(
+        self, connection: PoolConnectionProxy[asyncpg.Record], job_id: UUID
+    ) -> Job | None:
+        """Give a job that was laid by its turn now, or once its worker is about to lay it by.
+
+        Inside the caller's transaction: what the job waits for has happened only if that commits.
+        None = it neither waits nor runs.
+        """
+        row = await connection.fetchrow(_WAKE, job_id)
+        return None if row is None else _job(row)
+
     async def cancel(self, org_id: UUID, job_id: UUID) -> Job:
         """Cancel a waiting job at once, or ask the worker of a running one to stop.
+
+        One that was begun and laid by, or handed back, has its turn now and is asked as well: what
+        it began is its handler's to end.
 
         Raises:
             NotFoundError: no such job.
             ConflictError: it has ended.
         """
         async with self._db.tenant(org_id) as connection:
+            row = await connection.fetchrow(_CANCEL_BEGUN, job_id)
+            if row is not None:
+                return _job(row)
             await connection.execute(_REQUEUE_ONE, job_id)  # retry_wait ends by way of queued
             row = await connection.fetchrow(_CANCEL_WAITING, job_id, ["queued"])
             if row is None:

@@ -48,6 +48,16 @@ class Beat:
         self.cancelled = False
         """Whether somebody asked for the job to stop."""
         self.latest: Progress | None = None
+        self.again_in: float | None = None
+        """Seconds after which the job is to be gone on with; None = it is done."""
+
+    def lay_by(self, secs: float) -> None:
+        """Have the job wait without a worker once the handler returns, which it does next.
+
+        Args:
+            secs: until the handler is called again, or less: ``JobStore.wake`` ends the wait.
+        """
+        self.again_in = secs
 
     def progress(self, progress: Progress) -> None:
         """Say how far the work is; cheap, may be called as often as one likes."""
@@ -64,7 +74,8 @@ class Beat:
 
 
 Handler = Callable[[Job, Beat], Awaitable[None]]
-"""Does one job. Returns when it is done, raises what went wrong."""
+"""Does one job. Returns when it is done, or waits for others (``Beat.lay_by``); raises what went
+wrong."""
 
 
 class JobWorker:
@@ -129,7 +140,7 @@ class JobWorker:
         try:
             released = await self._accompany(job, beat, task, stop)
             if not released:
-                await self._settle(job, task)
+                await self._settle(job, beat, task)
         except LeaseLostError as error:
             _log.warning("job_lease_lost", job_id=name, reason=error.message)
         finally:
@@ -163,11 +174,11 @@ class JobWorker:
                 await self._ring(job, {"progress": progress.model_dump()})
         return False
 
-    async def _settle(self, job: Job, task: asyncio.Future[None]) -> None:
-        ended = await self._ended(job, task)
+    async def _settle(self, job: Job, beat: Beat, task: asyncio.Future[None]) -> None:
+        ended = await self._ended(job, beat, task)
         await self._ring(job, {"status": ended.status.value})
 
-    async def _ended(self, job: Job, task: asyncio.Future[None]) -> Job:
+    async def _ended(self, job: Job, beat: Beat, task: asyncio.Future[None]) -> Job:
         try:
             await task
         except CancelledByRequestError:
@@ -185,6 +196,8 @@ class JobWorker:
                 exc_info=error,
             )
             return ended
+        if beat.again_in is not None:
+            return await self._queue.lay_by(job, beat.again_in)
         return await self._queue.succeed(job)
 
     async def _ring(self, job: Job, news: dict[str, Any]) -> None:
