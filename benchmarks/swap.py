@@ -152,21 +152,13 @@ async def _opened(bench: Bench, size: int) -> AsyncGenerator[tuple[SearchService
         began = time.perf_counter()
         options = SwapOptions(min_recall=0, min_overlap=0)
         planned = await desk.swaps.start(bench.owner, f"scripted:{NEW}", options)
-        filling = asyncio.Event()
-
-        def probe(name: str) -> None:
-            if name == "filling":
-                filling.set()
-
-        async def fill() -> None:
-            await filling.wait()
+        beat = Beat(1)
+        await runner.run(org_id, planned.swap.id, beat)
+        if beat.again_in is not None:  # it waits for its space
             made = (await runner.backfills.list(org_id, limit=1))[0]
             assert made.job_id is not None
             await filler.handle(await queue.store.get(org_id, made.job_id), Beat(1))
-
-        filled = asyncio.create_task(fill())
-        await replace(runner, probe=probe).run(org_id, planned.swap.id, Beat(1))
-        await filled
+            await runner.run(org_id, planned.swap.id, Beat(1))
         ended = (await desk.swaps.get(org_id, planned.swap.id)).swap
         if ended.status != "cut_over":
             raise RuntimeError(f"the swap is {ended.status}: {ended.error or ended.reason}")

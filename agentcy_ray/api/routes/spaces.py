@@ -74,7 +74,11 @@ async def read_space(
 
 @router.delete("/{space_id}", status_code=204)
 async def drop_space(space_id: str, caller: Manager, request: Request) -> Response:
-    """Remove a retired or failed space and its vectors for good. 409 ``space_active`` otherwise."""
+    """Remove a space and its vectors for good.
+
+    409 ``space_active`` where it answers, ``state_conflict`` while it is being filled or a swap
+    goes to it.
+    """
     await services_of(request).embedding.drop(caller.principal, decode("spc", space_id))
     resource = {"type": "embedding_space", "id": space_id, "status": "dropped"}
     await witness(request, caller, "embedding.space_dropped", resource)

@@ -28,6 +28,8 @@ CHARS_PER_CHUNK = 1200
 """Of a document, about; only the size of blocks depends on it."""
 _INSERTED = 5_000
 WAIT_SECS = 1.0
+PATIENCE = 30
+"""Looks at what holds a backfill up, a second apart, before its worker is given back."""
 
 # Held while the publishes under way are listed: one that begins later finds the space among those
 # that it has to write.
@@ -58,6 +60,10 @@ FROM unnest($4::bigint[], $5::text[], $6::text[], $7::int[]) AS b (no, after_key
 _INDEX_NODES = "SELECT index_vector_nodes($1)"
 
 
+class HeldUpError(Exception):
+    """Publishes hold the backfill up, and nothing of it can be done meanwhile."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Node ids behind ``after``, up to and with ``last``."""
@@ -77,6 +83,7 @@ class Planner:
         backfill: Backfill,
         folder: Path,
         check: Callable[[], None],
+        patience: int = PATIENCE,
     ) -> None:
         self._rows = rows
         self._db = rows.db
@@ -84,6 +91,7 @@ class Planner:
         self._backfill = backfill
         self._folder = folder
         self._check = check
+        self._patience = patience
 
     async def begin(self) -> None:
         """Make the table fit for publishes, and list those that pass it by.
@@ -101,10 +109,12 @@ class Planner:
         """Cut every source that is not cut yet; waits for publishes that pass the space by.
 
         Raises:
+            HeldUpError: they take long; what is cut stays so.
             LeaseLostError: another worker carries the backfill out, or it was paused.
             ConflictError, PackageCorruptError: a package cannot be read.
         """
         runs = await self._rows.waits_for(self._backfill)
+        looks = 0
         while True:
             async with self._db.tenant(self._backfill.org_id) as connection:
                 left = await connection.fetch(_UNPLANNED, self._backfill.id)
@@ -117,6 +127,9 @@ class Planner:
             note = f"waiting for {len(held)} syncs that began before"
             await self._rows.phase(self._backfill, "planning", note)
             self._check()
+            looks += 1
+            if looks >= self._patience:
+                raise HeldUpError
             await asyncio.sleep(WAIT_SECS)
 
     async def _source(self, source_id: UUID) -> None:

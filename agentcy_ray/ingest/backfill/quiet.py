@@ -28,6 +28,13 @@ class QuietHours(BaseModel):
     days: tuple[Day, ...] = Field(default=DAYS, min_length=1)
     zone: str = "UTC"
 
+    @field_validator("start", "end")
+    @classmethod
+    def _local(cls, hour: time) -> time:
+        if hour.tzinfo is not None:
+            raise ValueError("write the hour without a zone, as in 22:00, and the zone in `zone`")
+        return hour
+
     @field_validator("zone")
     @classmethod
     def _known(cls, zone: str) -> str:

@@ -27,8 +27,8 @@ class BackfillOptions(BaseModel):
     """Blocks that are embedded at once; two let one fill the actors that the other leaves idle."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Part of the time that a lane may have the model; it rests for the other part."""
-    max_chunks_per_s: float | None = Field(default=None, gt=0)
-    max_tokens_per_s: float | None = Field(default=None, gt=0)
+    max_chunks_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_tokens_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     quiet: tuple[QuietHours, ...] = ()
     """When nothing is embedded."""
 

@@ -18,6 +18,7 @@ from agentcy_ray.ingest.backfill.records import (
     Phase,
     Status,
 )
+from agentcy_ray.jobs.store import JobStore
 from agentcy_ray.retrieval.embedder import EmbedUsage
 
 if TYPE_CHECKING:
@@ -36,17 +37,24 @@ COLUMNS = (
     " b.recall, b.error, b.created_by, b.started_at, b.ended_at, b.created_at"
 )
 _GET = f"SELECT {COLUMNS} FROM embed_backfills b WHERE b.id = $1"
+# The share lock lets whoever moves it at this moment come first.
+_SETTLED = f"{_GET} FOR SHARE OF b"
+# A job that was replaced (held, and gone on with by another) must not take it from its successor.
 _TAKE = f"""
 UPDATE embed_backfills b SET epoch = epoch + 1, status = 'running', note = '', error = NULL,
   started_at = coalesce(started_at, clock_timestamp()), ended_at = NULL
-WHERE id = $1 AND (status = 'running' OR status = ANY($2)) RETURNING {COLUMNS}
+WHERE id = $1 AND (status = 'running' OR status = ANY($2)) AND coalesce(job_id, $3) = $3
+RETURNING {COLUMNS}
 """
 _MOVE = f"""
 UPDATE embed_backfills b SET status = $2::text, note = $4, error = $5, eta_secs = NULL,
   chunks_per_s = NULL, tokens_per_s = NULL,
   ended_at = CASE WHEN $2 = ANY($6) THEN clock_timestamp() END
-WHERE id = $1 AND ($3::bigint IS NULL OR epoch = $3) AND status = ANY($7) RETURNING {COLUMNS}
+WHERE id = $1 AND ($3::bigint IS NULL OR epoch = $3) AND status = ANY($7)
+  AND ($8::uuid IS NULL OR coalesce(job_id, $8) = $8)
+RETURNING {COLUMNS}
 """
+_WAITING = "SELECT job_id FROM embedding_swaps WHERE to_space = $1 AND status = 'backfilling'"
 _JOB = f"UPDATE embed_backfills b SET job_id = $2 WHERE id = $1 RETURNING {COLUMNS}"
 _CHOOSE = "UPDATE embed_backfills SET engine = $2, options = $3 WHERE id = $1"
 _PHASE = """
@@ -130,14 +138,27 @@ class BackfillRows:
         async with self.db.tenant(org_id) as connection:
             return found(await connection.fetchrow(_GET, backfill_id), backfill_id)
 
-    async def take(self, org_id: UUID, backfill_id: UUID) -> Backfill | None:
-        """Become the worker that carries a backfill out; None when it is not to be gone on with.
+    async def settled(self, org_id: UUID, backfill_id: UUID) -> Backfill:
+        """One backfill, after any move of it that has begun.
+
+        Whoever notes first that it waits, and then finds it open here, is woken by its end.
 
         Raises:
             NotFoundError: there is none of that id.
         """
         async with self.db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_TAKE, backfill_id, ["queued"])
+            return found(await connection.fetchrow(_SETTLED, backfill_id), backfill_id)
+
+    async def take(self, org_id: UUID, backfill_id: UUID, job_id: UUID) -> Backfill | None:
+        """Become the worker that carries a backfill out, by the job that was given it last.
+
+        None when it is not to be gone on with, or another job carries it.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        async with self.db.tenant(org_id) as connection:
+            row = await connection.fetchrow(_TAKE, backfill_id, ["queued"], job_id)
             if row is not None:
                 return Backfill(**dict(row))
             found(await connection.fetchrow(_GET, backfill_id), backfill_id)
@@ -154,15 +175,35 @@ class BackfillRows:
         status: Status,
         *,
         epoch: int | None = None,
+        job_id: UUID | None = None,
         note: str = "",
         error: dict[str, Any] | None = None,
     ) -> Backfill | None:
-        """Move a backfill on; None when it is not in a state from which that is allowed."""
+        """Move a backfill on; None when it is not in a state from which that is allowed.
+
+        Its end wakes the swap that waits for it, in the same transaction.
+
+        Args:
+            connection: the transaction.
+            backfill_id: which one.
+            status: where it goes.
+            epoch: of the worker; None for a move that somebody asks for.
+            job_id: of the worker's job, where another one may carry the backfill meanwhile.
+            note: what it waits for.
+            error: ``{code, message, details}`` to keep.
+        """
+        ended = sorted({*ends(EMBED_BACKFILL), "failed"})
         row = await connection.fetchrow(
-            _MOVE, backfill_id, status, epoch, note, error,
-            sorted({*ends(EMBED_BACKFILL), "failed"}), sources_of(EMBED_BACKFILL, status),
+            _MOVE, backfill_id, status, epoch, note, error, ended,
+            sources_of(EMBED_BACKFILL, status), job_id,
         )  # fmt: skip
-        return None if row is None else Backfill(**dict(row))
+        if row is None:
+            return None
+        moved = Backfill(**dict(row))
+        if status in ended:
+            for waiting in await connection.fetch(_WAITING, moved.space_id):
+                await JobStore(self.db).wake(connection, waiting["job_id"])
+        return moved
 
     async def choose(
         self,

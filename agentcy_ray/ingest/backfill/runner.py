@@ -32,7 +32,7 @@ from agentcy_ray.ingest.backfill.budget import SOFT, BlockBudget, stopped
 from agentcy_ray.ingest.backfill.coordinator import Coordinator
 from agentcy_ray.ingest.backfill.embedding import BlockEmbedder
 from agentcy_ray.ingest.backfill.pace import Gauge, Pace
-from agentcy_ray.ingest.backfill.plan import Planner
+from agentcy_ray.ingest.backfill.plan import PATIENCE, HeldUpError, Planner
 from agentcy_ray.ingest.backfill.quiet import quiet_until
 from agentcy_ray.ingest.backfill.reading import Reader
 from agentcy_ray.ingest.backfill.records import Backfill, Engine
@@ -62,6 +62,8 @@ LOOK_SECS = 1.0
 """A pause or a cancel is seen at most this late."""
 AGAIN_SECS = 1.0
 """Between two looks at blocks that a publish holds up."""
+HELD_UP_SECS = 30.0
+"""Without a worker, when a publish has held the rest up for long."""
 ERROR_ATTEMPTS = 3
 """A refused text is tried so often, in one backfill."""
 
@@ -112,6 +114,8 @@ class Backfiller:
     """Vectors that lie elsewhere; None = those that the settings name."""
     audit: AuditLog | None = None
     """Hears of hard stops of a budget."""
+    patience: int = PATIENCE
+    """Looks at what a publish holds up before the worker is given back."""
     probe: Probe = no_probe
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -121,6 +125,8 @@ class Backfiller:
     async def handle(self, job: Job, beat: Beat) -> None:
         """Do a job of kind ``embed_backfill``; returns at once when there is nothing to go on with.
 
+        Where publishes hold it up for long, ``beat`` is told that it waits.
+
         Raises:
             CancelledByRequestError: it was paused or cancelled.
             LeaseLostError: another worker carries it out.
@@ -128,7 +134,7 @@ class Backfiller:
                 are left, waits to be gone on with.
         """
         rows = BackfillRows(self.db)
-        backfill = await rows.take(job.org_id, UUID(job.payload["backfill_id"]))
+        backfill = await rows.take(job.org_id, UUID(job.payload["backfill_id"]), job.id)
         if backfill is None:
             return
         folder = self.settings.state_dir / "ingest" / "backfills" / backfill.id.hex
@@ -136,6 +142,8 @@ class Backfiller:
             await self._watched(self._steps(rows, backfill, beat), rows, backfill, beat)
         except _QuietError as quiet:
             await self._requeue(rows, backfill, quiet.until)
+        except HeldUpError:  # its row stays as it is, with the note that says so
+            beat.lay_by(HELD_UP_SECS)
         except LeaseLostError:
             _, status = await rows.standing(backfill)
             if status in {"paused", "cancelled"}:
@@ -145,7 +153,7 @@ class Backfiller:
             if isinstance(error, BudgetExceededError) and error.code == SOFT:
                 await self._hold(rows, backfill, error)
                 return
-            await self._end(rows, backfill, error, beat)
+            await self._end(rows, backfill, job.id, error, beat)
             raise
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -175,7 +183,7 @@ class Backfiller:
 
     async def _plan(self, rows: BackfillRows, backfill: Backfill, beat: Beat) -> Backfill:
         folder = self.settings.state_dir / "ingest" / "backfills" / backfill.id.hex
-        planner = Planner(rows, self.objects, backfill, folder, beat.check)
+        planner = Planner(rows, self.objects, backfill, folder, beat.check, self.patience)
         await self.spaces.begin(backfill.org_id, backfill.space_id)
         if not backfill.blocks:
             await planner.begin()
@@ -186,14 +194,21 @@ class Backfiller:
         return await rows.get(backfill.org_id, backfill.id)
 
     async def _blocks(self, work: Work) -> None:
-        """Drive open blocks until none is left; those that a publish changes wait for its end."""
-        driver = self._driver(work.backfill.engine)
+        """Drive open blocks until none is left; those that a publish changes wait for its end.
+
+        Raises:
+            HeldUpError: it takes long.
+        """
+        driver, looks = self._driver(work.backfill.engine), 0
         while sources := await work.reader.sources():
             done = await driver.run(work)
+            looks = 0 if done else looks + 1
             if not done and await work.reader.sources():
                 note = f"waiting for syncs of {len(sources)} sources to end"
                 await work.rows.phase(work.backfill, "embedding", note)
                 work.gauge.note(note)
+                if looks >= self.patience:
+                    raise HeldUpError
                 await asyncio.sleep(AGAIN_SECS)
         self.probe("filled")
 
@@ -284,9 +299,12 @@ class Backfiller:
         await self._ring(backfill, "paused")
 
     async def _end(
-        self, rows: BackfillRows, backfill: Backfill, error: Exception, beat: Beat
+        self, rows: BackfillRows, backfill: Backfill, job_id: UUID, error: Exception, beat: Beat
     ) -> None:
-        """Record a failure that no further attempt can mend, or a job that was cancelled."""
+        """Record a failure that no further attempt can mend, or a job that was cancelled.
+
+        Not of a backfill that was held and gone on with meanwhile: another job carries it then.
+        """
         cancelled = isinstance(error, CancelledByRequestError)
         if not cancelled and not isinstance(error, Terminal) and not beat.last_attempt:
             return
@@ -299,7 +317,8 @@ class Backfiller:
             async with self.db.tenant(backfill.org_id) as connection:
                 await rows.move(
                     connection, backfill.id, "paused" if cancelled else "failed",
-                    epoch=backfill.epoch, note="its job was cancelled" if cancelled else "",
+                    epoch=backfill.epoch, job_id=job_id,
+                    note="its job was cancelled" if cancelled else "",
                     error=None if cancelled else told.body(),
                 )  # fmt: skip
         except StoreUnavailableError as away:

@@ -123,6 +123,10 @@ class BackfillStore:
         """
         return await self._rows.get(org_id, backfill_id)
 
+    async def settled(self, org_id: UUID, backfill_id: UUID) -> Backfill:
+        """One backfill as whoever waits for its end has to see it: ``BackfillRows.settled``."""
+        return await self._rows.settled(org_id, backfill_id)
+
     async def list(
         self,
         org_id: UUID,

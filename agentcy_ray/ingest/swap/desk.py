@@ -190,9 +190,28 @@ class EmbeddingDesk:
         return await self.state(principal.org_id, space_id)
 
     async def drop(self, principal: Principal, space_id: UUID) -> None:
-        """Remove a retired or failed space for good; see ``SpaceStore.drop``."""
+        """Remove a retired or failed space for good, or one that nothing fills or wants.
+
+        Raises:
+            NotFoundError: no such space.
+            ConflictError: ``space_active``: it is searched; ``state_conflict``: it is being
+                filled, or a swap goes to it; ``conflict``: searches held the table for too long.
+        """
         principal.require(PERMISSION)
-        await self.spaces.drop(principal.org_id, space_id)
+        org_id = principal.org_id
+        state = await self.state(org_id, space_id)
+        swap = await self.swaps.open_to(org_id, space_id)
+        if swap is not None:
+            raise ConflictError(
+                f"swap {encode('swp', swap.id)} goes to {encode('spc', space_id)}; "
+                "`agentcy embed cancel` ends it first",
+                code="state_conflict",
+                swap_id=encode("swp", swap.id),
+            )
+        if state.space.status in {"building", "ready"} and not state.open:
+            error = {"code": "cancelled", "message": "it was dropped unused", "details": {}}
+            await self.spaces.fail(org_id, space_id, error)
+        await self.spaces.drop(org_id, space_id)
         await self.routes.changed(
             principal.org_id, {"event": "space.dropped", "space_id": encode("spc", space_id)}
         )

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.ids import encode
-from agentcy_ray.ingest.backfill.records import OPEN as FILLING
+from agentcy_ray.ingest.swap.giving_up import give_up
 from agentcy_ray.ingest.swap.records import OPEN, WORKING, Swap, SwapOptions
-from agentcy_ray.ingest.swap.runner import ring, swap_job
+from agentcy_ray.ingest.swap.runner import progress_of, ring, swap_job
 from agentcy_ray.ingest.swap.store import Swaps
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.retrieval.embedders import scheme_of
@@ -128,6 +128,11 @@ class SwapRequests:
         """Swaps of an organisation, newest first."""
         return await self._swaps.list(org_id, limit=limit, before=before)
 
+    async def open_to(self, org_id: UUID, space_id: UUID) -> Swap | None:
+        """The open swap that goes to a space."""
+        async with self._db.tenant(org_id) as connection:
+            return await self._swaps.open_to(connection, space_id)
+
     async def cancel(self, principal: Principal, swap_id: UUID) -> SwapState:
         """Call a swap off before its cut-over; the space that it made is given up.
 
@@ -148,7 +153,7 @@ class SwapRequests:
         job = await self._job(moved)
         if job is not None and job.open:
             await self._quietly_cancel(job)
-        await self._give_up(moved)
+        await give_up(self._spaces, self._backfills, moved)
         await ring(self._bell, moved, "cancelled")
         return await self._state(moved)
 
@@ -177,22 +182,6 @@ class SwapRequests:
             )
         return await self._switch.to(org_id, found.from_space, user_id=principal.user_id)
 
-    async def _give_up(self, swap: Swap) -> None:
-        """Nobody wants the space of a cancelled swap: publishes are to pass it by, and it goes."""
-        if swap.to_space is None:
-            return
-        org_id = swap.org_id
-        space = await self._spaces.get(org_id, swap.to_space)
-        if space.status not in {"building", "ready"}:
-            return  # it answered before, and may do so again
-        filling = await self._backfills.list(org_id, space_id=space.id, limit=1)
-        if filling and filling[0].status in FILLING:
-            await self._backfills.cancel(org_id, filling[0].id)
-        space = await self._spaces.get(org_id, space.id)
-        if space.status in {"building", "ready"}:
-            error = {"code": "cancelled", "message": "its swap was cancelled", "details": {}}
-            await self._spaces.fail(org_id, space.id, error)
-
     async def _quietly_cancel(self, job: Job) -> None:
         try:
             await self._queue.cancel(job.org_id, job.id)
@@ -205,6 +194,10 @@ class SwapRequests:
         return await self._queue.store.get(swap.org_id, swap.job_id)
 
     async def _state(self, swap: Swap) -> SwapState:
+        if swap.status == "backfilling" and swap.to_space is not None:  # its job sleeps meanwhile
+            filling = await self._backfills.list(swap.org_id, space_id=swap.to_space, limit=1)
+            if filling:
+                return SwapState(swap=swap, progress=progress_of(filling[0]))
         job = await self._job(swap) if swap.status in OPEN else None
         return SwapState(swap=swap, progress=None if job is None else job.progress)
 

@@ -1,7 +1,9 @@
 """The swap state machine: new space → backfill → check → cut over, or wait in ``ready``.
 
 ``run`` may be called as often as the job is claimed: each step looks at what an earlier attempt
-left. Until the cut-over the former space answers and is written; after it, for its grace.
+left. While the backfill goes on, or is held, the job waits without a worker (``Beat.lay_by``); the
+end of the backfill wakes it. Until the cut-over the former space answers and is written; after it,
+for its grace.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from agentcy_ray.core.errors import (
     Terminal,
 )
 from agentcy_ray.core.ids import encode
+from agentcy_ray.ingest.backfill.records import OPEN as FILLING
 from agentcy_ray.ingest.swap.coverage import Mender
-from agentcy_ray.ingest.swap.records import Gate, Swap
+from agentcy_ray.ingest.swap.giving_up import give_up
+from agentcy_ray.ingest.swap.records import WORKING, Gate, Swap
 from agentcy_ray.ingest.swap.store import Swaps, lost
 from agentcy_ray.jobs.records import Job, NewJob, Progress
+from agentcy_ray.jobs.store import JobStore
 from agentcy_ray.retrieval.space import chunking_signature
 
 if TYPE_CHECKING:
@@ -46,8 +51,8 @@ JOB_KIND = "embed_swap"
 PRIORITY = 4
 ATTEMPTS = 50
 """A swap waits for hours and goes on where it was; a worker that dies is no reason to give up."""
-LOOK_SECS = 2.0
-"""Between two looks at a backfill whose ring is lost."""
+LOOK_SECS = 60.0
+"""Between two looks at a backfill that goes on; its end is no matter of looking."""
 
 _log = structlog.get_logger(__name__)
 
@@ -57,14 +62,17 @@ def no_probe(name: str) -> None:
 
 
 def swap_job(org_id: UUID, swap_id: UUID) -> NewJob:
-    """The job that carries a swap on."""
+    """The job that carries a swap on.
+
+    Whoever asks for one has moved the swap, which one of two can; so it needs no key to be the only
+    one, and is a job of its own where the one before has not quite ended.
+    """
     return NewJob(
         org_id=org_id,
         kind=JOB_KIND,
         payload={"swap_id": str(swap_id)},
         priority=PRIORITY,
         max_attempts=ATTEMPTS,
-        dedupe_key=f"{JOB_KIND}:{swap_id}",
     )
 
 
@@ -82,7 +90,6 @@ class SwapRunner:
     settings: Settings
     bell: Bell
     probe: Callable[[str], None] = no_probe
-    look_secs: float = LOOK_SECS
 
     async def handle(self, job: Job, beat: Beat) -> None:
         """Do a job of kind ``embed_swap``."""
@@ -90,6 +97,8 @@ class SwapRunner:
 
     async def run(self, org_id: UUID, swap_id: UUID, beat: Beat) -> None:
         """Carry a swap on until it is cut over or waits; returns at once when it has ended.
+
+        Where it waits for its backfill, ``beat`` is told so.
 
         Raises:
             NotFoundError: there is none of that id.
@@ -101,11 +110,14 @@ class SwapRunner:
         """
         swaps = Swaps(self.db)
         swap, epoch = await swaps.take(org_id, swap_id)
+        if swap.status == "cancelled":
+            raise CancelledByRequestError("the swap was cancelled")
         try:
             await _Attempt(self, swaps, epoch, beat).steps(swap)
         except LeaseLostError:
             current = await swaps.get(org_id, swap_id)
             if current.status == "cancelled":
+                await give_up(self.spaces, self.backfills, current)  # made while it was called off
                 raise CancelledByRequestError("the swap was cancelled") from None
             if current.status != "cut_over":  # somebody forced it meanwhile: all is done
                 raise
@@ -126,7 +138,11 @@ class SwapRunner:
         status = "cancelled" if called_off else "failed"
         try:
             async with self.db.tenant(swap.org_id) as connection:
-                await swaps.move(connection, swap.id, status, epoch=epoch, error=told.body())
+                ended = await swaps.move(
+                    connection, swap.id, status, epoch=epoch, error=told.body()
+                )
+            if called_off and ended is not None:
+                await give_up(self.spaces, self.backfills, ended)
         except StoreUnavailableError as away:
             _log.warning("swap_end_not_recorded", reason=away.message)
             return
@@ -144,6 +160,8 @@ class _Attempt:
 
     async def steps(self, swap: Swap) -> None:
         """Go on from where the swap is."""
+        if swap.status == "backfilling":
+            await self._heard(swap)
         if swap.status == "planned" or not await self._stands(swap):
             swap = await self._begin(swap)
         if swap.status == "backfilling":
@@ -164,6 +182,8 @@ class _Attempt:
         swap = await self.swaps.between(
             swap, self.epoch, None if former is None else former.id, space.id
         )
+        if swap.status not in WORKING:
+            raise lost(swap.id)  # called off meanwhile; the space is named, and so given up
         run.probe("space")
         return await self._move(swap, "backfilling") if swap.status == "planned" else swap
 
@@ -184,6 +204,7 @@ class _Attempt:
                 and space.signature == info.signature
                 and space.revision == info.revision
                 and space.chunking == chunking_signature(run.settings)
+                and space.backend == run.settings.vector_backend
                 and swap.options.storage in {None, space.storage}
             )
             if same and space.status == "active":
@@ -199,21 +220,33 @@ class _Attempt:
                 return space
         return await run.spaces.create(swap.org_id, info, storage=swap.options.storage)
 
+    async def _heard(self, swap: Swap) -> None:
+        """Raise what the backfill came to for which this job has waited, unless it is done.
+
+        One that had ended before the job was asked for is begun anew, or gone on with.
+        """
+        if swap.to_space is None or swap.job_id is None:
+            return
+        latest = await self.runner.backfills.list(swap.org_id, space_id=swap.to_space, limit=1)
+        if latest and latest[0].ended_at is not None:
+            asked = await JobStore(self.runner.db).get(swap.org_id, swap.job_id)
+            if latest[0].ended_at > asked.created_at:
+                _require_done(latest[0])
+
     async def _fill(self, swap: Swap) -> Swap:
-        """Wait for the backfill, which is started unless it is under way."""
-        space = await self._to(swap)
+        """Go on when the space is filled, else wait; the backfill is started where none is."""
+        run, space = self.runner, await self._to(swap)
         if space.status == "building":
-            run = self.runner
-            async with run.bell.listen(f"ch:jobs:{swap.org_id.hex}") as ear:
-                backfill = await self._backfill(swap, space)
-                run.probe("filling")
-                while backfill.status not in {"done", "failed", "cancelled"}:
-                    self.beat.check()
-                    self.beat.progress(_progress(backfill))
-                    await ear.next(run.look_secs)
-                    backfill = await run.backfills.get(swap.org_id, backfill.id)
+            started = await self._backfill(swap, space)
+            run.probe("filling")
+            backfill = await run.backfills.settled(swap.org_id, started.id)
+            if backfill.status in FILLING:
+                self.beat.check()
+                self.beat.progress(progress_of(backfill))
+                self.beat.lay_by(LOOK_SECS)
+                return swap
             _require_done(backfill)
-        self.runner.probe("filled")
+        run.probe("filled")
         return await self._move(swap, "checking")
 
     async def _backfill(self, swap: Swap, space: Space) -> Backfill:
@@ -286,7 +319,8 @@ async def ring(bell: Bell, swap: Swap, status: str) -> None:
     await bell.ring(f"ch:jobs:{swap.org_id.hex}", news)
 
 
-def _progress(backfill: Backfill) -> Progress:
+def progress_of(backfill: Backfill) -> Progress:
+    """How far a swap is while its space is filled."""
     held = f"paused{': ' if backfill.note else ''}{backfill.note}"
     return Progress(
         done=backfill.chunks,

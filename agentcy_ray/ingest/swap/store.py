@@ -40,6 +40,7 @@ _OPEN_TO = f"""
 SELECT {_COLUMNS} FROM embedding_swaps
 WHERE to_space = $1 AND status IN ('planned', 'backfilling', 'checking', 'ready')
 """
+_LEFT = "UPDATE embedding_swaps SET from_space = $2 WHERE id = $1"
 _FORCED = "UPDATE embedding_swaps SET forced_by = $2 WHERE id = $1"
 # A return to a former space ends the swap that left it and the one that brought what answered.
 _RETURNED = """
@@ -153,6 +154,10 @@ class Swaps(FencedRows[Swap]):
     async def forced(self, connection: Connection, swap_id: UUID, user_id: UUID | None) -> None:
         """Note who let a swap through that the gate had kept."""
         await connection.execute(_FORCED, swap_id, user_id)
+
+    async def left(self, connection: Connection, swap_id: UUID, space_id: UUID) -> None:
+        """Note which space answered until a swap was cut over: the one to go back to."""
+        await connection.execute(_LEFT, swap_id, space_id)
 
     async def returned(
         self, connection: Connection, space_id: UUID, former_id: UUID | None

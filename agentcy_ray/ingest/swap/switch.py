@@ -81,6 +81,8 @@ class Switch:
                     code="state_conflict",
                     status=swap.status,
                 )
+            if former is not None:  # another one than at its start, where somebody went back since
+                await self._swaps.left(connection, swap.id, former.id)
 
         grace = timedelta(days=self._settings.embedding_retired_days)
         space = await self._spaces.activate(org_id, space_id, grace, along=along)

@@ -43,8 +43,8 @@ async def test_a_backfill_stops_at_its_limit_and_goes_on_when_more_is_allowed(
         "budget_exceeded",
     )
     await allow(1_000_000)
-    await filling.store.resume(house.org_id, backfill.id)
-    ended = await filling.attempt(backfill, ledger=ledger)
+    queued = await filling.store.resume(house.org_id, backfill.id)
+    ended = await filling.attempt(queued, ledger=ledger)
     assert (ended.status, await filling.status()) == ("done", "ready")
     await filling.assert_complete()
     async with house.db.tenant(house.org_id) as connection:
@@ -66,7 +66,9 @@ async def test_what_a_killed_worker_held_does_not_stand_in_the_way_of_the_next(
     change = BudgetChange.model_validate({"limits": [limit]})
     await ledger.limits.change(house.org_id, change, None)
     backfill = await filling.start()
-    taken = await BackfillRows(house.db).take(house.org_id, backfill.id)
+    taken = await BackfillRows(house.db).take(
+        house.org_id, backfill.id, (await filling.job(backfill)).id
+    )
     assert taken is not None
     killed = BlockBudget.of(ledger, taken, filling.space.embedder)
     assert (await killed.hold(3_900)).holds  # and nobody closes it
@@ -96,7 +98,7 @@ async def test_a_backfill_waits_at_a_soft_limit_until_somebody_lets_it_go_on(
     assert "agentcy embed resume" in waiting.error["message"]
     async with house.db.tenant(house.org_id) as connection:
         assert await connection.fetchval("SELECT reserved FROM budget_balances") == 0
-    await filling.store.resume(house.org_id, backfill.id)
-    ended = await filling.attempt(backfill, ledger=ledger)
+    queued = await filling.store.resume(house.org_id, backfill.id)
+    ended = await filling.attempt(queued, ledger=ledger)
     assert (ended.status, ended.error) == ("done", None)
     await filling.assert_complete()

@@ -160,6 +160,30 @@ async def test_a_publish_that_is_under_way_holds_up_only_what_it_changes(
     await filling.assert_complete()
 
 
+async def test_a_publish_that_takes_long_leaves_the_worker_to_others(make_filling: MakeFilling):
+    filling = await make_filling()
+    house, graph = filling.house, filling.house.source.graph
+    for n in range(10, 50):
+        graph.nodes["Item", f"i{n}"]["name"] = f"another {n}"
+    run = await house.request(mode="full")
+
+    def probe(name: str) -> None:
+        if name == "vectors_batch":
+            raise StoreUnavailableError("the worker is gone")
+
+    with pytest.raises(StoreUnavailableError):
+        await house.carry_out(run, last_attempt=False, probe=probe)
+    backfill, beat = await filling.start(), Beat(1)
+    waiting = await filling.attempt(backfill, beat=beat, patience=1)
+    assert (waiting.status, beat.again_in is not None) == ("running", True)
+    assert waiting.note.startswith("waiting for 1 syncs")
+    assert (await house.carry_out(run)).status == "synced"
+    beat.again_in = None
+    ended = await filling.attempt(waiting, beat=beat, patience=1)
+    assert (ended.status, beat.again_in) == ("done", None)
+    await filling.assert_complete()
+
+
 async def test_a_source_that_is_deleted_meanwhile_leaves_nothing_behind(
     make_filling: MakeFilling,
 ):
@@ -269,7 +293,7 @@ async def test_a_pause_stops_the_worker_and_resume_goes_on_where_it_was(
             await asyncio.Event().wait()
 
     filling.model.hook = hold
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         attempt = asyncio.create_task(filling.attempt(backfill))
         await held.wait()
         assert (await filling.store.pause(org, backfill.id)).status == "paused"
@@ -280,6 +304,35 @@ async def test_a_pause_stops_the_worker_and_resume_goes_on_where_it_was(
     assert done > 0
     queued = await filling.store.resume(org, backfill.id)
     assert (queued.status, queued.blocks_done) == ("queued", done)
+    assert (await filling.attempt(queued)).status == "done"
+    await filling.assert_complete()
+
+
+async def test_a_pause_that_was_taken_back_is_not_made_good_by_the_former_job(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling()
+    org, backfill = filling.house.org_id, await filling.start(lanes=1)
+    held = asyncio.Event()
+
+    async def hold(texts: Sequence[str]) -> None:
+        held.set()
+        await asyncio.Event().wait()
+
+    filling.model.hook = hold
+    beat = Beat(1)
+    async with asyncio.timeout(30):
+        attempt = asyncio.create_task(filling.attempt(backfill, beat=beat))
+        await held.wait()
+        await filling.store.pause(org, backfill.id)
+        queued = await filling.store.resume(org, backfill.id)
+        beat.cancelled = True  # as its worker hears of the pause
+        with pytest.raises(CancelledByRequestError):
+            await attempt
+    assert (await filling.get(backfill)).status == "queued"
+    filling.model.hook = None
+    await filling.attempt(backfill)  # the former job once more, after a lapsed lease
+    assert (await filling.get(backfill)).status == "queued"
     assert (await filling.attempt(queued)).status == "done"
     await filling.assert_complete()
 
@@ -337,7 +390,7 @@ async def test_a_cancel_ends_the_work_and_lets_the_space_be_dropped(make_filling
         await asyncio.Event().wait()
 
     filling.model.hook = hold
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         attempt = asyncio.create_task(filling.attempt(backfill))
         await held.wait()
         assert (await filling.store.cancel(org, backfill.id)).status == "cancelled"

@@ -65,6 +65,18 @@ def test_the_night_in_which_the_clock_goes_back_is_an_hour_longer():
     assert quiet_until([night], begin) == datetime(2026, 10, 25, 3, tzinfo=UTC)
 
 
+def test_hours_that_bring_a_zone_of_their_own_are_refused():
+    with pytest.raises(ValidationError, match="without a zone"):
+        QuietHours.model_validate({"start": "22:00Z", "end": "06:00"})
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_a_rate_is_a_number_above_nothing(rate: float):
+    for name in ("max_chunks_per_s", "max_tokens_per_s"):
+        with pytest.raises(ValidationError):
+            BackfillOptions.model_validate({name: rate})
+
+
 async def test_no_more_is_let_through_than_the_cap_allows():
     clock = Clock()
     pace = clock.pace(max_chunks_per_s=100, max_tokens_per_s=1000)

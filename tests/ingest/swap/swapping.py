@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from agentcy_ray.core.errors import AgentcyError
 from agentcy_ray.ingest.backfill.finish import IndexFinisher
 from agentcy_ray.ingest.backfill.runner import Backfiller
 from agentcy_ray.ingest.backfill.store import BackfillStore
@@ -61,39 +62,32 @@ def carriers(
         house.db, house.objects, stores.spaces, models, stores.chunkers,
         IndexFinisher(house.db, stores.spaces, house.settings), house.settings, {}, bell,
     )  # fmt: skip
-    return replace(runner, probe=probe, look_secs=0.1), filler
+    return replace(runner, probe=probe), filler
 
 
 async def carried_out(
     runner: SwapRunner, filler: Backfiller, swap: Swap, beat: Beat | None = None
 ) -> None:
-    """One attempt at a swap, with a worker that fills its space as soon as it is asked to."""
-    asked = asyncio.Event()
-    probe = runner.probe
+    """Turns of a swap's job until it needs no other; its space is filled when it waits for that."""
+    beat = beat or Beat(1)
+    while True:
+        beat.again_in = None
+        await runner.run(swap.org_id, swap.id, beat)
+        if beat.again_in is None:
+            return
+        await filled(runner, filler, swap)
 
-    def told(name: str) -> None:
-        if name == "filling":
-            asked.set()
-        probe(name)
 
-    async def fill() -> None:
-        await asked.wait()
-        current = await Swaps(filler.db).get(swap.org_id, swap.id)
-        backfills = await runner.backfills.list(swap.org_id, space_id=current.to_space, limit=1)
-        assert backfills[0].job_id is not None
-        job = await PostgresQueue(filler.settings, filler.db).store.get(
-            swap.org_id, backfills[0].job_id
-        )
+async def filled(runner: SwapRunner, filler: Backfiller, swap: Swap) -> None:
+    """Do the backfill that a swap waits for; what it meets is kept with its row."""
+    current = await Swaps(filler.db).get(swap.org_id, swap.id)
+    backfills = await runner.backfills.list(swap.org_id, space_id=current.to_space, limit=1)
+    assert backfills[0].job_id is not None
+    job = await PostgresQueue(filler.settings, filler.db).store.get(
+        swap.org_id, backfills[0].job_id
+    )
+    with suppress(AgentcyError):
         await filler.handle(job, Beat(1, last_attempt=True))
-
-    filling = asyncio.create_task(fill())
-    try:
-        await replace(runner, probe=told).run(swap.org_id, swap.id, beat or Beat(1))
-        if asked.is_set():
-            await filling
-    finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
 
 
 @dataclass

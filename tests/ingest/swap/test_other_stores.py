@@ -17,12 +17,14 @@ from agentcy_ray.retrieval.search import SearchService
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.retrieval.vector_backends import VectorBackends
 from tests.ingest.swap.conftest import MakeSwapping
-from tests.ingest.swap.swapping import carried_out, carriers
+from tests.ingest.swap.swapping import OLD, carried_out, carriers
 
 
 @pytest.mark.requirement("RAG-03")
-async def test_a_swap_moves_an_organisation_into_another_store(make_swapping: MakeSwapping):
-    swapping = await make_swapping(60)
+async def test_a_swap_moves_an_organisation_into_another_store_by_the_model_it_has(
+    make_swapping: MakeSwapping,
+):
+    swapping = await make_swapping(60, script=OLD)
     house, bell, models = swapping.house, swapping.bell, swapping.models
     store = QdrantStore(AsyncQdrantClient(":memory:"), Settings.load({}))
     house.settings = house.settings.model_copy(update={"vector_backend": "qdrant"})
@@ -47,7 +49,7 @@ async def test_a_swap_moves_an_organisation_into_another_store(make_swapping: Ma
         backends=backends,
         finisher=IndexFinisher(house.db, spaces, house.settings, backends),
     )
-    await carried_out(replace(runner, look_secs=0.1), filler, swap)
+    await carried_out(runner, filler, swap)
     swap = await swapping.now(swap)
     assert swap.status == "cut_over", (swap.reason, swap.gate)
     later = await swapping.active()
