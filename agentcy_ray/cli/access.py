@@ -25,7 +25,7 @@ def list_requests(
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["id", "connector", "reason", "status", "created_at"])
+        print_rows(rows, ["id", "connector", "status", "created_at", "reason"])
 
 
 @app.command()

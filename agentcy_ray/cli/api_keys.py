@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, console, notes, print_json, print_rows
+from agentcy_ray.cli.output import JsonFlag, console, notes, print_json, print_rows, scoped
 from agentcy_ray.cli.session import call
 
 app = typer.Typer(help="API keys: list, create, revoke.", no_args_is_help=True)
 COLUMNS = [
-    "id", "name", "user_id", "permissions", "realms", "rpm", "active", "expires_at",
-    "last_used_at",
+    "id", "name", "active", "rpm", "realms", "expires_at", "last_used_at", "permissions",
+    "user_id",
 ]  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def list_keys(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, COLUMNS)
+        print_rows(map(scoped, rows), COLUMNS)
 
 
 @app.command()

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, cell, console, print_json, print_rows
+from agentcy_ray.cli.output import JsonFlag, console, print_json, print_record, print_rows
 from agentcy_ray.cli.session import call
 
-app = typer.Typer(help="Approvals: list, approve, deny.", no_args_is_help=True)
+app = typer.Typer(help="Approvals: list, show, approve, deny.", no_args_is_help=True)
 
 Approval = Annotated[str, typer.Argument(help="Id of the approval (apr_…).")]
 Note = Annotated[str | None, typer.Option(help="Why; kept with the decision.")]
@@ -29,7 +29,7 @@ def list_approvals(
         row["call"] = f"{row['connector']}.{row['tool']}"
         row["approvals"] = _tally(row)
     print_rows(
-        rows, ["id", "call", "effect", "args", "reasons", "approvals", "status", "expires_at"]
+        rows, ["id", "call", "effect", "status", "approvals", "expires_at", "reasons", "args"]
     )
 
 
@@ -41,11 +41,9 @@ def show(approval: Approval, json: JsonFlag = False) -> None:
         print_json(found)
         return
     votes = found.pop("votes")
-    for name, value in found.items():
-        if value is not None:
-            console().print(f"[bold]{name}[/] ", end="")
-            console().print(cell(value), markup=False)
-    print_rows(votes, ["by", "approved", "via", "note", "at"], title="votes")
+    print_record(found)
+    if votes:
+        print_rows(votes, ["by", "approved", "via", "note", "at"], title="votes")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
 app = typer.Typer(help="Audit: list, tail, export, verify.", no_args_is_help=True)
-COLUMNS = ["seq", "ts", "category", "action", "decision", "tool", "reasons", "user_id"]
+COLUMNS = ["seq", "ts", "action", "decision", "tool", "reasons", "category", "user_id"]
 PAGE = 200
 STRETCH = 20_000
 """Entries that the server checks in one request: about a second of its work."""

@@ -11,7 +11,7 @@ from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
 app = typer.Typer(help="Budgets: list, set.", no_args_is_help=True)
-COLUMNS = ["scope", "subject", "unit", "hard", "soft", "spent", "reserved", "raised"]
+COLUMNS = ["scope", "subject", "unit", "hard", "spent", "soft", "reserved", "raised"]
 
 
 @app.command("list")

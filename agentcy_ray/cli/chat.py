@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.event_stream import ServerEvent
@@ -16,8 +17,10 @@ from agentcy_ray.cli.output import (
     JsonFlag,
     cell,
     console,
+    harmless,
     notes,
     print_json,
+    print_record,
     print_rows,
 )
 from agentcy_ray.cli.session import call
@@ -49,7 +52,7 @@ def chat(
         question = text
         while question is not None or text is None:
             if question is None:
-                question = notes().input("[bold]you ›[/] ").strip()
+                question = _question()
                 if question in {"", "exit", "quit"}:
                     break
             body = {"content": question} | ({"model": model} if model else {})
@@ -64,6 +67,14 @@ def chat(
         print_json({"events": events})
     if events and events[-1]["type"] == "error":
         raise typer.Exit(FAILED)
+
+
+def _question() -> str:
+    """The next line of the person at the terminal; "" when there is none any more."""
+    try:
+        return notes().input("[bold]you ›[/] ").strip()
+    except EOFError:
+        return ""
 
 
 async def start(client: Client, title: str, agent: str | None, realm: str | None) -> str:
@@ -92,8 +103,8 @@ async def show(
     if not quiet and citations:
         out.print()
         for key, found in citations.items():
-            title = cell(found.get("title"))
-            out.print(f"  [dim]\\[{key}] {title} {cell(found.get('url'))}[/]")
+            source = f"  [{key}] {cell(found.get('title'))} {cell(found.get('url'))}"
+            out.print(harmless(source), style="dim", markup=False)
     return seen
 
 
@@ -101,19 +112,19 @@ def _print_event(out: Console, event: ServerEvent) -> None:
     data = event.data
     match event.type:
         case "content_delta":
-            out.print(data["delta"], end="", markup=False)
+            out.print(harmless(data["delta"]), end="", markup=False)
         case "thinking_delta":
-            out.print(data["delta"], end="", style="dim", markup=False)
+            out.print(harmless(data["delta"]), end="", style="dim", markup=False)
         case "tool_call_start":
             tool = data.get("tool") or data["name"]
-            out.print(f"\n[cyan]→ {data.get('connector') or ''} {tool}[/]")
+            out.print(f"\n→ {data.get('connector') or ''} {tool}", style="cyan", markup=False)
         case "tool_result":
             note = data["status"] if data.get("error") is None else data["error"]["message"]
-            out.print(f"[cyan]← {note}[/]")
+            out.print(harmless(f"← {note}"), style="cyan", markup=False)
         case "approval_resolved":
             out.print(f"[magenta]approval {data['status']}[/]")
         case "warning" | "error":
-            out.print(f"\n[yellow]{data['message']}[/]")
+            out.print(harmless(f"\n{data['message']}"), style="yellow", markup=False)
         case "message_end":
             usage = data.get("usage") or {}
             out.print(
@@ -130,7 +141,7 @@ async def decide(client: Client, data: dict[str, Any], *, yes: bool, quiet: bool
     if not quiet:
         terminal.print(
             f"\n[bold magenta]approval needed[/] {data['connector']}.{data['tool']} "
-            f"([bold]{data['effect']}[/]): {'; '.join(data.get('reasons') or [])}"
+            f"([bold]{data['effect']}[/]): {escape('; '.join(data.get('reasons') or []))}"
         )
         terminal.print_json(orjson.dumps(data.get("args") or {}).decode())
     if yes:
@@ -151,7 +162,7 @@ def list_runs(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["id", "agent", "model", "status", "finish_reason", "created_at"])
+        print_rows(rows, ["id", "status", "created_at", "agent", "model", "finish_reason"])
 
 
 @runs.command("show")
@@ -161,10 +172,7 @@ def show_run(run: Run, json: JsonFlag = False) -> None:
     if json:
         print_json(answer)
     else:
-        print_rows(
-            [{"field": key, "value": cell(value)} for key, value in answer.items()],
-            ["field", "value"],
-        )
+        print_record({name: value for name, value in answer.items() if name != "principal"})
 
 
 @runs.command()

@@ -176,7 +176,7 @@ def _say_written(names: list[str], *, as_json: bool) -> None:
 
 def _print_faults(found: list[dict[str, str]]) -> None:
     for fault in found:
-        notes().print(f"[bold red]{fault['path']}[/]: ", end="")
+        notes().print(fault["path"], style="bold red", markup=False, end=": ")
         notes().print(fault["message"], markup=False)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from enum import StrEnum
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from agentcy_ray.cli.output import (
     console,
     print_json,
     print_rows,
+    print_table,
 )
 from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.server import report, start_detached, stop_process
@@ -219,9 +221,8 @@ class _Demo:
         )
         self._step(f"3 · three hops ({answer['took_ms']:.0f} ms)")
         if not self._quiet:
-            console().print(f"[dim]{query}[/]", markup=True)
-            names = [column["name"] for column in answer["columns"]]
-            print_rows([dict(zip(names, row, strict=True)) for row in answer["rows"]], names)
+            console().print(query, style="dim", markup=False)
+            print_table(answer["rows"], [column["name"] for column in answer["columns"]])
         return {"took_ms": answer["took_ms"], "rows": answer["rows"]}
 
     async def _search(self, client: Client, question: str) -> dict[str, Any]:
@@ -229,8 +230,8 @@ class _Demo:
         self._step(f"4 · hybrid search ({answer['took_ms']:.0f} ms)")
         if not self._quiet:
             rows = [
-                {"score": h["score"], "label": h["labels"][0], "name": h["name"],
-                 "snippet": " ".join(h["snippet"].split())[:80]}
+                {"score": f"{h['score']:.3f}", "label": h["labels"][0], "name": h["name"],
+                 "snippet": shorten(h["snippet"], 80, placeholder=" …")}
                 for h in answer["hits"]
             ]  # fmt: skip
             print_rows(rows, ["score", "label", "name", "snippet"])

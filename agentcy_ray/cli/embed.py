@@ -14,7 +14,7 @@ from agentcy_ray.cli.embed_view import (
     follow_swap,
     print_spaces,
 )
-from agentcy_ray.cli.output import FAILED, JsonFlag, print_json
+from agentcy_ray.cli.output import FAILED, JsonFlag, console, print_json
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError, ConflictError, NotFoundError
 
@@ -232,6 +232,8 @@ def drop(
     call(work)
     if json:
         print_json({"dropped": space})
+    else:
+        console().print(f"{space} is dropped", markup=False)
 
 
 def bounds(

@@ -92,7 +92,7 @@ def print_spaces(states: list[dict[str, Any]]) -> None:
             "kept_until": space.get("drop_after"),
         })  # fmt: skip
     print_rows(
-        rows, ["space", "model", "dim", "storage", "status", "recall", "backfill", "kept_until"]
+        rows, ["space", "model", "status", "dim", "recall", "storage", "backfill", "kept_until"]
     )
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Annotated, Any
 
 import orjson
 import typer
 
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import JsonFlag, cell, console, notes, print_json, print_rows
+from agentcy_ray.cli.output import (
+    JsonFlag,
+    cell,
+    console,
+    notes,
+    print_json,
+    print_rows,
+    print_table,
+)
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
-graph = typer.Typer(help="Walk the graph.", no_args_is_help=True)
+graph = typer.Typer(help="The graph: neighbors, stats.", no_args_is_help=True)
 
 ARROW = "application/vnd.apache.arrow.stream"
 ARROW_ROWS = 5_000_000
+SNIPPET = 160
+"""Characters of a hit's text that a table shows."""
 
 Realms = Annotated[list[str] | None, typer.Option("--realm", help="Only these realms.")]
 
@@ -44,15 +55,15 @@ def search(
         return
     rows = [
         {
-            "score": hit["score"],
+            "score": f"{hit['score']:.3f}",
             "label": (hit["labels"] or [""])[0],
             "name": hit["name"],
-            "snippet": " ".join(hit["snippet"].split())[:120],
+            "snippet": shorten(hit["snippet"], SNIPPET, placeholder=" …"),
             "node": hit["node_id"],
         }
         for hit in answer["hits"]
     ]
-    print_rows(rows, ["score", "label", "name", "snippet", "node"])
+    print_rows(rows, ["score", "label", "name", "node", "snippet"])
     notes().print(f"[dim]{answer['took_ms']:.0f} ms[/]")
 
 
@@ -93,12 +104,11 @@ def query(
     if json:
         print_json(answer)
         return
-    names = [column["name"] for column in answer["columns"]]
-    print_rows([dict(zip(names, row, strict=True)) for row in answer["rows"]], names)
+    print_table(answer["rows"], [column["name"] for column in answer["columns"]])
     cut = " · cut at the limit" if answer["truncated"] else ""
     notes().print(f"[dim]{answer['row_count']} rows · {answer['took_ms']:.0f} ms{cut}[/]")
     for warning in answer.get("warnings", []):
-        notes().print(f"[yellow]{warning}[/]")
+        notes().print(warning, style="yellow", markup=False)
 
 
 def realms(json: JsonFlag = False) -> None:
@@ -107,7 +117,7 @@ def realms(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["name", "description", "built_in"])
+        print_rows(rows, ["name", "built_in", "description"])
 
 
 @graph.command()
@@ -151,7 +161,8 @@ def stats(json: JsonFlag = False) -> None:
     console().print(f"{answer['nodes']:,} nodes, {answer['edges']:,} edges")
     for title in ("labels", "types", "realms"):
         rows = [{"name": name, "count": f"{n:,}"} for name, n in answer[title].items()]
-        print_rows(rows, ["name", "count"], title=title)
+        if rows:
+            print_rows(rows, ["name", "count"], title=title)
 
 
 async def _by_name(client: Client, words: str) -> str:

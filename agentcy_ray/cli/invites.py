@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, console, notes, print_json, print_rows
+from agentcy_ray.cli.output import JsonFlag, console, notes, print_json, print_rows, scoped
 from agentcy_ray.cli.session import call
 
 app = typer.Typer(help="Invites: list, create, revoke.", no_args_is_help=True)
@@ -20,7 +20,7 @@ def list_invites(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, COLUMNS)
+        print_rows(map(scoped, rows), COLUMNS)
 
 
 @app.command()

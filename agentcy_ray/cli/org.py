@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.output import JsonFlag, console, print_json, print_record, print_rows
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
@@ -115,4 +115,4 @@ def _print(org: dict[str, Any], json: bool) -> None:
         "policy_settings": org["settings"]["policy_settings"],
     }
     columns = ["id", "name", "display_name", "context_engine", "audit_days", "policy_settings"]
-    print_rows([row], columns)
+    print_record({name: row[name] for name in columns})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -9,8 +11,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from agentcy_ray.cli import tables
 from agentcy_ray.core.errors import (
     AgentcyError,
     ConfigError,
@@ -20,6 +23,8 @@ from agentcy_ray.core.errors import (
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = range(5)
 """Exit codes: done, failed, usage or configuration, refused, not reachable."""
@@ -63,39 +68,78 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: AgentcyError, *, as_json: bool) -> None:
-    """An error for a person (two lines at most) or a program; never a traceback."""
+    """An error for a person or a program; never a traceback."""
     if as_json:
         print_json({"error": error.body()})
         return
     notes().print(f"[bold red]{error.code}[/]: ", end="")
-    notes().print(error.message, markup=False)
+    notes().print(harmless(error.message), markup=False)
+
+
+def harmless(text: str) -> str:
+    """Text of others without what a terminal would obey; lines and tabs stay."""
+    return _CONTROL.sub("", text)
 
 
 def print_rows(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None
 ) -> None:
-    """A table of the named columns; absent values stay blank."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    count = 0
-    for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
-        count += 1
-    if count:
-        console().print(table)
+    """A table of the named columns, the most wanted first; absent values stay blank."""
+    values = [[row.get(column) for column in columns] for row in rows]
+    print_table(values, [_header(column) for column in columns], title=title)
+
+
+def print_table(
+    rows: Iterable[Sequence[Any]], names: Sequence[str], *, title: str | None = None
+) -> None:
+    """A table of values in the order of these headers, of which two may be the same."""
+    cells = [[cell(value) for value in row] for row in rows]
+    if cells:
+        _print_lines(tables.table(cells, names, terminal_width()), title)
     else:
-        console().print("[dim]nothing yet[/]")
+        notes().print("[dim]nothing found[/]")
+
+
+def print_record(row: Mapping[str, Any]) -> None:
+    """One object as ``name  value`` lines; absent values are left out."""
+    fields = [(_header(name), cell(value)) for name, value in row.items()]
+    _print_lines(tables.record(fields, terminal_width()))
+
+
+def scoped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose limit to realms says in words of the command line what no limit is."""
+    realms = row["realms"]
+    return {**row, "realms": "*" if realms is None else realms or "none"}
+
+
+def terminal_width() -> int | None:
+    """Character cells of a line of standard output; None when that is no terminal."""
+    return console().width if sys.stdout.isatty() else None
 
 
 def cell(value: Any) -> str:
-    """One value as table text."""
-    if value is None:
+    """One value as text for people."""
+    if value is None or value in ([], {}):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list) and not any(isinstance(each, (dict, list)) for each in value):
+        shown = [cell(each) for each in value]
+        return ("; " if any(" " in each for each in shown) else ", ").join(shown)
     if isinstance(value, (dict, list)):
-        return orjson.dumps(value, default=str).decode()
+        return json.dumps(value, default=str, ensure_ascii=False)  # with blanks, so it can wrap
     return str(value)
+
+
+def _header(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _print_lines(lines: Iterable[Text], title: str | None = None) -> None:
+    out = console()
+    if title:
+        out.print(title, style="italic", markup=False)
+    for line in lines:
+        out.print(line)

@@ -13,12 +13,21 @@ import orjson
 import typer
 
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import FAILED, JsonFlag, console, notes, print_json, print_rows
+from agentcy_ray.cli.output import (
+    FAILED,
+    JsonFlag,
+    console,
+    notes,
+    print_json,
+    print_record,
+    print_rows,
+)
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError, NotFoundError
 
-app = typer.Typer(help="Continuous pipelines: records that come by themselves.",
-                  no_args_is_help=True)  # fmt: skip
+app = typer.Typer(
+    help="Continuous pipelines: list, create, token, runs, remove, ingest.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="Name or id of the pipeline.")]
 PIECE_BYTES = 8 * 1024 * 1024
@@ -33,7 +42,9 @@ def list_pipelines(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["name", "kind", "target_table", "realm", "enabled", "id"])
+        for row in rows:
+            row["table"] = row["target_table"].removeprefix("context_")
+        print_rows(rows, ["name", "kind", "table", "realm", "enabled", "id"])
 
 
 @app.command()
@@ -91,7 +102,7 @@ def token(
     if json:
         print_json(made)
         return
-    print_rows([made], ["token", "secret", "url"] if secret else ["token", "url"])
+    print_record({name: made[name] for name in ("token", "secret", "url") if made.get(name)})
     notes().print("[dim]shown this once; post lines of JSON to the URL[/]")
 
 
@@ -107,12 +118,12 @@ def runs(pipeline: Name, json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
         return
-    columns = ["id", "status", "requests", "accepted", "rejected", "segments", "published"]
-    print_rows(rows, [*columns, "started_at"])
+    columns = ["id", "status", "accepted", "rejected", "started_at"]
+    print_rows(rows, [*columns, "requests", "segments", "published"])
 
 
 @app.command()
-def remove(pipeline: Name) -> None:
+def remove(pipeline: Name, json: JsonFlag = False) -> None:
     """Delete a pipeline with its tokens; what it took stays."""
 
     async def work(client: Client) -> str:
@@ -120,7 +131,11 @@ def remove(pipeline: Name) -> None:
         await client.delete(f"/context/pipelines/{found['id']}")
         return str(found["name"])
 
-    console().print(f"removed {call(work)}")
+    removed = call(work)
+    if json:
+        print_json({"removed": removed})
+    else:
+        console().print(f"removed {removed}", markup=False)
 
 
 @app.command()

@@ -38,7 +38,7 @@ def list_policies(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["id", "name", "enabled", "version", "starter", "updated_at"])
+        print_rows(rows, ["id", "name", "enabled", "version", "starter"])
 
 
 @app.command()
@@ -105,15 +105,16 @@ def test(
         raise ConfigError("no .rego file there; name the policies and their tests")
     data = _json(settings) if settings else {}
     outcomes = run_tests({str(file): _read(file) for file in files}, data)
+    if not outcomes:
+        raise ConfigError("no rule named test_… in these files; there is nothing to run")
     if json:
         print_json([outcome.model_dump() for outcome in outcomes])
     else:
         for each in outcomes:
             verdict = "[green]passed[/]" if each.passed else "[red]FAILED[/]"
-            console().print(f"{verdict} {each.name}", each.problem or "")
+            console().print(verdict, end=" ")
+            console().print(each.name, each.problem or "", markup=False)
         console().print(f"{sum(each.passed for each in outcomes)} of {len(outcomes)} passed")
-    if not outcomes:
-        raise ConfigError("no rule named test_… in these files; there is nothing to run")
     if not all(each.passed for each in outcomes):
         raise typer.Exit(FAILED)
 
@@ -168,7 +169,8 @@ def replay(
         print_json(state)
     elif result is None:
         why = (state["error"] or {}).get("message", "see `agentcy policy replay --json`")
-        notes().print(f"[red]the replay is {state['status']}[/]: {why}")
+        notes().print(f"[red]the replay is {state['status']}[/]: ", end="")
+        notes().print(why, markup=False)
     else:
         _radius(result)
     if result is None:
@@ -244,7 +246,8 @@ def _read(file: Path) -> str:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ConfigError(f"cannot read {file}: {why}; name a .rego or .json file") from error
 
 
 def _json(file: Path | None) -> Any:

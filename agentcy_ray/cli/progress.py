@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from agentcy_ray.cli.output import cell, notes
@@ -130,7 +131,7 @@ def _progress(*, quiet: bool, transient: bool = False) -> Progress:
         SpinnerColumn(),
         TextColumn("[bold]{task.description}[/]"),
         BarColumn(bar_width=28),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
         TimeElapsedColumn(),
         console=notes(),
         disable=quiet,
@@ -143,7 +144,7 @@ def _draw(progress: Progress, task: TaskID, seen: Seen) -> None:
     style = STYLES.get(status)
     progress.update(
         task,
-        description=f"[{style}]{status}[/]" if style else state.get("note") or status,
+        description=f"[{style}]{status}[/]" if style else escape(state.get("note") or status),
         completed=1 if ended is not None else state.get("done", 0),
         total=1 if ended is not None else state.get("total"),
         numbers=numbers(state) if ended is None else ended,

@@ -1,4 +1,4 @@
-"""``agentcy up``, ``down``, ``status``, ``logs``, ``login``, ``whoami``, ``token``."""
+"""``agentcy up``, ``down``, ``status``, ``logs``, ``token``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STOP_LIMIT_SECS = 60
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (up, down, status, logs, login, whoami, token):
+    for command in (up, down, status, logs, token):
         app.command(command.__name__)(command)
 
 
@@ -178,7 +178,10 @@ def status(
         if running:
             console().print(f"{running.url} · pid {running.pid} · since {running.started_at}")
         if servers:
-            print_rows(servers, list(servers[0]), title="embedded servers")
+            for server in servers:
+                server["ports"] = [f"{use} {port}" for use, port in server["ports"].items()]
+            columns = ["name", "state", "pid", "restarts", "version", "ports", "error"]
+            print_rows(servers, columns, title="embedded servers")
         if parts:
             rows = [{"part": k, "state": v} for k, v in parts["checks"].items()]
             print_rows(rows, ["part", "state"], title=f"platform: {parts['status']}")
@@ -218,28 +221,6 @@ def logs(json: JsonFlag = False) -> None:
     print_rows(files, ["file", "bytes"])
     if log_file(settings).exists():
         console().print("\n".join(log_file(settings).read_text().splitlines()[-20:]), markup=False)
-
-
-def login(
-    email: Annotated[str, typer.Option(prompt=True, help="Your e-mail.")],
-    password: Annotated[str, typer.Option(prompt=True, hide_input=True, help="Your password.")],
-    json: JsonFlag = False,
-) -> None:
-    """Log in and remember it for further commands."""
-    answer = call(lambda client: client.login(email, password))
-    if json:
-        print_json({"user": answer["user"], "expires_in": answer["expires_in"]})
-    else:
-        console().print(f"logged in as [bold]{answer['user']['email']}[/]")
-
-
-def whoami(json: JsonFlag = False) -> None:
-    """Who you are at the server, and what you may do."""
-    answer = call(lambda client: client.get("/auth/me"))
-    if json:
-        print_json(answer)
-    else:
-        console().print(f"{answer['user']['email']} · {answer['role']} of {answer['org']['name']}")
 
 
 def token(json: JsonFlag = False) -> None:

@@ -11,11 +11,13 @@ import typer
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.output import FAILED, JsonFlag, console, print_json, print_rows
 from agentcy_ray.cli.patience import until
-from agentcy_ray.cli.progress import SyncView
+from agentcy_ray.cli.progress import SyncView, summary
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError, NotFoundError
 
-app = typer.Typer(help="Sources: add, test, sync, inspect.", no_args_is_help=True)
+app = typer.Typer(
+    help="Sources: list, add, test, sync, runs, packages, revert.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="Name or id of the source.")]
 ENDED = {"synced", "failed", "cancelled"}
@@ -28,7 +30,9 @@ def list_sources(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["name", "connector", "realm", "status", "enabled", "id"])
+        for row in rows:
+            row["status"] = row["status"] if row["enabled"] else "disabled"
+        print_rows(rows, ["name", "connector", "realm", "status", "id"])
 
 
 @app.command()
@@ -123,7 +127,9 @@ def runs(name: Name, json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["id", "kind", "mode", "status", "started_at", "ended_at", "counts"])
+        for row in rows:
+            row["came_to"] = summary(row) if row["status"] in ENDED else None
+        print_rows(rows, ["id", "status", "mode", "started_at", "kind", "ended_at", "came_to"])
 
 
 @app.command()
@@ -138,7 +144,10 @@ def packages(name: Name, json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ["id", "state", "created_at", "published_at", "counts"])
+        for row in rows:
+            kinds = [kind for kind in ("nodes", "edges", "documents") if kind in row["counts"]]
+            row["holds"] = ", ".join(f"{row['counts'][kind]:,} {kind}" for kind in kinds)
+        print_rows(rows, ["id", "state", "created_at", "published_at", "holds"])
 
 
 @app.command()
@@ -171,8 +180,9 @@ async def find(client: Client, name: str) -> dict[str, Any]:
     for row in rows:
         if name in {row["name"], row["id"]}:
             return row
-    names = ", ".join(row["name"] for row in rows) or "none yet"
-    raise NotFoundError(f"no source {name!r}; there are: {names}")
+    names = ", ".join(row["name"] for row in rows)
+    there = f"there are: {names}" if names else "there is none yet; `agentcy sources add` makes one"
+    raise NotFoundError(f"no source {name!r}; {there}")
 
 
 async def watch(client: Client, sync_run_id: str, *, quiet: bool) -> dict[str, Any]:

@@ -8,7 +8,15 @@ import orjson
 import typer
 
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import FAILED, JsonFlag, console, notes, print_json, print_rows
+from agentcy_ray.cli.output import (
+    FAILED,
+    REFUSED,
+    JsonFlag,
+    console,
+    notes,
+    print_json,
+    print_rows,
+)
 from agentcy_ray.cli.patience import until
 from agentcy_ray.cli.session import call as with_client
 from agentcy_ray.core.errors import BadRequestError
@@ -63,9 +71,10 @@ def call(
         print_json(answer.get("result"))
     else:
         error = answer.get("error") or {}
-        console().print(f"[red]{answer['status']}[/]: {error.get('message', '')}")
+        console().print(f"[red]{answer['status']}[/]: ", end="")
+        console().print(error.get("message", ""), markup=False)
     if answer["status"] != "completed":
-        raise typer.Exit(FAILED)
+        raise typer.Exit(REFUSED if answer["status"] == "denied" else FAILED)
 
 
 async def ended(client: Client, path: str, answer: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from agentcy_ray.cli.output import JsonFlag, console, print_json, print_rows
+from agentcy_ray.cli.output import (
+    JsonFlag,
+    console,
+    print_json,
+    print_record,
+    print_rows,
+    scoped,
+)
 from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError
 
 app = typer.Typer(help="Users: list, show, change, remove.", no_args_is_help=True)
-COLUMNS = ["id", "email", "role", "permissions", "realms", "active", "last_login_at"]
+COLUMNS = ["id", "email", "role", "active", "realms", "last_login_at", "permissions"]
 
 Who = Annotated[str, typer.Argument(help="Id of the user (usr_…).")]
 
@@ -23,7 +30,7 @@ def list_users(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_rows(rows, COLUMNS)
+        print_rows(map(scoped, rows), COLUMNS)
 
 
 @app.command()
@@ -79,4 +86,4 @@ def _print(user: dict[str, Any], json: bool) -> None:
     if json:
         print_json(user)
     else:
-        print_rows([user], COLUMNS)
+        print_record({name: scoped(user)[name] for name in COLUMNS})

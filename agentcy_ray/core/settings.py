@@ -280,7 +280,8 @@ def explain(settings: Settings, environ: Mapping[str, str] | None = None) -> lis
         name = field.upper()
         value = cast("object", getattr(settings, field))
         origin = "environment" if name in env else "file" if f"{name}_FILE" in env else "default"
-        shown = "***" if isinstance(value, SecretStr) else "" if value is None else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        shown = "***" if isinstance(value, SecretStr) else "" if value is None else text
         rows.append({
             "name": name, "value": shown, "origin": origin, "meaning": info.description or "",
         })  # fmt: skip
