@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -23,6 +22,7 @@ from agentcy_ray.cli.profile import (
     save_login,
     saved_login,
     server_url,
+    trusted,
 )
 from agentcy_ray.core.errors import (
     AgentcyError,
@@ -38,6 +38,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.core.settings import Settings
 
 API = "/api/v1"
+_LOOK = "look at AGENTCY_URL, and at what stands between"
 
 
 class Client:
@@ -51,7 +52,7 @@ class Client:
         self._login = {"token": self._key} if self._key else saved_login(settings, self.url)
         self._renewing = asyncio.Lock()
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=httpx.Timeout(60, connect=5), verify=_trusted(settings)
+            base_url=self.url, timeout=httpx.Timeout(60, connect=5), verify=trusted(settings)
         )
 
     async def __aenter__(self) -> Client:
@@ -296,7 +297,7 @@ class Client:
             raise ServerUnreachableError(_away(self.url)) from error
         if answer.status_code >= 400:
             raise _error(answer)
-        return orjson.loads(answer.content) if answer.content else None
+        return _content(answer)
 
     async def _headers(self) -> dict[str, str]:
         if not self._login:
@@ -309,6 +310,7 @@ class Client:
         secrets = read_json(self._settings.state_dir / "secrets.json")
         password = secrets.get("admin_password")
         if not password or self.url != server_url(self._settings):
+            await self.health()  # a server that is away must not sound like one that refuses
             raise UnauthenticatedError(f"not logged in at {self.url}; run `agentcy login`")
         await self.login(self._settings.admin_email, str(password))
 
@@ -368,14 +370,12 @@ def _away(url: str) -> str:
     return f"no answer at {url}; start the platform with `agentcy up`, or set AGENTCY_URL"
 
 
-def _trusted(settings: Settings) -> ssl.SSLContext | bool:
-    """Whom to believe: the usual issuers, and the certificate that this install shows itself."""
-    if settings.agentcy_tls_cert is None:
-        return True
-    context = ssl.create_default_context()
-    context.load_verify_locations(Path(settings.agentcy_tls_cert).expanduser())
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
+def _content(answer: httpx.Response) -> Any:
+    """The JSON of an answer, None when it is empty."""
+    try:
+        return orjson.loads(answer.content) if answer.content else None
+    except orjson.JSONDecodeError:
+        raise BackendError(f"what answers at {answer.url.host} is no agentcy; {_LOOK}") from None
 
 
 def _error(answer: httpx.Response) -> AgentcyError:
@@ -383,7 +383,8 @@ def _error(answer: httpx.Response) -> AgentcyError:
     try:
         body = orjson.loads(answer.content)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return BackendError(f"the server answered {answer.status_code} without an error body")
+        said = f"{answer.url.host} answered {answer.status_code}, and not as agentcy does"
+        return BackendError(f"{said}; {_LOOK}")
     by_status: dict[int, type[AgentcyError]] = {
         401: UnauthenticatedError,
         403: RefusedError,

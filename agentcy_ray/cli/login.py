@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from agentcy_ray.cli.client import Client
-from agentcy_ray.cli.output import JsonFlag, console, print_json
+from agentcy_ray.cli.output import JsonFlag, console, print_json, print_record
 from agentcy_ray.cli.session import call
 
 
 def login(
-    email: Annotated[str, typer.Option(prompt=True, help="Whose account.")],
-    password: Annotated[str, typer.Option(prompt=True, hide_input=True, help="Its password.")],
+    email: Annotated[str | None, typer.Option(help="Whose account; unset: asked for.")] = None,
+    password: Annotated[str | None, typer.Option(help="Its password; unset: asked for.")] = None,
     org: Annotated[
         str | None, typer.Option(help="Short name, for an e-mail that several have.")
     ] = None,
@@ -24,11 +24,19 @@ def login(
     Programs set AGENTCY_API_KEY instead.
     """
 
+    who = email or prompt("E-mail")
+    secret = password or prompt("Password", hidden=True)
+
     async def enter(client: Client) -> dict[str, Any]:
-        await client.login(email, password, org)
+        await client.login(who, secret, org)
         return await client.get("/auth/me")
 
     _print(call(enter), json)
+
+
+def prompt(what: str, *, hidden: bool = False, twice: bool = False) -> str:
+    """Ask the person at the terminal, beside standard output, which is for results."""
+    return typer.prompt(what, hide_input=hidden, confirmation_prompt=twice, err=True)
 
 
 def whoami(json: JsonFlag = False) -> None:
@@ -43,4 +51,4 @@ def _print(me: dict[str, Any], json: bool) -> None:
     realms = "every realm" if me["realms"] is None else ", ".join(me["realms"]) or "no realm"
     line = f"{me['user']['email']}, {me['role']} of {me['org']['name']}, {realms}"
     console().print(line, markup=False)
-    console().print(", ".join(me["permissions"]), style="dim", markup=False)
+    print_record({"may": me["permissions"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import traceback
@@ -88,7 +89,8 @@ def main() -> None:
     """Run one command; every error ends as one message and a documented exit code."""
     as_json = "--json" in sys.argv
     try:
-        code = build()(standalone_mode=False)
+        code = build()(prog_name="agentcy", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except AgentcyError as error:
         print_error(error, as_json=as_json)
@@ -98,14 +100,24 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         print_error(ConfigError("stopped", code="cancelled"), as_json=as_json)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read has enough (`| head`); the interpreter must not fail at the rest once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort of a command
         if isinstance(error, UsageError):
-            complaint: Any = error
-            usage = f"{complaint.format_message()}; see `agentcy --help`"
-            print_error(BadRequestError(usage, code="usage"), as_json=as_json)
+            if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
+                print_error(_misuse(error), as_json=as_json)
             sys.exit(USAGE)
         print_error(_unexpected(error), as_json=as_json)
         sys.exit(FAILED)
+
+
+def _misuse(complaint: Any) -> AgentcyError:
+    """What the parser did not understand, in one line, with the help to look at."""
+    said = " ".join(complaint.format_message().split()).removesuffix(".")
+    command = complaint.ctx.command_path if complaint.ctx else "agentcy"
+    return BadRequestError(f"{said}; see `{command} --help`", code="usage")
 
 
 def _unexpected(error: Exception) -> AgentcyError:

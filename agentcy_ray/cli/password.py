@@ -7,18 +7,16 @@ from typing import Annotated
 import typer
 
 from agentcy_ray.cli.client import Client
+from agentcy_ray.cli.login import prompt
 from agentcy_ray.cli.output import JsonFlag, console, print_json
 from agentcy_ray.cli.session import call
 
 
 def password(
-    current: Annotated[str, typer.Option(prompt=True, hide_input=True, help="The present one.")],
+    current: Annotated[str | None, typer.Option(help="The present one; unset: asked for.")] = None,
     new: Annotated[
-        str,
-        typer.Option(
-            prompt=True, hide_input=True, confirmation_prompt=True, help="12 to 256 characters."
-        ),
-    ],
+        str | None, typer.Option(help="12 to 256 characters; unset: asked for, twice.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Change your password; your other logins end.
@@ -26,8 +24,11 @@ def password(
     A first password must be changed before the platform does anything else for you.
     """
 
+    former = current or prompt("Current password", hidden=True)
+    fresh = new or prompt("New password", hidden=True, twice=True)
+
     async def change(client: Client) -> None:
-        await client.post("/auth/password", {"current": current, "new": new})
+        await client.post("/auth/password", {"current": former, "new": fresh})
 
     call(change)
     if json:
