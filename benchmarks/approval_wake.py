@@ -30,7 +30,7 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tools import ToolOutcome, ToolRequest
 from agentcy_ray.llm.scripted import scripted_reference
 from agentcy_ray.retrieval.embedder import EmbedderInfo, Vectors, vectors_of
-from agentcy_ray.stores.endpoints import resolve_endpoints
+from agentcy_ray.stores.resolve import resolve_endpoints
 from benchmarks.figures import Figure, absolute, compared
 from benchmarks.stores import Bench, fresh_stores
 

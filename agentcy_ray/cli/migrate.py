@@ -9,8 +9,8 @@ import typer
 from agentcy_ray.cli.output import JsonFlag, console, print_json
 from agentcy_ray.core.errors import ConfigError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.migrate import shipped
+from agentcy_ray.stores.resolve import resolve_endpoints
 
 app = typer.Typer(help="The stores' schema: run.", no_args_is_help=True)
 

@@ -16,10 +16,16 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from agentcy_ray.context.factory import open_kyma
 from agentcy_ray.context.kyma.writer import Ingested
 from agentcy_ray.core.errors import AgentcyError, StoreUnavailableError
+from agentcy_ray.core.logs import set_up_logs
+from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.runtime.cluster import NAMESPACE
+from agentcy_ray.stores.redis import open_redis
+from agentcy_ray.stores.resolve import resolve_endpoints
+from agentcy_ray.stores.shared_metrics import SharedMetrics
 
 ATTEMPTS = 5
 FIRST_WAIT_SECS = 1.0
@@ -63,9 +69,18 @@ _Opened = tuple[_Ingest, asyncio.Task[None]]
 
 
 async def _open() -> _Opened:
-    from agentcy_ray.runtime.parts import open_kyma_writer
+    settings = Settings.load()
+    set_up_logs(settings)
+    endpoints = await resolve_endpoints(settings)
+    metrics = Metrics()
+    client = open_kyma(settings, endpoints, metrics=metrics)
+    redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
+    sharing = asyncio.create_task(SharedMetrics(redis, metrics).run(asyncio.Event()))
 
-    return await open_kyma_writer(Settings.load())
+    async def ingest(database: str, table: str, batch: pa.RecordBatch, key_scope: str) -> Ingested:
+        return await client.ingest(database, table, batch, key_scope=key_scope)
+
+    return ingest, sharing
 
 
 class KymaWriterPool:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-import pyarrow as pa
-
 from agentcy_ray.connectors.registry import builtin_registry
 from agentcy_ray.connectors.sources import SourceStore
-from agentcy_ray.context.factory import open_kyma
-from agentcy_ray.context.kyma.writer import Ingested
 from agentcy_ray.core import interpreter
 from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
@@ -25,10 +21,10 @@ from agentcy_ray.runtime.embedding_pools import EmbeddingPools
 from agentcy_ray.runtime.kyma_writers import KymaWriterPool
 from agentcy_ray.runtime.policy_replay import Replayer, on_ray
 from agentcy_ray.runtime.served_models import ServedModels
-from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.postgres import open_database
 from agentcy_ray.stores.redis import open_redis
+from agentcy_ray.stores.resolve import resolve_endpoints
 from agentcy_ray.stores.shared_metrics import SharedMetrics
 
 HOST_CONNECTIONS = 4
@@ -112,20 +108,3 @@ async def open_ingest_worker(
     )
     interpreter.settle()
     return Workers(workers), close
-
-
-async def open_kyma_writer(
-    settings: Settings,
-) -> tuple[Callable[[str, str, pa.RecordBatch, str], Awaitable[Ingested]], asyncio.Task[None]]:
-    """What stores batches in a writer actor, and the task that hands its metrics in."""
-    set_up_logs(settings)
-    endpoints = await resolve_endpoints(settings)
-    metrics = Metrics()
-    client = open_kyma(settings, endpoints, metrics=metrics)
-    redis = await open_redis(endpoints.redis_url, settings.redis_prefix)
-    sharing = asyncio.create_task(SharedMetrics(redis, metrics).run(asyncio.Event()))
-
-    async def ingest(database: str, table: str, batch: pa.RecordBatch, key_scope: str) -> Ingested:
-        return await client.ingest(database, table, batch, key_scope=key_scope)
-
-    return ingest, sharing

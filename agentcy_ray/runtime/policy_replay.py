@@ -24,8 +24,8 @@ from agentcy_ray.policy.candidates import PolicySet
 from agentcy_ray.policy.replay import Recorded, Tally
 from agentcy_ray.policy.replays import JOB_KIND, ReplayStore
 from agentcy_ray.policy.service import PolicyService
-from agentcy_ray.stores.endpoints import resolve_endpoints
 from agentcy_ray.stores.postgres import Database, open_database
+from agentcy_ray.stores.resolve import resolve_endpoints
 
 SLICE = 10_000
 """Entries of one task: about two seconds of evaluation when nothing repeats."""

@@ -26,7 +26,7 @@ from agentcy_ray.runtime import cluster
 from agentcy_ray.runtime.cluster_config import load_cluster_config
 from agentcy_ray.stores.embedded import stop_embedded
 from agentcy_ray.stores.embedded.ports import Reservation, choose, is_free
-from agentcy_ray.stores.endpoints import resolve_endpoints
+from agentcy_ray.stores.resolve import resolve_endpoints
 
 if TYPE_CHECKING:
     from agentcy_ray.serve.models import ModelDeployer

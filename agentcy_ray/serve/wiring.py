@@ -22,10 +22,11 @@ from agentcy_ray.runtime.embedding_pools import EmbeddingPools
 from agentcy_ray.runtime.presence import require_present
 from agentcy_ray.runtime.served_models import ServedModels
 from agentcy_ray.serve import http_protocol
-from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
+from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.key_check import check_keys
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.postgres import open_database
+from agentcy_ray.stores.resolve import resolve_endpoints
 from agentcy_ray.stores.secrets import resolve_secrets
 
 _log = structlog.get_logger(__name__)

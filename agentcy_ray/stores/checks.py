@@ -19,11 +19,12 @@ from neo4j.exceptions import AuthError, ConfigurationError, DriverError, Neo4jEr
 from agentcy_ray.core.errors import AgentcyError, ConfigError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.embedded import read_endpoints
-from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
+from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.key_check import doctor_keys
 from agentcy_ray.stores.kyma_check import check_kyma
 from agentcy_ray.stores.login import login_check, read_login
 from agentcy_ray.stores.redis import open_redis
+from agentcy_ray.stores.resolve import embedded_servers
 from agentcy_ray.stores.versions import (
     CONTAINERD_MINIMUM,
     DOCKER_MINIMUM,

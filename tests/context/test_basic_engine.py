@@ -26,7 +26,8 @@ from agentcy_ray.context.basic.writes import _in_parts  # pyright: ignore[report
 from agentcy_ray.context.factory import open_engine
 from agentcy_ray.core.errors import ConfigError, EngineError, InvalidError, StoreUnavailableError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
+from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.resolve import resolve_endpoints
 from tests.conformance.graphs import LATER, SEEN, Graph, write
 
 _T = TypeVar("_T")

@@ -21,10 +21,11 @@ from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.retrieval.pgvector import PgVectorIndex
 from agentcy_ray.retrieval.spaces import SpaceStore
 from agentcy_ray.stores.embedded import ensure_embedded
-from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
+from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.migrate import migrate
 from agentcy_ray.stores.objects import open_objects
 from agentcy_ray.stores.postgres import Database, open_database
+from agentcy_ray.stores.resolve import embedded_servers
 from tests.conftest import MakeDatabase
 from tests.ingest.harness import REALM, House, WordEmbedder
 from tests.ingest.memory_source import MemorySource

@@ -17,8 +17,9 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.checks import check_stores
 from agentcy_ray.stores.embedded import status
 from agentcy_ray.stores.embedded.layout import Layout
-from agentcy_ray.stores.endpoints import Endpoints, embedded_servers
+from agentcy_ray.stores.endpoints import Endpoints
 from agentcy_ray.stores.kyma_check import check_kyma
+from agentcy_ray.stores.resolve import embedded_servers
 from tests.stores.embedded.probing import Start, until
 
 TICKET = flight.Ticket(b'{"database":"d","query":"SELECT label FROM t","language":"sql"}')

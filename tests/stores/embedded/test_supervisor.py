@@ -26,7 +26,8 @@ from agentcy_ray.stores.embedded import (
     status,
     stop_embedded,
 )
-from agentcy_ray.stores.endpoints import Endpoints, resolve_endpoints
+from agentcy_ray.stores.endpoints import Endpoints
+from agentcy_ray.stores.resolve import resolve_endpoints
 from tests.stores.embedded.probing import (
     ALL,
     Start,
