@@ -51,7 +51,8 @@ from agentcy_ray.ingest.retention import purge_job
 from agentcy_ray.ingest.swap.desk import EmbeddingDesk
 from agentcy_ray.ingest.swap.opening import open_desk
 from agentcy_ray.ingest.syncs import SyncRuns
-from agentcy_ray.jobs.queue import JobQueue, open_queue
+from agentcy_ray.jobs.opening import open_queue
+from agentcy_ray.jobs.queue import JobQueue
 from agentcy_ray.jobs.records import Job
 from agentcy_ray.llm.local import LocalModels
 from agentcy_ray.llm.registry import Models

@@ -41,7 +41,7 @@ from agentcy_ray.ingest.swap.opening import open_swap_runner
 from agentcy_ray.ingest.swap.runner import JOB_KIND as SWAP_KIND
 from agentcy_ray.ingest.swap.runner import SwapRunner
 from agentcy_ray.ingest.syncs import JOB_KIND
-from agentcy_ray.jobs.queue import open_queue
+from agentcy_ray.jobs.opening import open_queue
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.jobs.worker import Beat, Handler
 from agentcy_ray.retrieval.backed_index import BackedIndex

@@ -1,4 +1,4 @@
-"""The job queue: what is asked of one, what all share, and how the setting chooses.
+"""The job queue: what is asked of one, and what all share.
 
 The row in Postgres is the truth and every move is made there. A queue only carries ids, that is the
 news that some job of a kind may be ready; news that is lost is found again by ``reconcile``, news
@@ -11,13 +11,12 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 import structlog
 
-from agentcy_ray.core.errors import AgentcyError, ConfigError, StoreUnavailableError, Terminal
+from agentcy_ray.core.errors import AgentcyError, StoreUnavailableError, Terminal
 from agentcy_ray.jobs.records import Job, JobStatus, NewJob, Progress, QueueName, queue_of
 from agentcy_ray.jobs.store import JobStore
 
@@ -248,33 +247,3 @@ def retry_delay(attempts: int, chance: float) -> float:
     """
     base = min(RETRY_BASE_SECS * 2 ** max(0, attempts - 1), RETRY_MAX_SECS)
     return min(base * (1 - RETRY_SPREAD + 2 * RETRY_SPREAD * chance), RETRY_MAX_SECS)
-
-
-def open_queue(settings: Settings, db: Database, redis: Any) -> JobQueue:
-    """The queue that ``JOB_QUEUE_BACKEND`` names: ``redis``, ``postgres`` or ``module:Class``.
-
-    Raises:
-        ConfigError: the name is none of these, or the class cannot be loaded.
-    """
-    from agentcy_ray.jobs.postgres_queue import PostgresQueue
-    from agentcy_ray.jobs.redis_queue import RedisQueue
-
-    shipped: dict[str, Callable[..., JobQueue]] = {"redis": RedisQueue, "postgres": PostgresQueue}
-    name = settings.job_queue_backend
-    make = shipped.get(name) or _load(name)
-    return make(settings, db, redis)
-
-
-def _load(name: str) -> Callable[..., JobQueue]:
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigError(
-            f"JOB_QUEUE_BACKEND={name!r} is not redis, postgres or module:Class; set one of them"
-        )
-    try:
-        return cast("Callable[..., JobQueue]", getattr(import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"JOB_QUEUE_BACKEND={name!r} cannot be loaded ({error}); "
-            "check that the module is installed and holds the class"
-        ) from error

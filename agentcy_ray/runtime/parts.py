@@ -12,7 +12,7 @@ from agentcy_ray.core.logs import set_up_logs
 from agentcy_ray.core.metrics import Metrics
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.service import open_ingest
-from agentcy_ray.jobs.queue import open_queue
+from agentcy_ray.jobs.opening import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.runtime.backfill_data import RayDataDriver

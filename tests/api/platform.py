@@ -30,7 +30,7 @@ from agentcy_ray.core.ids import decode, new_id
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.identity.passwords import Passwords
 from agentcy_ray.ingest.service import open_ingest
-from agentcy_ray.jobs.queue import open_queue
+from agentcy_ray.jobs.opening import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.policy.service import PolicyService
 from agentcy_ray.policy.store import install_starters

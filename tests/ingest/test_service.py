@@ -20,7 +20,7 @@ from agentcy_ray.core.settings import Settings
 from agentcy_ray.core.tenancy import Principal, Role
 from agentcy_ray.ingest.service import Ingest, open_ingest
 from agentcy_ray.ingest.syncs import SyncRun, SyncRuns
-from agentcy_ray.jobs.queue import open_queue
+from agentcy_ray.jobs.opening import open_queue
 from agentcy_ray.jobs.worker import JobWorker
 from agentcy_ray.retrieval.one_embedder import OneEmbedder
 from agentcy_ray.stores.bell import Bell

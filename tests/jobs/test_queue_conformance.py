@@ -18,7 +18,8 @@ from agentcy_ray.core.errors import (
 )
 from agentcy_ray.core.ids import new_id
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.jobs.queue import JobQueue, JobStatus, NewJob, Progress, open_queue, retry_delay
+from agentcy_ray.jobs.opening import open_queue
+from agentcy_ray.jobs.queue import JobQueue, JobStatus, NewJob, Progress, retry_delay
 from agentcy_ray.jobs.store import RUNNING_PER_ORG
 from agentcy_ray.stores.postgres import Database
 from agentcy_ray.stores.redis import RedisStore

@@ -10,7 +10,8 @@ import pytest
 
 from agentcy_ray.core.errors import StoreUnavailableError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.jobs.queue import NewJob, open_queue
+from agentcy_ray.jobs.opening import open_queue
+from agentcy_ray.jobs.queue import NewJob
 from agentcy_ray.jobs.redis_queue import RedisQueue
 from agentcy_ray.stores.redis import open_redis
 
