@@ -46,7 +46,7 @@ TABLE = {
 
 
 async def scrape(platform: Platform, **how: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=platform.url) as client:
+    async with httpx.AsyncClient(base_url=platform.url, timeout=60) as client:
         return await client.get("/metrics", **how)
 
 

@@ -334,7 +334,7 @@ async def test_an_agents_tool_calls_pass_policy_approval_and_audit(platform: Pla
     client, owner = await openai_as(platform, "owner"), await platform.as_("owner")
     stream = await client.chat.completions.create(model=model, messages=ASK, stream=True)
     chunks: list[ChatCompletionChunk] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for chunk in stream:
             chunks.append(chunk)
             approval = (chunk.model_extra or {}).get("x_agentcy", {}).get("approval_id")
@@ -383,9 +383,9 @@ async def test_what_an_agent_decides_itself_is_refused(platform: Platform) -> No
 async def test_a_client_that_leaves_cancels_the_run_unless_it_says_otherwise(
     platform: Platform,
 ) -> None:
-    model = await agent(platform, "slow", "scripted:tokens=80,itl=10")
     client = await openai_as(platform, "owner")
-    for wish, end in (("cancel", "cancelled"), ("continue", "completed")):
+    for wish, end, tokens in (("cancel", "cancelled", 4000), ("continue", "completed", 80)):
+        model = await agent(platform, f"slow-{wish}", f"scripted:tokens={tokens},itl=10")
         stream = await client.chat.completions.create(
             model=model,
             messages=ASK,
@@ -404,11 +404,11 @@ async def test_a_client_that_leaves_cancels_the_run_unless_it_says_otherwise(
 async def test_a_client_that_leaves_while_it_waits_for_the_whole_cancels_too(
     platform: Platform,
 ) -> None:
-    model = await agent(platform, "slower", "scripted:tokens=400,itl=20")
+    model = await agent(platform, "slower", "scripted:tokens=4000,itl=20")
     client = await openai_as(platform, "owner")
     async with platform.services.bell.listen(QUEUED_CHANNEL) as ear:
         waiting = asyncio.create_task(client.chat.completions.create(model=model, messages=ASK))
-        rung = await ear.next(20)
+        rung = await ear.next(60)
     assert rung is not None
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

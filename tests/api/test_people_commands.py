@@ -88,7 +88,7 @@ async def test_commands_side_by_side_renew_one_login_once(
         await first.login(person.email, PASSWORD)
     login = saved_login(settings, platform.url)
     save_login(settings, platform.url, login | {"token": "no longer good"})
-    async with Client(settings) as one, Client(settings) as other, asyncio.timeout(30):
+    async with Client(settings) as one, Client(settings) as other, asyncio.timeout(60):
         asked = [client.get("/auth/me") for client in (one, one, one, other, other)]
         assert {me["user"]["email"] for me in await asyncio.gather(*asked)} == {person.email}
     rows = await platform.sql(

@@ -32,7 +32,7 @@ async def test_an_error_after_the_start_is_the_last_event() -> None:
 
     async with (
         serve(app_of(frames)) as url,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=60) as client,
         client.stream("GET", url) as answer,
     ):
         seen = [event async for event in read_events(answer)]
@@ -73,7 +73,7 @@ async def test_a_client_that_leaves_closes_the_frames() -> None:
         finally:
             closed.set()
 
-    async with serve(app_of(frames)) as url, httpx.AsyncClient() as client:
+    async with serve(app_of(frames)) as url, httpx.AsyncClient(timeout=60) as client:
         async with client.stream("GET", url) as answer:
             async for event in read_events(answer):
                 assert event.type == "ping"

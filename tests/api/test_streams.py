@@ -9,7 +9,7 @@ import pytest
 from tests.api.platform import Event, Platform, ask, events, read_events, uid
 
 TALK = "scripted:tokens=40,itl=1"
-SLOW = "scripted:tokens=400,itl=25"
+SLOW = "scripted:tokens=4000,itl=25"
 
 
 def assert_whole(log: list[Event]) -> None:
@@ -169,7 +169,7 @@ async def test_the_audit_log_is_followed_live(platform: Platform) -> None:
 
     async def first() -> Event:
         async for event in follow:
-            if event.type == "audit":
+            if event.type == "audit" and event.data["action"] == "realm.write":
                 return event
         raise AssertionError("the stream ended")
 
@@ -177,5 +177,4 @@ async def test_the_audit_log_is_followed_live(platform: Platform) -> None:
     await owner.post("/realms", json={"name": "followed"})
     event = await asyncio.wait_for(waiting, 60)
     await follow.aclose()
-    assert event.data["action"] == "realm.write"
-    assert event.id == event.data["seq"] == newest + 1
+    assert event.id == event.data["seq"] > newest
