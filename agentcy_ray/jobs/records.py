@@ -36,6 +36,9 @@ KINDS: Mapping[str, QueueName] = {
     "channel_send": "channel",
 }
 """Every kind of job and the queue that carries it."""
+HEARD: frozenset[str] = frozenset({"embed_backfill", "embed_swap"})
+"""Kinds whose handler hears of a cancel even before it has begun: a row that people follow says how
+the work stands, and only the handler brings that to its end."""
 
 
 class JobStatus(StrEnum):

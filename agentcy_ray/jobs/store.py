@@ -15,7 +15,7 @@ import asyncpg
 from agentcy_ray.core.errors import ConflictError, LeaseLostError, NotFoundError
 from agentcy_ray.core.ids import encode, new_id
 from agentcy_ray.core.states import JOB, sources_of
-from agentcy_ray.jobs.records import Job, JobStatus, NewJob, Progress
+from agentcy_ray.jobs.records import HEARD, Job, JobStatus, NewJob, Progress
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -109,7 +109,8 @@ WHERE id = $1 AND status IN ('running', 'retry_wait') RETURNING {_COLUMNS}
 # One that was begun and then handed back, not failed: its handler left things to put in order.
 _CANCEL_BEGUN = f"""
 UPDATE jobs SET cancel_requested = true, run_after = clock_timestamp()
-WHERE id = $1 AND status IN ('queued', 'retry_wait') AND epoch > 0 AND error IS NULL
+WHERE id = $1 AND status IN ('queued', 'retry_wait')
+  AND (epoch > 0 AND error IS NULL OR kind = ANY($2))
 RETURNING {_COLUMNS}
 """
 _CANCEL_WAITING = f"""
@@ -285,15 +286,15 @@ class JobStore:
     async def cancel(self, org_id: UUID, job_id: UUID) -> Job:
         """Cancel a waiting job at once, or ask the worker of a running one to stop.
 
-        One that was begun and laid by, or handed back, has its turn now and is asked as well: what
-        it began is its handler's to end.
+        One that was begun and laid by, or handed back, has its turn now and is asked as well, and
+        so is one of ``HEARD``: what the job stands for is its handler's to end.
 
         Raises:
             NotFoundError: no such job.
             ConflictError: it has ended.
         """
         async with self._db.tenant(org_id) as connection:
-            row = await connection.fetchrow(_CANCEL_BEGUN, job_id)
+            row = await connection.fetchrow(_CANCEL_BEGUN, job_id, list(HEARD))
             if row is not None:
                 return _job(row)
             await connection.execute(_REQUEUE_ONE, job_id)  # retry_wait ends by way of queued

@@ -136,6 +136,7 @@ class Backfiller:
         rows = BackfillRows(self.db)
         backfill = await rows.take(job.org_id, UUID(job.payload["backfill_id"]), job.id)
         if backfill is None:
+            beat.check()  # it was held or ended, and this job with it
             return
         folder = self.settings.state_dir / "ingest" / "backfills" / backfill.id.hex
         try:

@@ -9,13 +9,14 @@ import structlog
 
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.ids import encode, new_id
+from agentcy_ray.core.states import EMBED_BACKFILL, sources_of
 from agentcy_ray.ingest.backfill.budget import allow
 from agentcy_ray.ingest.backfill.records import (
-    OPEN,
     Backfill,
     BackfillOptions,
     EmbedError,
     Engine,
+    Status,
 )
 from agentcy_ray.ingest.backfill.rows import COLUMNS, BackfillRows
 from agentcy_ray.jobs.queue import JobQueue
@@ -186,7 +187,7 @@ class BackfillStore:
         """
         held = await self.get(org_id, backfill_id)
         if held.status not in {"paused", "failed"}:
-            raise _refused(held, "gone on with")
+            raise _refused(held, "queued")
         async with self._db.tenant(org_id) as connection:
             # By its epoch: a running one may be queued as well, by its own worker alone.
             queued = await self._rows.move(connection, backfill_id, "queued", epoch=held.epoch)
@@ -198,7 +199,7 @@ class BackfillStore:
                 job = await self._queue.store.insert(connection, new)
                 queued = await self._rows.carried_by(connection, backfill_id, job.id)
         if queued is None or job is None:
-            raise _refused(await self.get(org_id, backfill_id), "gone on with")
+            raise _refused(await self.get(org_id, backfill_id), "queued")
         await self._queue.announce(job)
         return queued
 
@@ -233,13 +234,14 @@ class BackfillStore:
             _log.info("backfill_job_ended", job=encode("job", job.id), reason=error.message)
 
 
-def _refused(backfill: Backfill, verb: str) -> ConflictError:
+def _refused(backfill: Backfill, target: Status) -> ConflictError:
+    origins = sources_of(EMBED_BACKFILL, target)
+    if target == "queued":
+        origins.remove("running")  # its own worker alone puts one back, for quiet hours
     return ConflictError(
-        f"backfill {encode('bkf', backfill.id)} is {backfill.status} and cannot be {verb}; "
-        f"only one that is {' or '.join(OPEN)} can be"
-        if verb != "gone on with"
-        else f"backfill {encode('bkf', backfill.id)} is {backfill.status}; only one that is "
-        "paused or failed can be gone on with",
+        f"backfill {encode('bkf', backfill.id)} is {backfill.status} and cannot be "
+        f"{'gone on with' if target == 'queued' else target}; only one that is "
+        f"{' or '.join(origins)} can be",
         code="state_conflict",
         status=backfill.status,
     )

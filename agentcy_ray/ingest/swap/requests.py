@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
 import structlog
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +15,7 @@ from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.swap.giving_up import give_up
 from agentcy_ray.ingest.swap.records import OPEN, WORKING, Swap, SwapOptions
 from agentcy_ray.ingest.swap.runner import progress_of, ring, swap_job
-from agentcy_ray.ingest.swap.store import Swaps
+from agentcy_ray.ingest.swap.store import Swaps, under_way
 from agentcy_ray.jobs.records import Job, Progress
 from agentcy_ray.retrieval.embedders import scheme_of
 
@@ -78,18 +79,22 @@ class SwapRequests:
         scheme_of(model, self._settings)
         org_id = principal.org_id
         latest = await self._swaps.latest(org_id)
-        async with self._db.tenant(org_id) as connection:
-            if latest is not None and latest.status == "failed" and latest.model == model:
-                await self._swaps.choose(connection, latest.id, options.model_dump(mode="json"))
-                planned = await self._swaps.move(connection, latest.id, "backfilling")
-                if planned is None:
-                    raise ConflictError("somebody else goes on with it; ask again")
-            else:
-                planned = await self._swaps.insert(
-                    connection, org_id, model, options, principal.user_id
-                )
-            job = await self._queue.store.insert(connection, swap_job(org_id, planned.id))
-            planned = await self._swaps.carried_by(connection, planned.id, job.id)
+        try:
+            async with self._db.tenant(org_id) as connection:
+                planned: Swap | None
+                if latest is not None and latest.status == "failed" and latest.model == model:
+                    await self._swaps.choose(connection, latest.id, options.model_dump(mode="json"))
+                    planned = await self._swaps.move(connection, latest.id, "backfilling")
+                    if planned is None:
+                        raise under_way()
+                else:
+                    planned = await self._swaps.insert(
+                        connection, org_id, model, options, principal.user_id
+                    )
+                job = await self._queue.store.insert(connection, swap_job(org_id, planned.id))
+                planned = await self._swaps.carried_by(connection, planned.id, job.id)
+        except asyncpg.UniqueViolationError as error:  # another was begun since the look
+            raise under_way() from error
         await self._queue.announce(job)
         return SwapState(swap=planned, progress=job.progress)
 

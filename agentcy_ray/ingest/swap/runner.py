@@ -160,6 +160,7 @@ class _Attempt:
 
     async def steps(self, swap: Swap) -> None:
         """Go on from where the swap is."""
+        self.beat.check()
         if swap.status == "backfilling":
             await self._heard(swap)
         if swap.status == "planned" or not await self._stands(swap):

@@ -58,6 +58,15 @@ def lost(swap_id: UUID) -> LeaseLostError:
     )
 
 
+def under_way() -> ConflictError:
+    """Why no second swap is begun."""
+    return ConflictError(
+        "a change of this organisation's embedding model is under way; "
+        "`agentcy embed status` shows it, `agentcy embed cancel` ends it",
+        code="state_conflict",
+    )
+
+
 def _absent(swap_id: UUID) -> NotFoundError:
     return NotFoundError(
         f"no swap {encode('swp', swap_id)}; `agentcy embed status` shows the newest one"
@@ -91,11 +100,7 @@ class Swaps(FencedRows[Swap]):
         chosen = options.model_dump(mode="json")
         row = await connection.fetchrow(_INSERT, new_id(), org_id, model, chosen, user_id)
         if row is None:
-            raise ConflictError(
-                "a change of this organisation's embedding model is under way; "
-                "`agentcy embed status` shows it, `agentcy embed cancel` ends it",
-                code="state_conflict",
-            )
+            raise under_way()
         return Swap(**dict(row))
 
     async def move(

@@ -20,6 +20,7 @@ from agentcy_ray.core.errors import (
 from agentcy_ray.ingest.backfill.finish import IndexFinisher
 from agentcy_ray.ingest.backfill.quiet import QuietHours
 from agentcy_ray.ingest.backfill.records import BackfillOptions
+from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.records import Progress
 from agentcy_ray.jobs.worker import Beat
 from agentcy_ray.retrieval.spaces import Space, SpaceStore
@@ -335,6 +336,32 @@ async def test_a_pause_that_was_taken_back_is_not_made_good_by_the_former_job(
     assert (await filling.get(backfill)).status == "queued"
     assert (await filling.attempt(queued)).status == "done"
     await filling.assert_complete()
+
+
+async def test_the_cancelled_job_of_a_backfill_that_has_not_begun_holds_the_backfill(
+    make_filling: MakeFilling,
+):
+    filling = await make_filling(20)
+    org, backfill = filling.house.org_id, await filling.start()
+    queue = PostgresQueue(filling.house.settings, filling.house.db)
+    assert (await queue.cancel(org, backfill.job_id)).open, "its handler hears of it first"
+    beat = Beat(1)
+    beat.cancelled = True
+    with pytest.raises(CancelledByRequestError):
+        await filling.attempt(backfill, beat=beat)
+    held = await filling.get(backfill)
+    assert (held.status, held.note) == ("paused", "its job was cancelled")
+    assert (await filling.attempt(await filling.store.resume(org, backfill.id))).status == "done"
+
+
+async def test_what_cannot_be_done_to_a_backfill_says_to_which_it_can(make_filling: MakeFilling):
+    filling = await make_filling(20)
+    org, backfill = filling.house.org_id, await filling.start()
+    with pytest.raises(ConflictError, match=r"is queued and .* only one that is failed or paused"):
+        await filling.store.resume(org, backfill.id)
+    await filling.store.pause(org, backfill.id)
+    with pytest.raises(ConflictError, match=r"is paused and .* only one that is queued or running"):
+        await filling.store.pause(org, backfill.id)
 
 
 async def test_one_that_failed_is_gone_on_with_in_the_way_that_is_asked_for_now(

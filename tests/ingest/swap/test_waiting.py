@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 
 from agentcy_ray.core.errors import CancelledByRequestError, ConflictError
 from agentcy_ray.core.settings import Settings
-from agentcy_ray.ingest.swap.records import Swap
+from agentcy_ray.ingest.swap.records import Swap, SwapOptions
 from agentcy_ray.ingest.swap.runner import JOB_KIND
+from agentcy_ray.ingest.swap.store import Swaps
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.records import Job, JobStatus
 from agentcy_ray.jobs.worker import Beat, JobWorker
@@ -257,3 +259,25 @@ async def test_a_roll_back_goes_to_what_answered_until_the_cut_over(make_swappin
     assert held.to_space is not None
     await desk.activate(principal, held.to_space)
     assert (await desk.swaps.rollback(principal)).id == first.id
+
+
+async def test_a_failed_swap_is_not_gone_on_with_beside_one_that_was_just_begun(
+    make_swapping: MakeSwapping,
+):
+    swapping = await make_swapping(30)
+    swaps, principal = swapping.desk.swaps, swapping.house.principal
+    failed = await swapping.plan()
+    async with swapping.house.db.tenant(swapping.org_id) as connection:
+        await Swaps(swapping.house.db).move(connection, failed.id, "failed")
+
+    class Late(Swaps):
+        async def latest(self, org_id: UUID) -> Swap | None:
+            found = await super().latest(org_id)
+            async with self.db.tenant(org_id) as connection:  # somebody is a moment faster
+                await self.insert(connection, org_id, "scripted:dim=64,seed=9", SwapOptions())
+            return found
+
+    swaps._swaps = Late(swapping.house.db)
+    with pytest.raises(ConflictError, match="under way"):
+        await swaps.start(principal, failed.model, SwapOptions())
+    assert (await swapping.now(failed)).status == "failed"
