@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,8 @@ app = typer.Typer(
 SPACES, SWAPS = "/rag/spaces", "/rag/swaps"
 OPEN_SWAP = {"planned", "backfilling", "checking", "ready"}
 FILLING = {"queued", "running", "paused"}
+UNMADE = {"ready", "failed", "cancelled", "rolled_back"}
+"""States of a swap in which the model is not the one that was asked for."""
 SpaceArgument = Annotated[str | None, typer.Argument(help="Id of a space (`spc_…`).")]
 ModelOption = Annotated[str, typer.Option("--to", help="Reference of the model, `local:…`.")]
 EngineOption = Annotated[
@@ -99,7 +102,7 @@ def swap(
             return started
         return await follow_swap(client, started["swap"]["id"], quiet=json)
 
-    _show_swap(call(work), json=json)
+    show_swap(call(work), json=json)
 
 
 @app.command()
@@ -133,7 +136,7 @@ def backfill(
 
     state = call(work)
     _show_space(state, json=json)
-    if (state.get("backfill") or {}).get("status") == "failed":
+    if (state.get("backfill") or {}).get("status") in {"failed", "cancelled"}:
         raise typer.Exit(FAILED)
 
 
@@ -183,7 +186,7 @@ def check(space: SpaceArgument = None, follow: FollowOption = True, json: JsonFl
 
     kind, state = call(work)
     if kind == "swap":
-        _show_swap(state, json=json)
+        show_swap(state, json=json)
     else:
         _show_space(state, json=json)
 
@@ -221,7 +224,9 @@ def cancel(space: SpaceArgument = None, json: JsonFlag = False) -> None:
 
 @app.command()
 def drop(
-    space: Annotated[str, typer.Argument(help="Id of a retired or failed space.")],
+    space: Annotated[
+        str, typer.Argument(help="Id of a space that does not answer and is not filled.")
+    ],
     json: JsonFlag = False,
 ) -> None:
     """Remove a space and its vectors for good; there is no going back to it then."""
@@ -242,9 +247,11 @@ def bounds(
     """The bounds of a backfill as the API takes them.
 
     Raises:
-        BadRequestError: quiet hours are not of the form ``08:00-18:00``.
+        BadRequestError: quiet hours are not of the form ``08:00-18:00``, or a bound is no number.
     """
     given: dict[str, Any] = {"share": share, "max_chunks_per_s": rate}
+    if not all(value is None or math.isfinite(value) for value in given.values()):
+        raise BadRequestError("--share and --rate take a number; leave them out for no bound")
     if quiet_hours:
         given["quiet"] = [_window(text) for text in quiet_hours]
     return {name: value for name, value in given.items() if value is not None}
@@ -294,12 +301,13 @@ def _control(verb: str, space: str | None, states: set[str], *, json: bool) -> N
     _show_space(call(work), json=json)
 
 
-def _show_swap(state: dict[str, Any], *, json: bool) -> None:
+def show_swap(state: dict[str, Any], *, json: bool) -> None:
+    """Print a swap; exits badly where the model is not changed and nobody asked for that."""
     if json:
         print_json(state)
     else:
         describe_swap(state)
-    if state["swap"]["status"] in {"failed", "ready"} and not _wanted(state):
+    if state["swap"]["status"] in UNMADE and not _wanted(state):
         raise typer.Exit(FAILED)
 
 

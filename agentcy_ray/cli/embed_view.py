@@ -10,6 +10,8 @@ from agentcy_ray.cli.progress import Seen, follow, numbers
 
 STOPPED = {"ready", "cut_over", "done", "rolled_back", "failed", "cancelled"}
 """States of a swap in which nothing happens by itself."""
+UNDER_WAY = {"queued", "running", "paused"}
+"""States of a backfill of which it is worth saying what is done or waited for."""
 
 
 async def follow_swap(client: Client, swap_id: str, *, quiet: bool) -> dict[str, Any]:
@@ -88,12 +90,18 @@ def print_spaces(states: list[dict[str, Any]]) -> None:
             "storage": space["storage"],
             "status": space["status"],
             "recall": (space.get("recall") or {}).get("mean"),
-            "backfill": f"{progress.get('status', '')}: {numbers(progress)}" if unfinished else "",
+            "backfill": _standing(progress) if unfinished else "",
             "kept_until": space.get("drop_after"),
         })  # fmt: skip
     print_rows(
         rows, ["space", "model", "status", "dim", "recall", "storage", "backfill", "kept_until"]
     )
+
+
+def _standing(progress: dict[str, Any]) -> str:
+    """``paused: 1,200/5,000 chunks · paused by request``."""
+    shown = f"{progress['status']}: {numbers(progress)}"
+    return f"{shown} · {progress['note']}" if progress["status"] in UNDER_WAY else shown
 
 
 def describe_space(state: dict[str, Any]) -> None:
@@ -112,8 +120,7 @@ def describe_space(state: dict[str, Any]) -> None:
             highlight=False,
         )
     if progress:
-        backfill = state["backfill"]
-        line = f"backfill {backfill['status']}: {numbers(filling(progress))}"
+        line = f"backfill {_standing(filling(progress))}"
         if progress.get("errors"):
             line += f" · {progress['errors']:,} texts refused"
         if progress.get("cost_usd"):
@@ -131,7 +138,11 @@ def describe_swap(state: dict[str, Any]) -> None:
     swap = state["swap"]
     shown = console()
     shown.print(f"{swap['id']} to {swap['model']}: [bold]{swap['status']}[/]", highlight=False)
-    for line in (numbers(state.get("progress") or {}), verdict(swap)):
+    progress = state.get("progress") or {}
+    for line in (
+        " · ".join(filter(None, [numbers(progress), progress.get("note")])),
+        verdict(swap),
+    ):
         if line:
             shown.print(line, markup=False, highlight=False)
     if swap["status"] == "ready":

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from agentcy_ray.core.errors import ConflictError
 from agentcy_ray.core.ids import encode
 from agentcy_ray.ingest.swap.giving_up import give_up
-from agentcy_ray.ingest.swap.records import OPEN, WORKING, Swap, SwapOptions
+from agentcy_ray.ingest.swap.records import WORKING, Swap, SwapOptions
 from agentcy_ray.ingest.swap.runner import progress_of, ring, swap_job
 from agentcy_ray.ingest.swap.store import Swaps, under_way
 from agentcy_ray.jobs.records import Job, Progress
@@ -203,7 +203,7 @@ class SwapRequests:
             filling = await self._backfills.list(swap.org_id, space_id=swap.to_space, limit=1)
             if filling:
                 return SwapState(swap=swap, progress=progress_of(filling[0]))
-        job = await self._job(swap) if swap.status in OPEN else None
+        job = await self._job(swap) if swap.status in WORKING else None
         return SwapState(swap=swap, progress=None if job is None else job.progress)
 
 
