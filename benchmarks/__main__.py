@@ -11,9 +11,9 @@ from pathlib import Path
 import orjson
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
 import benchmarks
+from agentcy_ray.cli.output import print_rows
 from benchmarks.figures import Figure
 
 PARTS = {
@@ -33,20 +33,21 @@ def names() -> list[str]:
 
 def show(figures: list[Figure]) -> None:
     """A table for people."""
-    table = Table(box=None, header_style="bold")
-    for column in ("figure", "value", "spread", "control", "ratio", "goal", "met", "n"):
-        table.add_column(column, overflow="fold")
-    for figure in figures:
-        control = "" if figure.control is None else f"{figure.control}: {figure.control_value:,g}"
-        table.add_row(
-            figure.figure, f"{figure.value:,g} {figure.unit}",
-            f"{figure.spread[0]:,g} – {figure.spread[1]:,g}", control,
-            "" if figure.ratio is None else f"{figure.ratio:g}", figure.goal,
-            "yes" if figure.met else "NO", str(figure.n),
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
-    console.print(f"[dim]{figures[0].machine}[/]")
+    rows = [
+        {
+            "figure": figure.figure,
+            "value": f"{figure.value:,g} {figure.unit}",
+            "spread": f"{figure.spread[0]:,g} – {figure.spread[1]:,g}",
+            "ratio": None if figure.ratio is None else f"{figure.ratio:g}",
+            "met": "yes" if figure.met else "NO",
+            "n": figure.n,
+            "control": figure.control and f"{figure.control}: {figure.control_value:,g}",
+            "goal": figure.goal,
+        }
+        for figure in figures
+    ]
+    print_rows(rows, list(rows[0]))
+    Console().print(f"[dim]{figures[0].machine}[/]")
 
 
 def main() -> int:

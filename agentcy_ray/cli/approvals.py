@@ -28,9 +28,8 @@ def list_approvals(
     for row in rows:
         row["call"] = f"{row['connector']}.{row['tool']}"
         row["approvals"] = _tally(row)
-    print_rows(
-        rows, ["id", "call", "effect", "status", "approvals", "expires_at", "reasons", "args"]
-    )
+    columns = ["id", "call", "effect", "status", "approvals", "expires_at", "reasons", "args"]
+    print_rows(rows, columns, brief=True)
 
 
 @app.command()

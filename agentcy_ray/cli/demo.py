@@ -30,7 +30,7 @@ from agentcy_ray.cli.server import report, start_detached, stop_process
 from agentcy_ray.cli.sources import watch
 from agentcy_ray.cli.tools import ended
 from agentcy_ray.connectors.roots import allow_root
-from agentcy_ray.core.errors import AgentcyError, BackendError, ConflictError, NotFoundError
+from agentcy_ray.core.errors import AgentcyError, BackendError, BadRequestError, ConflictError
 from agentcy_ray.core.settings import Settings, export_environment
 from agentcy_ray.serve.launch import Running, read_running
 from agentcy_ray.stores.embedded import stop_embedded
@@ -73,7 +73,7 @@ def demo(
     where = place or str(default_repository())
     local = None if "://" in where or where.startswith("git@") else Path(where).expanduser()
     if local is not None and not local.is_dir():
-        raise NotFoundError(f"there is no folder {where!r}; name a repository, a folder or a URL")
+        raise BadRequestError(f"there is no folder {where!r}; name a repository, a folder or a URL")
     name = where.rstrip("/").rpartition("/")[2].removesuffix(".git")
     asked = question or QUESTION.format(name="agentcy-ray" if place is None else name)
     if engine is not None:
@@ -222,7 +222,8 @@ class _Demo:
         self._step(f"3 · three hops ({answer['took_ms']:.0f} ms)")
         if not self._quiet:
             console().print(query, style="dim", markup=False)
-            print_table(answer["rows"], [column["name"] for column in answer["columns"]])
+            names = [column["name"] for column in answer["columns"]]
+            print_table(answer["rows"], names, brief=True)
         return {"took_ms": answer["took_ms"], "rows": answer["rows"]}
 
     async def _search(self, client: Client, question: str) -> dict[str, Any]:

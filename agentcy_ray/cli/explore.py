@@ -104,7 +104,8 @@ def query(
     if json:
         print_json(answer)
         return
-    print_table(answer["rows"], [column["name"] for column in answer["columns"]])
+    names = [column["name"] for column in answer["columns"]]
+    print_table(answer["rows"], names, brief=True)
     cut = " · cut at the limit" if answer["truncated"] else ""
     notes().print(f"[dim]{answer['row_count']} rows · {answer['took_ms']:.0f} ms{cut}[/]")
     for warning in answer.get("warnings", []):

@@ -11,11 +11,12 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
 from agentcy_ray.cli.output import JsonFlag, console, notes, print_json, print_rows
 from agentcy_ray.cli.progress import bar
-from agentcy_ray.core.errors import ConflictError, SealBrokenError
+from agentcy_ray.core.errors import ConfigError, ConflictError, SealBrokenError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.stores.keys.opening import open_vault
 from agentcy_ray.stores.postgres import Database, open_database
@@ -167,6 +168,11 @@ def _with_vault(settings: Settings, work: Callable[[Database, Vault], Awaitable[
             vault = open_vault(settings)
             try:
                 return await work(db, vault)
+            except asyncpg.UndefinedTableError as error:
+                raise ConfigError(
+                    "the stores are not prepared; `agentcy up` does so, of a cluster `agentcy "
+                    "migrate run`"
+                ) from error
             finally:
                 await vault.aclose()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from agentcy_ray.cli.client import Client
 from agentcy_ray.cli.output import JsonFlag, console, print_json, print_record
 from agentcy_ray.cli.session import call
+from agentcy_ray.core.errors import BadRequestError
 
 
 def login(
@@ -24,8 +26,8 @@ def login(
     Programs set AGENTCY_API_KEY instead.
     """
 
-    who = email or prompt("E-mail")
-    secret = password or prompt("Password", hidden=True)
+    who = email or prompt("E-mail", "--email", hidden=False)
+    secret = password or prompt("Password", "--password")
 
     async def enter(client: Client) -> dict[str, Any]:
         await client.login(who, secret, org)
@@ -34,9 +36,17 @@ def login(
     _print(call(enter), json)
 
 
-def prompt(what: str, *, hidden: bool = False, twice: bool = False) -> str:
-    """Ask the person at the terminal, beside standard output, which is for results."""
-    return typer.prompt(what, hide_input=hidden, confirmation_prompt=twice, err=True)
+def prompt(what: str, option: str, *, hidden: bool = True, twice: bool = False) -> str:
+    """Ask the person at the terminal, else read a line; standard output is for results.
+
+    Raises:
+        BadRequestError: nobody answers; the message names the option.
+    """
+    if sys.stdin.isatty():
+        return typer.prompt(what, hide_input=hidden, confirmation_prompt=twice, err=True)
+    if line := sys.stdin.readline().rstrip("\n"):
+        return line
+    raise BadRequestError(f"there is no terminal to ask at; give {option}", code="usage")
 
 
 def whoami(json: JsonFlag = False) -> None:

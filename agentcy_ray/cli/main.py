@@ -88,8 +88,9 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run one command; every error ends as one message and a documented exit code."""
     as_json = "--json" in sys.argv
+    app = build()
     try:
-        code = build()(prog_name="agentcy", standalone_mode=False)
+        code = app(prog_name="agentcy", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except AgentcyError as error:
@@ -107,17 +108,23 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last resort of a command
         if isinstance(error, UsageError):
             if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
-                print_error(_misuse(error), as_json=as_json)
+                print_error(_misuse(error, app), as_json=as_json)
             sys.exit(USAGE)
         print_error(_unexpected(error), as_json=as_json)
         sys.exit(FAILED)
 
 
-def _misuse(complaint: Any) -> AgentcyError:
+def _misuse(complaint: Any, app: typer.Typer) -> AgentcyError:
     """What the parser did not understand, in one line, with the help to look at."""
     said = " ".join(complaint.format_message().split()).removesuffix(".")
-    command = complaint.ctx.command_path if complaint.ctx else "agentcy"
-    return BadRequestError(f"{said}; see `{command} --help`", code="usage")
+    # Not every complaint says of which command it is; the line that was typed does.
+    words, command = ["agentcy"], typer.main.get_command(app)
+    for word in sys.argv[1:]:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        words.append(word)
+    return BadRequestError(f"{said}; see `{' '.join(words)} --help`", code="usage")
 
 
 def _unexpected(error: Exception) -> AgentcyError:

@@ -26,6 +26,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of te
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+BRIEF_LINES = 6
+"""Of each long text in a brief table."""
+
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = range(5)
 """Exit codes: done, failed, usage or configuration, refused, not reachable."""
 
@@ -82,20 +85,36 @@ def harmless(text: str) -> str:
 
 
 def print_rows(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    title: str | None = None,
+    brief: bool = False,
 ) -> None:
-    """A table of the named columns, the most wanted first; absent values stay blank."""
+    """A table of the named columns, the most wanted first; absent values stay blank.
+
+    Args:
+        rows: by column; what is in no column is left out.
+        columns: names of values, and headers.
+        title: printed above.
+        brief: show the first lines of long texts only, where there is a terminal.
+    """
     values = [[row.get(column) for column in columns] for row in rows]
-    print_table(values, [_header(column) for column in columns], title=title)
+    print_table(values, [_header(column) for column in columns], title=title, brief=brief)
 
 
 def print_table(
-    rows: Iterable[Sequence[Any]], names: Sequence[str], *, title: str | None = None
+    rows: Iterable[Sequence[Any]],
+    names: Sequence[str],
+    *,
+    title: str | None = None,
+    brief: bool = False,
 ) -> None:
     """A table of values in the order of these headers, of which two may be the same."""
     cells = [[cell(value) for value in row] for row in rows]
     if cells:
-        _print_lines(tables.table(cells, names, terminal_width()), title)
+        most = BRIEF_LINES if brief else None
+        _print_lines(tables.table(cells, names, terminal_width(), most=most), title)
     else:
         notes().print("[dim]nothing found[/]")
 

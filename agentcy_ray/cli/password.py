@@ -24,8 +24,8 @@ def password(
     A first password must be changed before the platform does anything else for you.
     """
 
-    former = current or prompt("Current password", hidden=True)
-    fresh = new or prompt("New password", hidden=True, twice=True)
+    former = current or prompt("Current password", "--current")
+    fresh = new or prompt("New password", "--new", twice=True)
 
     async def change(client: Client) -> None:
         await client.post("/auth/password", {"current": former, "new": fresh})

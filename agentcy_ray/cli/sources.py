@@ -200,8 +200,10 @@ async def watch(client: Client, sync_run_id: str, *, quiet: bool) -> dict[str, A
 def _config(path: Path | None, options: list[str] | None) -> dict[str, Any]:
     try:
         config: dict[str, Any] = orjson.loads(path.read_bytes()) if path else {}
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise BadRequestError(f"cannot read the config {path}: {error}") from error
+    except OSError as error:
+        raise BadRequestError(f"cannot read the config {path}: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the config {path} is no JSON: {error}") from error
     for option in options or []:
         key, separator, value = option.partition("=")
         if not separator:

@@ -19,21 +19,26 @@ from rich.text import Text
 GAP = "  "
 LINES_BESIDE = 3
 """Lines of a cell, about: a column that would need more of them goes under its row."""
-LINES_BELOW = 6
-"""Lines of a value under its row; the rest is left out, as ``…``."""
 
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 _FRACTION = re.compile(r"(?<=^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+")
 
 
-def table(rows: Iterable[Sequence[str]], names: Sequence[str], width: int | None) -> list[Text]:
+def table(
+    rows: Iterable[Sequence[str]],
+    names: Sequence[str],
+    width: int | None,
+    *,
+    most: int | None = None,
+) -> list[Text]:
     """Lines of a table.
 
     Args:
         rows: their cells in the order of ``names``; "" stays blank.
         names: headers.
         width: of the terminal in character cells; None = there is none.
+        most: lines of a value under its row, of which the rest is left out; None = all of them.
     """
     cells = [[_clean(text, width) for text in row] for row in rows]
     columns = [
@@ -48,7 +53,7 @@ def table(rows: Iterable[Sequence[str]], names: Sequence[str], width: int | None
     for place in range(len(cells)):
         lines += _side_by_side([(column, column.cells[place], wide) for column, wide in beside])
         rest = [(column.name, column.cells[place]) for column in below]
-        lines += record(rest, width, indent=GAP if beside else "", most=LINES_BELOW)
+        lines += record(rest, width, indent=GAP if beside else "", most=most)
         if not beside and place < len(cells) - 1:
             lines.append(Text())
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_the_help_of_a_group_names_its_commands() -> None:
     [
         (["sources", "ad"], "see `agentcy sources --help`"),
         (["sources", "add", "code"], "see `agentcy sources add --help`"),
-        (["graph", "neighbors", "x", "--depth", "9"], "see `agentcy graph neighbors --help`"),
+        (["graph", "neighbors", "x", "--depth"], "see `agentcy graph neighbors --help`"),
         (["audit", "list", "--since", "soon"], "'soon' is no time; say 2h, 7d"),
         (["policy", "test", "absent.rego"], "cannot read absent.rego: No such file or directory"),
         (["tools", "call", "git.log", "{"], "the arguments are not JSON"),
@@ -119,3 +120,14 @@ def test_an_address_of_something_else_is_told_from_a_platform(
     code, _, complaint = agentcy("sources", "list")
     assert code == 2
     assert "write it as http://127.0.0.1:8080" in complaint
+
+
+def test_what_is_asked_for_without_a_terminal_is_read_or_named(
+    agentcy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, out, complaint = agentcy("login", "--email", "jo@example.com")
+    assert (code, out) == (2, "")
+    assert "give --password" in complaint
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
+    assert agentcy("login", "--email", "jo@example.com")[0] == 4  # it was read, and sent

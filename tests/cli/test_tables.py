@@ -17,8 +17,10 @@ SOURCE, RUN, USER = (encode(prefix, new_id()) for prefix in ("src", "run", "usr"
 SAID = "the repository refused the credentials that it was given, so nothing was read"
 
 
-def plain(rows: list[list[str]], names: list[str], width: int | None) -> list[str]:
-    return [line.plain for line in table(rows, names, width)]
+def plain(
+    rows: list[list[str]], names: list[str], width: int | None, most: int | None = None
+) -> list[str]:
+    return [line.plain for line in table(rows, names, width, most=most)]
 
 
 def test_what_does_not_fit_stands_under_its_row() -> None:
@@ -47,7 +49,8 @@ def test_text_wraps_at_words_before_it_moves() -> None:
 
 
 def test_a_long_text_under_its_row_ends_in_an_ellipsis_at_a_word() -> None:
-    lines = plain([[SOURCE, f"{RUN} " * 30]], ["id", "calls"], 80)
+    lines = plain([[SOURCE, f"{RUN} " * 30]], ["id", "calls"], 80, most=6)
+    assert len(lines) == 8
     assert lines[-1].endswith(f"{RUN} …")
     assert max(map(len, lines)) <= 80
     shown = [line.plain for line in record([("calls", f"{RUN} " * 30)], 80)]
