@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_a_bomb_is_refused_or_denies_and_never_hangs(bomb: str) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     try:
         rego = compiled(AT_SAVE[bomb])
     except PolicyInvalidError as refusal:
@@ -137,8 +137,8 @@ def test_a_bomb_is_refused_or_denies_and_never_hangs(bomb: str) -> None:
         told = " ".join(decision.reasons)
     assert "backtrace" not in told
     assert len(told) < 8192
-    # CPU time of this process, which a bomb in it would have burnt.
-    assert time.process_time() - began < 2
+    # CPU time of this thread, which a bomb in it would have burnt for ever.
+    assert time.thread_time() - began < 10
 
 
 BY_INPUT = {

@@ -131,14 +131,15 @@ def test_a_bomb_is_planned_or_refused_in_bounded_time(
 ) -> None:
     for depth in DEEP[attack_scale]:
         text = OF[language][bomb](depth)[:MAX]
-        began = time.process_time()
+        began = time.thread_time()
         try:
             LANGUAGES[language](text)
         except AgentcyError as refusal:
             told = refusal
         else:
             told = None
-        assert time.process_time() - began < 10, (depth, len(text))
+        # CPU time of this thread: a second or two; what has no bound takes minutes.
+        assert time.thread_time() - began < 30, (depth, len(text))
         assert told is None or (told.status == 422 and len(told.message) < 2000), (depth, told)
 
 
