@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -24,6 +25,7 @@ class Load:
         self._people = people
         self._stop = asyncio.Event()
         self.asked = 0
+        self.many = asyncio.Event()
         self.spaces: list[object] = []
         self.empty: list[str] = []
 
@@ -41,6 +43,8 @@ class Load:
             query = f"{WORDS[number % len(WORDS)]}stone"
             found = await self._swapping.ask(query)
             self.asked += 1
+            if self.asked > 10:
+                self.many.set()
             if not self.spaces or self.spaces[-1] != found.space:
                 self.spaces.append(found.space)
             if not found.hits:
@@ -53,10 +57,15 @@ async def test_search_answers_throughout_a_swap_and_a_roll_back(make_swapping: M
     swapping = await make_swapping(200)
     former = await swapping.active()
     async with Load(swapping) as load:
+
+        async def asked_meanwhile(_: Sequence[str]) -> None:
+            """The space is filled no further before people have been answered."""
+            await asyncio.wait_for(load.many.wait(), 60)
+
+        swapping.new.hook = asked_meanwhile
         swap = await swapping.swap()
         assert swap.status == "cut_over", (swap.reason, swap.gate)
-        asked = load.asked
-        assert asked > 10, "people asked while the space was filled"
+        assert load.many.is_set()
         later = await swapping.active()
         assert (later.id, later.embedder) == (swap.to_space, swapping.new.info.reference)
         while load.spaces[-1] != later.id:
