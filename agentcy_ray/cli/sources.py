@@ -16,7 +16,7 @@ from agentcy_ray.cli.session import call
 from agentcy_ray.core.errors import BadRequestError, NotFoundError
 
 app = typer.Typer(
-    help="Sources: list, add, test, sync, runs, packages, revert.", no_args_is_help=True
+    help="Sources: list, add, test, sync, runs, packages, revert, remove.", no_args_is_help=True
 )
 
 Name = Annotated[str, typer.Argument(help="Name or id of the source.")]
@@ -168,6 +168,28 @@ def revert(
         print_json(run)
     if run["status"] != "synced":
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def remove(
+    name: Name,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Hide what came from it at once, and delete that later.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Delete a source with its secrets, runs and packages; what came from it stays, or goes too."""
+
+    async def work(client: Client) -> dict[str, Any]:
+        source = await find(client, name)
+        started = await client.delete(f"/sources/{source['id']}", purge=purge or None)
+        return {"removed": source["name"], "job_id": (started or {}).get("job_id")}
+
+    done = call(work)
+    if json:
+        print_json(done)
+    else:
+        console().print(f"removed {done['removed']}", markup=False)
 
 
 async def find(client: Client, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``agentcy pipelines``, ``ingest`` and ``query --arrow`` against a real API."""
+"""``agentcy pipelines``, ``sources``, ``ingest`` and ``query --arrow`` against a real API."""
 
 from __future__ import annotations
 
@@ -59,3 +59,18 @@ async def test_a_file_of_lines_is_fed_to_a_pipeline_and_read_back_as_arrow(
     assert key["secret"].startswith("whsec_")
     tokens = await agentcy("pipelines", "list")
     assert "stars" in {each["name"] for each in tokens}
+    assert await agentcy("pipelines", "remove", "stars") == {"removed": "stars"}
+
+
+@pytest.mark.parametrize("purge", [[], ["--purge"]])
+async def test_a_source_is_added_and_removed(
+    agentcy: Any, platform: Platform, purge: list[str]
+) -> None:
+    folder = platform.roots / "removed"
+    folder.mkdir(exist_ok=True)
+    added = await agentcy("sources", "add", "gone", "files", "--set", f"root={folder}")
+    assert added["id"] in {each["id"] for each in await agentcy("sources", "list")}
+    done = await agentcy("sources", "remove", "gone", *purge)
+    assert done["removed"] == "gone"
+    assert (done["job_id"] is None) is not bool(purge)
+    assert added["id"] not in {each["id"] for each in await agentcy("sources", "list")}
