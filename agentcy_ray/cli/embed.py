@@ -198,9 +198,17 @@ def pause(space: SpaceArgument = None, json: JsonFlag = False) -> None:
 
 
 @app.command()
-def resume(space: SpaceArgument = None, json: JsonFlag = False) -> None:
-    """Go on with a backfill that is paused or failed."""
-    _control("resume", space, {"paused", "failed"}, json=json)
+def resume(
+    space: SpaceArgument = None,
+    share: ShareOption = None,
+    rate: RateOption = None,
+    quiet_hours: QuietOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Go on with a backfill that is paused or failed, within other bounds where some are given."""
+    given = bounds(share, rate, quiet_hours)
+    body = {"options": given} if given else None
+    _control("resume", space, {"paused", "failed"}, body, json=json)
 
 
 @app.command()
@@ -287,13 +295,17 @@ async def one_space(
     raise NotFoundError(f"no space {what}; `agentcy embed status` lists those there are")
 
 
-def _control(verb: str, space: str | None, states: set[str], *, json: bool) -> None:
+def _control(
+    verb: str, space: str | None, states: set[str], body: dict[str, Any] | None = None, *,
+    json: bool,
+) -> None:  # fmt: skip
     async def work(client: Client) -> dict[str, Any]:
         if space is not None:
-            return await client.post(f"{SPACES}/{space}/backfill/{verb}")
+            return await client.post(f"{SPACES}/{space}/backfill/{verb}", body)
         for state in await client.items(SPACES):
             if (state.get("backfill") or {}).get("status") in states:
-                return await client.post(f"{SPACES}/{state['space']['id']}/backfill/{verb}")
+                path = f"{SPACES}/{state['space']['id']}/backfill/{verb}"
+                return await client.post(path, body)
         raise ConflictError(
             f"no backfill is {' or '.join(sorted(states))}; `agentcy embed status` shows them"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,31 @@ async def test_a_backfill_is_held_gone_on_with_and_ended_on_request(swapping: Pl
     for place, body in ((SPACES, {"embedder": "nobody:model"}), (SWAPS, {"to": "nobody:model"})):
         unknown = await owner.post(place, json=body)
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "validation_failed")
+
+
+async def test_the_command_line_holds_what_fills_a_space_and_goes_on_within_other_bounds(
+    swapping: Platform, embed: Any
+) -> None:
+    owner = await swapping.as_("owner")
+    always, model = ("--quiet-hours", "00:00-00:00"), "scripted:dim=96,seed=7"
+    begun = await embed("backfill", "--model", model, *always, "--no-follow")
+    assert (await embed("pause"))["backfill"]["status"] == "paused"
+    shown = (await embed("status"))["spaces"][0]
+    assert (shown["space"]["id"], shown["progress"]["note"]) == (
+        begun["space"]["id"], "paused by request",
+    )  # fmt: skip
+    later = datetime.now(UTC) + timedelta(hours=2)
+    rests = f"{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"
+    resumed = await embed("resume", "--quiet-hours", rests, "--rate", "100000")
+    assert resumed["backfill"]["options"]["max_chunks_per_s"] == 100000
+    path = f"{SPACES}/{begun['space']['id']}"
+    async with asyncio.timeout(60):
+        while (await owner.get(path, params={"wait_secs": 5})).json()["progress"]["done"] == 0:
+            pass
+    swap = await embed("swap", "--to", "scripted:dim=48,seed=8", *always, "--no-follow")
+    assert (await embed("cancel"))["swap"]["status"] == "cancelled"
+    state = await ended(swapping, swap["swap"]["id"])
+    assert state["swap"]["status"] == "cancelled"
 
 
 async def test_two_spaces_are_asked_when_the_organisation_wants_it(swapping: Platform) -> None:

@@ -14,7 +14,7 @@ from agentcy_ray.api.services import services_of
 from agentcy_ray.api.witness import witness
 from agentcy_ray.core.ids import decode, encode
 from agentcy_ray.ingest.backfill.records import EmbedError
-from agentcy_ray.ingest.swap.desk import BackfillStart, NewSpace, SpaceState
+from agentcy_ray.ingest.swap.desk import BackfillChange, BackfillStart, NewSpace, SpaceState
 
 router = APIRouter(prefix="/rag/spaces", tags=["retrieval"])
 Manager = Annotated[Allowed, permit("embedding.manage")]
@@ -103,9 +103,11 @@ async def pause_backfill(space_id: str, caller: Manager, request: Request) -> Sp
 
 
 @router.post("/{space_id}/backfill/resume")
-async def resume_backfill(space_id: str, caller: Manager, request: Request) -> SpaceState:
-    """Go on with a backfill that is paused or failed."""
-    return await _control(space_id, caller, request, "resume")
+async def resume_backfill(
+    space_id: str, caller: Manager, request: Request, body: BackfillChange | None = None
+) -> SpaceState:
+    """Go on with a backfill that is paused or failed, within other bounds where some are named."""
+    return await _control(space_id, caller, request, "resume", body)
 
 
 @router.post("/{space_id}/backfill/cancel")
@@ -150,10 +152,14 @@ async def activate_space(
 
 
 async def _control(
-    space_id: str, caller: Allowed, request: Request, verb: Literal["pause", "resume", "cancel"]
+    space_id: str,
+    caller: Allowed,
+    request: Request,
+    verb: Literal["pause", "resume", "cancel"],
+    change: BackfillChange | None = None,
 ) -> SpaceState:
     desk = services_of(request).embedding
-    state = await desk.control(caller.principal, decode("spc", space_id), verb)
+    state = await desk.control(caller.principal, decode("spc", space_id), verb, change)
     await witness(request, caller, f"embedding.backfill_{verb}", _resource(state))
     return state
 

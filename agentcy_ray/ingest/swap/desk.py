@@ -50,6 +50,15 @@ class BackfillStart(BaseModel):
     options: BackfillOptions = BackfillOptions()
 
 
+class BackfillChange(BaseModel):
+    """How a backfill is gone on with; what is not named stays as it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["coordinator", "ray-data"] | None = None
+    options: BackfillOptions | None = None
+
+
 class SpaceState(BaseModel):
     """A space with its newest backfill, and how far that is."""
 
@@ -129,9 +138,19 @@ class EmbeddingDesk:
         return await self.state(principal.org_id, space_id)
 
     async def control(
-        self, principal: Principal, space_id: UUID, verb: Literal["pause", "resume", "cancel"]
+        self,
+        principal: Principal,
+        space_id: UUID,
+        verb: Literal["pause", "resume", "cancel"],
+        change: BackfillChange | None = None,
     ) -> SpaceState:
         """Hold the newest backfill of a space, go on with it, or end it.
+
+        Args:
+            principal: who asks.
+            space_id: of the space that it fills.
+            verb: what is to be done.
+            change: of its engine and bounds, with ``resume``.
 
         Raises:
             NotFoundError: no such space, or nothing ever filled it.
@@ -143,7 +162,8 @@ class EmbeddingDesk:
         if verb == "pause":
             await self.backfills.pause(org_id, latest.id)
         elif verb == "resume":
-            await self.backfills.resume(org_id, latest.id)
+            how = change or BackfillChange()
+            await self.backfills.resume(org_id, latest.id, engine=how.engine, options=how.options)
         else:
             await self.backfills.cancel(org_id, latest.id)
         return await self.state(org_id, space_id)
