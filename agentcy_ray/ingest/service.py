@@ -115,7 +115,7 @@ class Ingest:
         return {BACKFILL_KIND: self.backfills.handle}
 
     def waiting_handlers(self) -> Mapping[str, Handler]:
-        """The kinds that mostly wait for other jobs, for a worker that does several at a time."""
+        """The kinds that lead other jobs on, for a worker that does several at a time."""
         return {SWAP_KIND: self.swaps.handle}
 
     async def close(self) -> None:

@@ -34,7 +34,7 @@ BACKFILLS_AT_ONCE = 2
 """In one ingest worker; each is mostly waiting for the model."""
 
 WAITING_AT_ONCE = 4
-"""Jobs of an ingest worker that wait for other jobs: each costs a look at Postgres now and then."""
+"""Swaps of an ingest worker that begin, or are compared, at a time; one that waits has no place."""
 
 
 class Workers:
