@@ -95,7 +95,8 @@ def start_detached(settings: Settings) -> Running:
     running = read_running(settings.state_dir)
     if running is not None:
         raise ConfigError(
-            f"the platform already runs at {running.url} (pid {running.pid})",
+            f"the platform already runs at {running.url} (pid {running.pid}); `agentcy down` "
+            "stops it",
             code="already_running",
             pid=running.pid,
         )
