@@ -198,7 +198,7 @@ async def test_a_caller_that_goes_away_while_reserving_holds_nothing(purse: Purs
     with pytest.raises(asyncio.CancelledError):
         await waiting
     # Whatever came of it is given back before this one, which is queued behind it.
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await purse.balance())[1] or not await purse.rows("SELECT 1 FROM budget_entries"):
             pass  # each look is a round trip to Postgres
     assert (await ledger.reserve(purse.scope(), Estimate(cost_usd=1))).id is not None

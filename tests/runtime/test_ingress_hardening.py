@@ -60,7 +60,7 @@ def certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
 
 async def exchange(port: int, sent: bytes, context: ssl.SSLContext | None = None) -> bytes:
     """All that is answered to ``sent`` until the ingress closes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None
         )

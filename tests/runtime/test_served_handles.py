@@ -80,7 +80,7 @@ async def test_a_reader_who_leaves_ends_the_request_in_the_replica(served: Serve
     async with aclosing(answer.body) as body:
         assert await anext(body)
         assert await handle.busy.remote() == 1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await handle.busy.remote():
             await asyncio.sleep(0)
 

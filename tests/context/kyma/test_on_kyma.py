@@ -205,7 +205,7 @@ async def test_a_node_that_does_not_fit_a_typed_table_is_named_and_the_others_st
     if kyma.faults is None:
         pytest.skip("a real kyma makes typed tables by its command line only")
     table = {"database": database, "table": "context_nodes", "columns": COLUMNS}
-    async with httpx2.AsyncClient(base_url=kyma.address.base_url) as operator:
+    async with httpx2.AsyncClient(base_url=kyma.address.base_url, timeout=60) as operator:
         operator.headers["authorization"] = "Bearer operator"
         (await operator.post("/dev/tables", json=table)).raise_for_status()
     graph = Graph(uuid4())
