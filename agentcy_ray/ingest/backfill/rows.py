@@ -61,6 +61,10 @@ _PHASE = """
 UPDATE embed_backfills SET phase = $3, note = $4
 WHERE id = $1 AND epoch = $2 AND status = 'running' RETURNING true
 """
+_NOTE = """
+UPDATE embed_backfills SET note = $3, chunks_per_s = NULL, tokens_per_s = NULL, eta_secs = NULL
+WHERE id = $1 AND epoch = $2 AND status = 'running'
+"""
 _STANDING = "SELECT epoch, status FROM embed_backfills WHERE id = $1"
 _WAITS = """
 UPDATE embed_backfills SET waits_for = $3
@@ -233,6 +237,11 @@ class BackfillRows:
         """
         async with self.db.tenant(backfill.org_id) as connection:
             await self._mine(connection, backfill, _PHASE, phase, note)
+
+    async def noted(self, backfill: Backfill, note: str) -> None:
+        """Say why nothing goes on, unless it is another worker's by now, or was held."""
+        async with self.db.tenant(backfill.org_id) as connection:
+            await connection.execute(_NOTE, backfill.id, backfill.epoch, note[:1000])
 
     async def wait_for(
         self, connection: Connection, backfill: Backfill, runs: Sequence[UUID]

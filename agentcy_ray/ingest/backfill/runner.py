@@ -305,14 +305,16 @@ class Backfiller:
         """Record a failure that no further attempt can mend, or a job that was cancelled.
 
         Not of a backfill that was held and gone on with meanwhile: another job carries it then.
+        What another attempt may mend is noted, for whoever sees nothing go on until then.
         """
         cancelled = isinstance(error, CancelledByRequestError)
-        if not cancelled and not isinstance(error, Terminal) and not beat.last_attempt:
-            return
         told = error if isinstance(error, AgentcyError) else AgentcyError(
             f"the backfill met a fault of its own: {type(error).__name__}: {error}"
         )  # fmt: skip
         try:
+            if not cancelled and not isinstance(error, Terminal) and not beat.last_attempt:
+                await rows.noted(backfill, f"tried again soon: {told.message}")
+                return
             if isinstance(told, BudgetExceededError) and self.audit is not None:
                 await self.audit.append(stopped(backfill, told))
             async with self.db.tenant(backfill.org_id) as connection:

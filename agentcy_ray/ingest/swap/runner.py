@@ -128,13 +128,14 @@ class SwapRunner:
     async def _end(
         self, swaps: Swaps, swap: Swap, epoch: int, error: Exception, beat: Beat
     ) -> None:
-        """Record a failure that no further attempt can mend."""
+        """Record a failure that no further attempt can mend; of another, what it waits for."""
         called_off = isinstance(error, CancelledByRequestError)
-        if not called_off and not isinstance(error, Terminal) and not beat.last_attempt:
-            return
         told = error if isinstance(error, AgentcyError) else AgentcyError(
             f"the swap met a fault of its own: {type(error).__name__}: {error}"
         )  # fmt: skip
+        if not called_off and not isinstance(error, Terminal) and not beat.last_attempt:
+            beat.progress(Progress(note=f"tried again soon: {told.message}"))
+            return
         status = "cancelled" if called_off else "failed"
         try:
             async with self.db.tenant(swap.org_id) as connection:

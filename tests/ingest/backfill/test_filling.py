@@ -212,7 +212,7 @@ async def test_a_model_that_is_away_costs_an_attempt_and_no_block(make_filling: 
     with pytest.raises(EmbedderUnavailableError):
         await filling.attempt(backfill, last=False)
     left = await filling.get(backfill)
-    assert left.status == "running"
+    assert (left.status, left.note) == ("running", "tried again soon: restarting")
     assert 0 < left.blocks_done < left.blocks
     before, filling.model.hook = left.chunks, None
     filling.model.texts.clear()

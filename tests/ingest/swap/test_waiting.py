@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from agentcy_ray.core.errors import CancelledByRequestError, ConflictError
+from agentcy_ray.core.errors import CancelledByRequestError, ConflictError, EmbedderUnavailableError
 from agentcy_ray.core.settings import Settings
 from agentcy_ray.ingest.swap.records import Swap, SwapOptions
-from agentcy_ray.ingest.swap.runner import JOB_KIND
+from agentcy_ray.ingest.swap.runner import JOB_KIND, SwapRunner
 from agentcy_ray.ingest.swap.store import Swaps
 from agentcy_ray.jobs.postgres_queue import PostgresQueue
 from agentcy_ray.jobs.records import Job, JobStatus
@@ -55,9 +55,11 @@ class Turns(PostgresQueue):
 
 
 @asynccontextmanager
-async def one_slot(swapping: Swapping, queue: Turns) -> AsyncGenerator[None]:
+async def one_slot(
+    swapping: Swapping, queue: Turns, runner: SwapRunner | None = None
+) -> AsyncGenerator[None]:
     """A worker that does one swap at a time, of any organisation."""
-    runner, _ = carriers(swapping.house, swapping.bell, swapping.models)
+    runner = runner or carriers(swapping.house, swapping.bell, swapping.models)[0]
     stop = asyncio.Event()
     worker = JobWorker(queue, {JOB_KIND: runner.handle}, "w", swapping.house.settings)
     task = asyncio.create_task(worker.run(stop))
@@ -281,3 +283,21 @@ async def test_a_failed_swap_is_not_gone_on_with_beside_one_that_was_just_begun(
     with pytest.raises(ConflictError, match="under way"):
         await swaps.start(principal, failed.model, SwapOptions())
     assert (await swapping.now(failed)).status == "failed"
+
+
+async def test_a_swap_whose_model_is_away_says_so_until_it_is_back(make_swapping: MakeSwapping):
+    swapping = await make_swapping(30)
+    queue = Turns(swapping.house.settings, swapping.house.db)
+
+    class Away(Models):
+        async def of(self, reference: str) -> Embedder:
+            raise EmbedderUnavailableError("the model restarts")
+
+    runner, _ = carriers(swapping.house, swapping.bell, Away({}))
+    async with one_slot(swapping, queue, runner):
+        swap = await swapping.plan()
+        job = await queue.job_of(swap, JobStatus.RETRY_WAIT)
+    assert job.error is not None
+    shown = (await swapping.desk.swaps.get(swapping.org_id, swap.id)).progress
+    assert shown is not None
+    assert shown.note == "tried again soon: the model restarts"
