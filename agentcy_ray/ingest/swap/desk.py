@@ -232,6 +232,7 @@ class EmbeddingDesk:
             error = {"code": "cancelled", "message": "it was dropped unused", "details": {}}
             await self.spaces.fail(org_id, space_id, error)
         await self.spaces.drop(org_id, space_id)
+        await self.swaps.over(org_id, space_id)  # upkeep would, within the hour
         await self.routes.changed(
             principal.org_id, {"event": "space.dropped", "space_id": encode("spc", space_id)}
         )

@@ -138,6 +138,11 @@ class SwapRequests:
         async with self._db.tenant(org_id) as connection:
             return await self._swaps.open_to(connection, space_id)
 
+    async def over(self, org_id: UUID, space_id: UUID) -> None:
+        """End the swaps that left a space which is gone now."""
+        async with self._db.tenant(org_id) as connection:
+            await self._swaps.over(connection, space_id)
+
     async def cancel(self, principal: Principal, swap_id: UUID) -> SwapState:
         """Call a swap off before its cut-over; the space that it made is given up.
 

@@ -41,6 +41,10 @@ SELECT {_COLUMNS} FROM embedding_swaps
 WHERE to_space = $1 AND status IN ('planned', 'backfilling', 'checking', 'ready')
 """
 _LEFT = "UPDATE embedding_swaps SET from_space = $2 WHERE id = $1"
+_OVER = """
+UPDATE embedding_swaps SET status = 'done', ended_at = clock_timestamp()
+WHERE from_space = $1 AND status = ANY($2)
+"""
 _FORCED = "UPDATE embedding_swaps SET forced_by = $2 WHERE id = $1"
 # A return to a former space ends the swap that left it and the one that brought what answered.
 _RETURNED = """
@@ -163,6 +167,10 @@ class Swaps(FencedRows[Swap]):
     async def left(self, connection: Connection, swap_id: UUID, space_id: UUID) -> None:
         """Note which space answered until a swap was cut over: the one to go back to."""
         await connection.execute(_LEFT, swap_id, space_id)
+
+    async def over(self, connection: Connection, space_id: UUID) -> None:
+        """End the swaps that left a space to which nobody can go back any more."""
+        await connection.execute(_OVER, space_id, sources_of(EMBEDDING_SWAP, "done"))
 
     async def returned(
         self, connection: Connection, space_id: UUID, former_id: UUID | None

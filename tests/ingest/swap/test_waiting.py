@@ -229,6 +229,17 @@ async def test_a_space_that_a_swap_goes_to_is_not_dropped_and_a_swap_whose_space
     assert (await desk.swaps.cancel(principal, held.id)).swap.status == "cancelled"
 
 
+async def test_there_is_no_way_back_to_a_space_that_was_dropped(make_swapping: MakeSwapping):
+    swapping = await make_swapping(30)
+    desk, principal = swapping.desk, swapping.house.principal
+    swap = await swapping.swap()
+    assert swap.from_space is not None
+    await desk.drop(principal, swap.from_space)
+    assert (await swapping.now(swap)).status == "done"
+    with pytest.raises(ConflictError, match="there is no space to go back to"):
+        await desk.swaps.rollback(principal)
+
+
 async def test_a_space_that_nothing_fills_can_be_dropped(make_swapping: MakeSwapping):
     swapping = await make_swapping(30)
     desk, principal = swapping.desk, swapping.house.principal
