@@ -51,7 +51,7 @@ JOB_KIND = "embed_swap"
 PRIORITY = 4
 ATTEMPTS = 50
 """A swap waits for hours and goes on where it was; a worker that dies is no reason to give up."""
-LOOK_SECS = 60.0
+LOOK_SECS = 300.0
 """Between two looks at a backfill that goes on; its end is no matter of looking."""
 
 _log = structlog.get_logger(__name__)
