@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import orjson
@@ -72,9 +74,20 @@ def chat(
 def _question() -> str:
     """The next line of the person at the terminal; "" when there is none any more."""
     try:
-        return notes().input("[bold]you ›[/] ").strip()
+        with _interruptible():
+            return notes().input("[bold]you ›[/] ").strip()
     except EOFError:
         return ""
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Let Ctrl-C end a question to the person: the event loop would wait for the answer first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def start(client: Client, title: str, agent: str | None, realm: str | None) -> str:
@@ -151,7 +164,8 @@ async def decide(client: Client, data: dict[str, Any], *, yes: bool, quiet: bool
         terminal.print(f"decide with: agentcy approvals approve {data['approval_id']}")
         return
     else:
-        approved = typer.confirm("let it happen?", err=True)
+        with _interruptible():
+            approved = typer.confirm("let it happen?", err=True)
     await client.post(f"/approvals/{data['approval_id']}", {"approved": approved, "via": "cli"})
 
 

@@ -37,7 +37,7 @@ from agentcy_ray.cli import (
     tools,
     users,
 )
-from agentcy_ray.cli.output import FAILED, USAGE, exit_code, print_error
+from agentcy_ray.cli.output import FAILED, STOPPED, USAGE, exit_code, print_error
 from agentcy_ray.core.errors import AgentcyError, BadRequestError, ConfigError
 
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -91,6 +91,8 @@ def main() -> None:
     app = build()
     try:
         code = app(prog_name="agentcy", standalone_mode=False)
+        if code == STOPPED:
+            raise KeyboardInterrupt  # typer has made a silent code of it
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except AgentcyError as error:
@@ -100,7 +102,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print_error(ConfigError("stopped", code="cancelled"), as_json=as_json)
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         # Whoever read has enough (`| head`); the interpreter must not fail at the rest once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

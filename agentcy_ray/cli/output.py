@@ -31,6 +31,8 @@ BRIEF_LINES = 6
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = range(5)
 """Exit codes: done, failed, usage or configuration, refused, not reachable."""
+STOPPED = 130
+"""Exit code after Ctrl-C, as of a shell."""
 
 
 class ServerUnreachableError(StoreUnavailableError):

@@ -131,3 +131,15 @@ def test_what_is_asked_for_without_a_terminal_is_read_or_named(
     assert "give --password" in complaint
     monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
     assert agentcy("login", "--email", "jo@example.com")[0] == 4  # it was read, and sent
+
+
+def test_ctrl_c_is_told_with_the_code_of_a_shell(
+    agentcy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agentcy_ray.cli.login.call", stopped)
+    assert agentcy("whoami")[0] == 130
+    code, out, _ = agentcy("whoami", "--json")
+    assert (code, orjson.loads(out)["error"]["code"]) == (130, "cancelled")
