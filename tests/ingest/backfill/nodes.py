@@ -14,7 +14,7 @@ import ray
 
 from agentcy_ray.cli import patience
 
-START_SECS = 60.0
+START_SECS = 180.0
 
 
 @dataclass(frozen=True)
