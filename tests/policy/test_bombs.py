@@ -20,6 +20,8 @@ from tests.policy.test_engine import question
 
 pytestmark = pytest.mark.attack
 
+LIMIT_MS = 50
+"""Of an evaluation; what takes longer is denied."""
 V1 = "package agentcy.bomb\nimport rego.v1\n"
 BIG = "numbers.range(1, 3000)"
 NEST = " ".join(f"some x{n} in l;" for n in range(9))
@@ -117,7 +119,7 @@ FEW = (
 def compiled(text: str) -> RegoEngine:
     texts = [PolicyText("pol_1", "bomb.rego", text)]
     texts += [PolicyText(f"pol_{name}", name, rego) for name, rego in starters().items()]
-    return compile_policies(texts, {}, 50)
+    return compile_policies(texts, {}, LIMIT_MS)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -134,11 +136,12 @@ def test_a_bomb_is_refused_or_denies_and_never_hangs(bomb: str) -> None:
         told = refusal.message
     else:
         decision = rego.evaluate(question({"n": 1}))
+        assert decision.latency_ms <= LIMIT_MS or decision.rule == "policy_error"
         told = " ".join(decision.reasons)
     assert "backtrace" not in told
     assert len(told) < 8192
-    # CPU time of this thread, which a bomb in it would have burnt for ever.
-    assert time.thread_time() - began < 10
+    # CPU time of this thread, which a bomb in it would have burnt.
+    assert time.thread_time() - began < 2
 
 
 BY_INPUT = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -91,6 +92,15 @@ async def turn(swapping: Swapping, queue: PostgresQueue) -> tuple[Job, Beat]:
     return job, beat
 
 
+async def laid_by(swapping: Swapping, **options: Any) -> tuple[PostgresQueue, Swap, Job]:
+    """A swap whose job has had its first turn and waits for the backfill."""
+    queue = PostgresQueue(swapping.house.settings, swapping.house.db)
+    swap = await swapping.plan(**options)
+    job, beat = await turn(swapping, queue)
+    assert beat.again_in is not None
+    return queue, swap, await queue.lay_by(job, beat.again_in)
+
+
 async def test_a_swap_whose_backfill_is_held_leaves_its_slot_to_other_swaps(
     make_swapping: MakeSwapping,
 ):
@@ -145,10 +155,7 @@ async def test_a_backfill_that_is_cancelled_ends_the_swap_that_waits_for_it(
     make_swapping: MakeSwapping,
 ):
     swapping = await make_swapping(30)
-    queue = PostgresQueue(swapping.house.settings, swapping.house.db)
-    swap = await swapping.plan()
-    job, beat = await turn(swapping, queue)
-    await queue.lay_by(job, beat.again_in or 0)
+    queue, swap, _ = await laid_by(swapping)
     space = await space_of(swapping, swap)
     await swapping.desk.control(swapping.house.principal, space.id, "cancel")
     with pytest.raises(ConflictError, match="swap again to begin anew"):
@@ -164,10 +171,7 @@ async def test_the_cancelled_job_of_a_waiting_swap_calls_the_swap_off(
     make_swapping: MakeSwapping,
 ):
     swapping = await make_swapping(30)
-    queue = PostgresQueue(swapping.house.settings, swapping.house.db)
-    swap = await swapping.plan()
-    job, beat = await turn(swapping, queue)
-    await queue.lay_by(job, beat.again_in or 0)
+    queue, swap, job = await laid_by(swapping)
     asked = await queue.cancel(swapping.org_id, job.id)
     assert asked.open, "its handler hears of it first"
     with pytest.raises(CancelledByRequestError):
@@ -182,10 +186,7 @@ async def test_a_check_asked_for_before_the_former_turn_has_ended_has_one_of_its
     make_swapping: MakeSwapping,
 ):
     swapping = await make_swapping(30)
-    queue = PostgresQueue(swapping.house.settings, swapping.house.db)
-    swap = await swapping.plan(activate=False)
-    job, beat = await turn(swapping, queue)
-    await queue.lay_by(job, beat.again_in or 0)
+    queue, swap, _ = await laid_by(swapping, activate=False)
     await fill(swapping, swap)
     job, _ = await turn(swapping, queue)
     assert (await swapping.now(swap)).status == "ready"
